@@ -1,0 +1,15 @@
+//! Keys, and signatures that hold for one connection and one stream only.
+//!
+//! A node is its ed25519 transport key: TLS proves it. An agent is its ed25519 key: each request carries its
+//! signature over the TLS exporter, the stream id and the request, so that a request means nothing anywhere else.
+
+mod keys;
+mod signed;
+mod spki;
+
+pub use keys::{SecretKey, SignatureError, is_weak_key, verify_strict};
+pub use signed::{Binding, EnvelopeError, Signed, Verified};
+pub use spki::{node_id_of_spki, pkcs8_der, spki_der};
+
+/// A raw ed25519 signature.
+pub type Signature = [u8; 64];

@@ -1,0 +1,139 @@
+//! What QUIC and TLS are set to: raw public keys, one ALPN, bounded windows.
+//!
+//! Only configuration: quinn-proto and rustls do no IO themselves. The sockets are in the crates that link this.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::{ClientConfig, ServerConfig, TransportConfig, VarInt};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::AlwaysResolvesServerRawPublicKeys;
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, DigitallySignedStruct, PeerIncompatible, SignatureScheme};
+
+use crate::identity::{SecretKey, node_id_of_spki, pkcs8_der, spki_der};
+use crate::ids::NodeId;
+use crate::limits::{
+    ALPN, CONNECTION_WINDOW, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, MAX_INCOMING, MAX_REQUEST_STREAMS, STREAM_WINDOW,
+};
+
+/// The name that clients put into a handshake, where TLS wants one: nodes have keys, not names.
+pub const SERVER_NAME: &str = "aro";
+
+/// How a server (node or operator) answers: with its key in place of a certificate.
+// r[impl identity.tls.raw_public_key]
+pub fn server_config(key: &SecretKey) -> ServerConfig {
+    let provider = provider();
+    let secret = PrivateKeyDer::Pkcs8(pkcs8_der(key).to_vec().into());
+    let signer = provider.key_provider.load_private_key(secret).expect("PKCS #8 of an ed25519 key loads");
+    let certified = CertifiedKey::new(vec![spki_der(&key.public()).to_vec().into()], signer);
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider speaks TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(certified))));
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    // Nothing that is signed or paid travels in 0-RTT data: no tickets, no early data.
+    // r[impl identity.tls.no_early_data]
+    tls.send_tls13_tickets = 0;
+    tls.max_early_data_size = 0;
+    let crypto = QuicServerConfig::try_from(tls).expect("the provider has the initial cipher suite of QUIC");
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = transport_config();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(MAX_REQUEST_STREAMS + 1));
+    config.transport_config(Arc::new(transport)).max_incoming(MAX_INCOMING);
+    config
+}
+
+/// How a client dials one node (or operator), and refuses any other key.
+// r[impl identity.node.pinned]
+pub fn client_config(node: NodeId) -> ClientConfig {
+    let provider = provider();
+    let verifier = PinnedKey { node, algorithms: provider.signature_verification_algorithms };
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider speaks TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.resumption = rustls::client::Resumption::disabled();
+    let crypto = QuicClientConfig::try_from(tls).expect("the provider has the initial cipher suite of QUIC");
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    let mut transport = transport_config();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .keep_alive_interval(Some(Duration::from_millis(KEEP_ALIVE_MS)));
+    config.transport_config(Arc::new(transport));
+    config
+}
+
+fn transport_config() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(Some(VarInt::try_from(IDLE_TIMEOUT_MS).expect("milliseconds fit a varint").into()));
+    config
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Accepts one key and nothing else.
+#[derive(Debug)]
+struct PinnedKey {
+    node: NodeId,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for PinnedKey {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if intermediates.is_empty() && node_id_of_spki(end_entity) == Some(self.node) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let key = SubjectPublicKeyInfoDer::from(cert.as_ref());
+        verify_tls13_signature_with_raw_key(message, &key, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}

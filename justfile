@@ -1,0 +1,35 @@
+# The recipes that people use are the jobs that .ci/run runs. `just` is a convenience: each is one command.
+
+# The whole product in one process tree.
+demo *args:
+    cargo run --release --bin aro-demo -- {{args}}
+
+# Every test of the workspace.
+test:
+    cargo test --workspace
+
+# Formatting and lints, as errors.
+lint:
+    cargo fmt --all --check
+    cargo fmt --manifest-path settlement/program/Cargo.toml --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Licences, advisories, sources (needs cargo-deny and the network).
+deny:
+    cargo deny check
+
+# Builds the chain program and writes the committed .so and its sha256.
+program:
+    settlement/program/build.sh
+
+# Fails unless the committed .so equals a fresh build.
+program-check:
+    settlement/program/build.sh --check
+
+# Rewrites drawings and vectors that tests compare with the code.
+bless:
+    ARO_UPDATE=1 cargo test -p aro-proto -p aro-tests
+
+# All that a change must pass.
+ci:
+    .ci/run
