@@ -1,5 +1,7 @@
 //! Quantities: money in base units of $ARO, lengths in bytes. Arithmetic is checked, and nothing is a float.
 
+#![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, reason = "money")]
+
 use core::fmt;
 use core::str::FromStr;
 
@@ -21,23 +23,39 @@ macro_rules! quantity {
             /// Nothing.
             pub const ZERO: Self = Self(0);
             #[doc = concat!("From a count of ", $unit, ".")]
-            pub const fn new(value: u64) -> Self { Self(value) }
+            pub const fn new(value: u64) -> Self {
+                Self(value)
+            }
             #[doc = concat!("The count of ", $unit, ".")]
-            pub const fn get(self) -> u64 { self.0 }
+            pub const fn get(self) -> u64 {
+                self.0
+            }
             /// True for nothing.
-            pub const fn is_zero(self) -> bool { self.0 == 0 }
+            pub const fn is_zero(self) -> bool {
+                self.0 == 0
+            }
             /// The sum, or `None` if it does not fit.
             pub const fn checked_add(self, other: Self) -> Option<Self> {
-                match self.0.checked_add(other.0) { Some(sum) => Some(Self(sum)), None => None }
+                match self.0.checked_add(other.0) {
+                    Some(sum) => Some(Self(sum)),
+                    None => None,
+                }
             }
             /// The difference, or `None` if `other` is larger.
             pub const fn checked_sub(self, other: Self) -> Option<Self> {
-                match self.0.checked_sub(other.0) { Some(rest) => Some(Self(rest)), None => None }
+                match self.0.checked_sub(other.0) {
+                    Some(rest) => Some(Self(rest)),
+                    None => None,
+                }
             }
             /// The difference, or nothing if `other` is larger.
-            pub const fn saturating_sub(self, other: Self) -> Self { Self(self.0.saturating_sub(other.0)) }
+            pub const fn saturating_sub(self, other: Self) -> Self {
+                Self(self.0.saturating_sub(other.0))
+            }
             /// The sum, or the largest count if it does not fit.
-            pub const fn saturating_add(self, other: Self) -> Self { Self(self.0.saturating_add(other.0)) }
+            pub const fn saturating_add(self, other: Self) -> Self {
+                Self(self.0.saturating_add(other.0))
+            }
         }
     };
 }
@@ -74,10 +92,11 @@ impl FromStr for Amount {
 fn parse_aro(text: &str) -> Option<u64> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    if !digits(whole) || !digits(part) || part.len() > ARO_DECIMALS as usize {
+    if !digits(whole) || !digits(part) {
         return None;
     }
-    let scale = 10u64.checked_pow(ARO_DECIMALS as u32 - part.len() as u32)?;
+    let missing = u32::from(ARO_DECIMALS).checked_sub(u32::try_from(part.len()).ok()?)?;
+    let scale = 10u64.checked_pow(missing)?;
     let part = part.parse::<u64>().ok()?.checked_mul(scale)?;
     whole.parse::<u64>().ok()?.checked_mul(UNITS_PER_ARO)?.checked_add(part)
 }

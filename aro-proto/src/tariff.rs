@@ -4,6 +4,8 @@
 //! gains or loses anything. It becomes an [`Amount`] only when a voucher is due, rounded up once for the whole
 //! channel: `ceil(a + b) <= ceil(a) + ceil(b)`, so no sum of fetches costs more than its quotes.
 
+#![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, reason = "money")]
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Amount, ByteCount};
@@ -31,19 +33,19 @@ pub struct Charge(u128);
 impl Tariff {
     /// What `bytes` cost, exactly. Cannot overflow: both factors have 64 bits.
     // r[impl pricing.exact]
-    pub const fn charge(&self, bytes: ByteCount) -> Charge {
-        Charge(bytes.get() as u128 * self.per_mib as u128)
+    pub fn charge(&self, bytes: ByteCount) -> Charge {
+        Charge(u128::from(bytes.get()).saturating_mul(u128::from(self.per_mib)))
     }
 
     /// The price of a request by itself: what a quote says and `max_price` is held against.
     /// `None` if it does not fit 64 bits.
     // r[impl pricing.quote]
-    pub const fn price(&self, bytes: ByteCount) -> Option<Amount> {
+    pub fn price(&self, bytes: ByteCount) -> Option<Amount> {
         self.charge(bytes).to_amount()
     }
 
     /// The price of one quantum: the smallest credit window.
-    pub const fn quantum(&self) -> Option<Amount> {
+    pub fn quantum(&self) -> Option<Amount> {
         self.price(ByteCount::new(QUANTUM_BYTES))
     }
 
@@ -57,18 +59,25 @@ impl Charge {
     /// Nothing.
     pub const ZERO: Self = Self(0);
 
+    /// From a count of 2^-20 parts of a base unit, as it travels on the wire.
+    pub const fn from_parts(parts: u128) -> Self {
+        Self(parts)
+    }
+
+    /// The count of 2^-20 parts of a base unit.
+    pub const fn parts(self) -> u128 {
+        self.0
+    }
+
     /// A whole amount, as a charge.
-    pub const fn from_amount(amount: Amount) -> Self {
-        Self((amount.get() as u128) << PART_BITS)
+    pub fn from_amount(amount: Amount) -> Self {
+        Self(u128::from(amount.get()).saturating_mul(PARTS))
     }
 
     /// The amount that covers this charge: rounded up. `None` if it does not fit 64 bits.
     // r[impl pricing.round_once]
-    pub const fn to_amount(self) -> Option<Amount> {
-        let whole = self.0 >> PART_BITS;
-        let rest = self.0 & ((1 << PART_BITS) - 1);
-        let units = whole + (rest != 0) as u128;
-        if units > u64::MAX as u128 { None } else { Some(Amount::new(units as u64)) }
+    pub fn to_amount(self) -> Option<Amount> {
+        u64::try_from(self.0.div_ceil(PARTS)).ok().map(Amount::new)
     }
 
     /// The sum, or `None` if it does not fit.
@@ -93,8 +102,8 @@ impl Charge {
     }
 }
 
-/// 2^20 parts: prices are per MiB.
-const PART_BITS: u32 = 20;
+/// Parts of a base unit: prices are per MiB.
+const PARTS: u128 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -114,7 +123,7 @@ mod tests {
 
         // r[verify pricing.round_once]
         #[test]
-        fn a_sum_never_costs_more_than_its_quotes(per_mib in 0..u64::MAX >> 24, parts in prop::collection::vec(0..1u64 << 40, 1..50)) {
+        fn a_sum_never_costs_more_than_its_quotes(per_mib in 0..1u64 << 36, parts in prop::collection::vec(0..1u64 << 40, 1..50)) {
             let tariff = Tariff { per_mib };
             let quotes: u128 = parts.iter().map(|part| u128::from(tariff.price(ByteCount::new(*part)).unwrap().get())).sum();
             let total = tariff.price(ByteCount::new(parts.iter().sum())).unwrap();
@@ -127,7 +136,10 @@ mod tests {
     fn a_quote_rounds_up_and_refuses_what_does_not_fit() {
         let tariff = Tariff { per_mib: 100 };
         let price = |bytes| tariff.price(ByteCount::new(bytes)).map(Amount::get);
-        assert_eq!([price(0), price(1), price(1 << 20), price((1 << 20) + 1)], [Some(0), Some(1), Some(100), Some(101)]);
+        assert_eq!(
+            [price(0), price(1), price(1 << 20), price((1 << 20) + 1)],
+            [Some(0), Some(1), Some(100), Some(101)]
+        );
         assert_eq!(Tariff { per_mib: u64::MAX }.price(ByteCount::new(1 << 21)), None);
     }
 }

@@ -97,8 +97,17 @@ mod tests {
     // r[verify voucher.signature.strict]
     #[test]
     fn weak_keys_are_refused_before_their_signatures() {
-        let identity = { let mut y = [0; 32]; y[0] = 1; y };
-        let non_canonical = { let mut y = [0xff; 32]; y[0] = 0xee; y[31] = 0x7f; y };
+        let identity = {
+            let mut y = [0; 32];
+            y[0] = 1;
+            y
+        };
+        let non_canonical = {
+            let mut y = [0xff; 32];
+            y[0] = 0xee;
+            y[31] = 0x7f;
+            y
+        };
         for key in [[0; 32], identity, non_canonical] {
             assert!(is_weak_key(&key));
             assert_eq!(verify_strict(&key, b"", &[0; 64]), Err(SignatureError::WeakKey));

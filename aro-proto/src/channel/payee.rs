@@ -1,0 +1,373 @@
+//! The payee: a node's side of one channel, shared by every connection and stream that the channel pays for.
+//!
+//! What can never be: more unpaid than the credit window; more billed than the deposit; credit for a voucher that
+//! is not durable; a watermark that falls.
+
+use settlement_interface::voucher::{NEVER, is_expired};
+use thiserror::Error;
+
+use super::store::DurableVoucher;
+use super::streams::{CountError, StreamKey, Streams, add};
+use super::terms::{ChannelState, ChannelTerms};
+use super::transitions::{Action, Event, State, step};
+use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
+use super::window::{BATCH_BYTES, counting_allowance, credit_window};
+use crate::amount::{Amount, ByteCount};
+use crate::error::{Refusal, RefusalCode};
+use crate::limits::SETTLE_MARGIN_S;
+use crate::tariff::{Charge, Tariff};
+
+/// What an agent owes and has paid on one channel, and what it may still have.
+#[derive(Clone, Debug)]
+pub struct Payee {
+    terms: ChannelTerms,
+    tariff: Tariff,
+    best: Option<DurableVoucher>,
+    /// The highest verified voucher that is not yet durable: keeps vouchers in flight in order, gives no credit.
+    pending: Option<SignedVoucher>,
+    billed: Charge,
+    forgiven: Charge,
+    disputed: Charge,
+    streams: Streams,
+}
+
+/// Whether a batch may leave now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// It may, and is billed.
+    Granted,
+    /// The window is full: ask again after the next [`Payee::credit`] or [`Payee::end`].
+    Wait,
+}
+
+/// What became of a voucher that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// New: persist it, then [`Payee::credit`] it, or report [`Payee::persist_failed`], even if the connection that
+    /// brought it is gone: until then the same voucher, offered again, is only [`Known`](Self::Known).
+    Fresh(VerifiedVoucher),
+    /// The very voucher that is known already: nothing to do.
+    Known,
+}
+
+/// What the node tells the agent once a voucher is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// Everything paid so far, in base units: the higher of the node's and the chain's watermark.
+    pub cumulative: Amount,
+    /// What may stand unpaid, in base units.
+    pub window: Amount,
+}
+
+/// How the two counts of a stream were settled at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Taken off the bill: sent, but the agent says that it did not arrive.
+    pub forgiven: Charge,
+    /// Says the agent too, but it stays on the bill: too much was forgiven before.
+    pub disputed: Charge,
+}
+
+/// Why a request may not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BeginError {
+    /// The deposit does not cover it beside all that is billed and reserved.
+    #[error("the channel's deposit lacks {missing} $ARO for this request")]
+    DepositExhausted {
+        /// What is missing, in base units.
+        missing: Amount,
+    },
+    /// The channel is closing or closed.
+    #[error("the channel takes no new requests: it is closing or closed")]
+    ChannelClosing,
+    /// The counts of cancelled streams differed by too much, and the difference is not paid.
+    #[error("{owed} $ARO for delivered bytes are not paid")]
+    Unpaid {
+        /// What is owed, in base units.
+        owed: Amount,
+    },
+    /// A stream of this key is open: the caller's mistake.
+    #[error("stream {} is open already", .0.0)]
+    DuplicateStream(StreamKey),
+}
+
+/// Why a batch may not be asked about: the channel has closed, or the caller's mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SendError {
+    /// The channel has closed under the stream.
+    #[error("the channel is closed")]
+    ChannelClosed,
+    /// No stream of this key is open.
+    #[error("stream {} is not open", .0.0)]
+    UnknownStream(StreamKey),
+    /// The batch goes beyond what [`Payee::begin`] reserved.
+    #[error("stream {} has {} bytes left", .stream.0, .left.get())]
+    BeyondReservation {
+        /// The stream.
+        stream: StreamKey,
+        /// What is left of its reservation.
+        left: ByteCount,
+    },
+    /// The batch is larger than a quarter quantum, so payer and payee could wait for each other.
+    #[error("a batch of {} bytes is larger than {BATCH_BYTES}", .0.get())]
+    BatchTooLarge(ByteCount),
+}
+
+impl Payee {
+    /// Takes up a channel at its watermark. What was delivered after it and not yet paid before a restart is
+    /// forgotten: at most one credit window.
+    pub fn new(terms: ChannelTerms, tariff: Tariff, best: Option<DurableVoucher>) -> Self {
+        let best = best.filter(|best| belongs(best, &terms));
+        let mut payee = Self {
+            terms,
+            tariff,
+            best,
+            pending: None,
+            billed: Charge::ZERO,
+            forgiven: Charge::ZERO,
+            disputed: Charge::ZERO,
+            streams: Streams::default(),
+        };
+        payee.billed = Charge::from_amount(payee.paid());
+        payee
+    }
+
+    /// Admits a request: reserves the charge of its `content_bytes` in the deposit.
+    // r[impl channel.reserve]
+    pub fn begin(&mut self, stream: StreamKey, content_bytes: ByteCount) -> Result<(), BeginError> {
+        if self.action(Event::Begin) == Action::Refuse {
+            return Err(BeginError::ChannelClosing);
+        }
+        if self.streams.contains(stream) {
+            return Err(BeginError::DuplicateStream(stream));
+        }
+        // r[impl channel.cancel.settle]
+        let quarter = Charge::from_amount(Amount::new(self.window().get() / 4));
+        if self.disputed() > quarter {
+            return Err(BeginError::Unpaid { owed: self.owed().to_amount().unwrap_or(self.terms.deposit) });
+        }
+        if let Some(missing) = self.streams.missing(self.billed, self.terms.deposit, &self.tariff, content_bytes) {
+            return Err(BeginError::DepositExhausted { missing });
+        }
+        self.streams.open(stream, &self.tariff, content_bytes);
+        Ok(())
+    }
+
+    /// Asks to send `bytes` of content: at most [`BATCH_BYTES`], in whole chunk groups, so that the agent can prove
+    /// and pay every byte that it has received. A granted batch is billed at once.
+    // r[impl channel.window]
+    pub fn may_send(&mut self, stream: StreamKey, bytes: ByteCount) -> Result<Permit, SendError> {
+        if self.action(Event::Send) == Action::Refuse {
+            return Err(SendError::ChannelClosed);
+        }
+        if bytes.get() > BATCH_BYTES {
+            return Err(SendError::BatchTooLarge(bytes));
+        }
+        self.streams.check(stream, bytes)?;
+        let billed = add(self.billed, self.tariff.charge(bytes));
+        if billed > add(Charge::from_amount(self.paid()), Charge::from_amount(self.window())) {
+            return Ok(Permit::Wait);
+        }
+        self.streams.count(stream, &self.tariff, bytes)?;
+        self.billed = billed;
+        Ok(Permit::Granted)
+    }
+
+    /// Ends a stream and releases what it reserved. `None`: delivered whole, all acknowledged. `Some(n)`: cancelled,
+    /// and the agent says that it proved `n` of the sent bytes. What it did not prove is taken off the bill, until
+    /// one quantum or a 16th of all that is paid has been; then it stays.
+    ///
+    /// `None` comes back for a stream that is not open, as when both sides end it at once.
+    // r[impl channel.cancel.settle]
+    pub fn end(&mut self, stream: StreamKey, proven: Option<ByteCount>) -> Option<Settled> {
+        let sent = self.streams.close(stream, &self.tariff).ok()?;
+        let lost = sent.saturating_sub(proven.unwrap_or(sent));
+        let difference = self.tariff.charge(lost);
+        let left = counting_allowance(self.paid(), &self.tariff).saturating_sub(self.forgiven);
+        let forgiven = difference.min(left);
+        let disputed = difference.saturating_sub(forgiven);
+        self.billed = self.billed.saturating_sub(forgiven);
+        self.forgiven = add(self.forgiven, forgiven);
+        self.disputed = add(self.disputed(), disputed);
+        Some(Settled { forgiven, disputed })
+    }
+
+    /// Looks at a voucher, the cheap checks first. `now_s` is in unix seconds.
+    pub fn offer(&mut self, signed: &SignedVoucher, now_s: i64) -> Result<Offer, VoucherError> {
+        let voucher = &signed.voucher;
+        // r[impl voucher.channel.bound]
+        if voucher.channel != self.terms.channel {
+            return Err(VoucherError::WrongChannel { expected: self.terms.channel, got: voucher.channel });
+        }
+        self.check_settleable(now_s)?;
+        if self.check_rising(signed)? == Rising::Known {
+            return Ok(Offer::Known);
+        }
+        // r[impl voucher.amount.deposit]
+        if voucher.cumulative > self.terms.deposit {
+            let (deposit, offered) = (self.terms.deposit, voucher.cumulative);
+            return Err(VoucherError::AboveDeposit { deposit, offered });
+        }
+        check_expiry(voucher.expires_at, now_s)?;
+        let verified = signed.verify(&self.terms.signer)?;
+        self.pending = Some(*signed);
+        Ok(Offer::Fresh(verified))
+    }
+
+    /// Counts a durable voucher. One that is lower than the watermark, or of another channel, changes nothing.
+    // r[impl channel.persist_before_credit]
+    pub fn credit(&mut self, durable: DurableVoucher) -> Credit {
+        if self.action(Event::Durable) == Action::Credit && belongs(&durable, &self.terms) {
+            if self.best.is_none_or(|best| best.cumulative() < durable.cumulative()) {
+                self.best = Some(durable);
+            }
+            self.pending = self.pending.filter(|pending| pending.voucher.cumulative > durable.cumulative());
+            self.disputed = self.disputed();
+        }
+        Credit { cumulative: self.paid(), window: self.window() }
+    }
+
+    /// The store could not persist the voucher of this amount: the agent may offer it again.
+    pub fn persist_failed(&mut self, cumulative: Amount) {
+        self.pending = self.pending.filter(|pending| pending.voucher.cumulative != cumulative);
+    }
+
+    /// Takes in what the chain says now: top-ups, settlements, closing. Old news and another channel's change nothing.
+    pub fn refresh(&mut self, news: &ChannelTerms) {
+        self.terms.advance(news);
+        self.disputed = self.disputed();
+    }
+
+    /// What is delivered and not paid. Never more than [`window`](Self::window).
+    pub fn owed(&self) -> Charge {
+        self.billed.saturating_sub(Charge::from_amount(self.paid()))
+    }
+
+    /// What may stand unpaid, in base units.
+    pub fn window(&self) -> Amount {
+        credit_window(self.paid(), &self.tariff)
+    }
+
+    /// Everything paid so far, in base units: the higher of the node's and the chain's watermark.
+    pub fn paid(&self) -> Amount {
+        self.best.map_or(Amount::ZERO, |best| best.cumulative()).max(self.terms.settled)
+    }
+
+    /// Everything delivered so far, less what was forgiven.
+    pub fn billed(&self) -> Charge {
+        self.billed
+    }
+
+    /// The part of what is owed that the agent says it never got.
+    pub fn disputed(&self) -> Charge {
+        self.disputed.min(self.owed())
+    }
+
+    /// What new requests may still reserve, in base units.
+    pub fn deposit_left(&self) -> Amount {
+        let taken = add(self.billed, self.streams.reserved()).to_amount().unwrap_or(self.terms.deposit);
+        self.terms.deposit.saturating_sub(taken)
+    }
+
+    /// The best durable voucher: what to settle with.
+    pub fn watermark(&self) -> Option<&DurableVoucher> {
+        self.best.as_ref()
+    }
+
+    /// What the chain says, as far as this node has seen.
+    pub fn terms(&self) -> &ChannelTerms {
+        &self.terms
+    }
+
+    /// True while a stream is open.
+    pub fn is_busy(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    fn action(&self, event: Event) -> Action {
+        step(State::of(Some(&self.terms.state)), event).1
+    }
+
+    fn check_settleable(&self, now_s: i64) -> Result<(), VoucherError> {
+        let in_time = match self.terms.state {
+            ChannelState::Closing { deadline } => now_s < deadline,
+            ChannelState::Open | ChannelState::Closed => true,
+        };
+        if in_time && self.action(Event::Offer) != Action::Refuse { Ok(()) } else { Err(VoucherError::ChannelClosed) }
+    }
+
+    // r[impl voucher.amount.monotonic]
+    // r[impl voucher.amount.equal]
+    fn check_rising(&self, signed: &SignedVoucher) -> Result<Rising, VoucherError> {
+        let offered = signed.voucher.cumulative;
+        let best = self.best.map(|best| *best.signed());
+        for known in [self.pending, best].into_iter().flatten() {
+            if known == *signed {
+                return Ok(Rising::Known);
+            }
+        }
+        let highest = [self.pending, best].into_iter().flatten().max_by_key(|known| known.voucher.cumulative);
+        let watermark = highest.map_or(Amount::ZERO, |known| known.voucher.cumulative).max(self.terms.settled);
+        if offered > watermark {
+            return Ok(Rising::New);
+        }
+        match highest {
+            Some(known) if known.voucher.cumulative == offered => {
+                Err(VoucherError::EqualDiffers { cumulative: offered })
+            }
+            _ => Err(VoucherError::NotRising { watermark, offered }),
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Rising {
+    New,
+    Known,
+}
+
+// r[impl voucher.expiry]
+fn check_expiry(expires_at: i64, now: i64) -> Result<(), VoucherError> {
+    if is_expired(expires_at, now) {
+        return Err(VoucherError::Expired { expires_at, now });
+    }
+    let earliest = now.saturating_add(SETTLE_MARGIN_S);
+    if expires_at != NEVER && expires_at < earliest {
+        return Err(VoucherError::ExpiresTooSoon { expires_at, earliest });
+    }
+    Ok(())
+}
+
+fn belongs(durable: &DurableVoucher, terms: &ChannelTerms) -> bool {
+    durable.verified().channel() == terms.channel && durable.verified().signer() == terms.signer
+}
+
+impl BeginError {
+    /// The code on the wire.
+    pub fn refusal_code(&self) -> RefusalCode {
+        match self {
+            Self::DepositExhausted { .. } => RefusalCode::DepositExhausted,
+            Self::ChannelClosing => RefusalCode::ChannelUnusable,
+            Self::Unpaid { .. } => RefusalCode::Unpaid,
+            Self::DuplicateStream(_) => RefusalCode::Internal,
+        }
+    }
+
+    /// The refusal to send, with the amount that it speaks of.
+    pub fn refusal(&self) -> Refusal {
+        let refusal = Refusal::new(self.refusal_code(), self.to_string());
+        match *self {
+            Self::DepositExhausted { missing: amount } | Self::Unpaid { owed: amount } => refusal.with_amount(amount),
+            Self::ChannelClosing | Self::DuplicateStream(_) => refusal,
+        }
+    }
+}
+
+impl From<CountError> for SendError {
+    fn from(error: CountError) -> Self {
+        match error {
+            CountError::Unknown(stream) => Self::UnknownStream(stream),
+            CountError::Beyond { stream, left } => Self::BeyondReservation { stream, left },
+        }
+    }
+}

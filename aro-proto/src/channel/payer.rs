@@ -1,0 +1,310 @@
+//! The payer: an agent's side of one channel. It pays for what it has proven, and for nothing else.
+//!
+//! What can never be: a voucher above the deposit; more signed than what is proven, rounded up, and the prepaid
+//! part that the agent chose to risk.
+
+use thiserror::Error;
+
+use super::streams::{CountError, StreamKey, Streams, add};
+use super::terms::{ChannelState, ChannelTerms};
+use super::voucher::SignedVoucher;
+use super::window::{counting_allowance, credit_window};
+use crate::amount::{Amount, ByteCount};
+use crate::tariff::{Charge, Tariff};
+
+/// What this agent has proven, signed and promised on one channel.
+#[derive(Clone, Debug)]
+pub struct Payer {
+    terms: ChannelTerms,
+    tariff: Tariff,
+    prepay: Amount,
+    signed: Amount,
+    accepted: Amount,
+    window: Amount,
+    owes: Charge,
+    conceded: Charge,
+    streams: Streams,
+    /// True until the first proven byte or reconciliation: the count is then only a guess from what was signed.
+    is_guess: bool,
+}
+
+/// A voucher is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The amount to sign, in base units.
+    pub cumulative: Amount,
+}
+
+/// What came of comparing counts with the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// The node showed a voucher of ours above our record: it is the record now, and must be made durable.
+    pub adopted: Option<Amount>,
+    /// The node does not have our highest voucher: sign this amount again and send it.
+    pub resend: Option<Amount>,
+    /// Taken onto our count although we did not prove it: bytes in flight when something broke off.
+    pub conceded: Charge,
+}
+
+/// Why the payer refuses: the deposit, the channel, the node's claim, or the caller's mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PayerError {
+    /// The deposit does not cover the request beside all that is owed and reserved.
+    #[error("the channel's deposit lacks {missing} $ARO for this request")]
+    DepositExhausted {
+        /// What is missing, in base units.
+        missing: Amount,
+    },
+    /// The channel is closing or closed.
+    #[error("the channel takes no new requests: it is closing or closed")]
+    ChannelNotOpen,
+    /// The node claims to hold a voucher that was never signed.
+    #[error("the node claims {accepted} $ARO as paid, but only {signed} were ever signed")]
+    NeverSigned {
+        /// What the node claims.
+        accepted: Amount,
+        /// The highest amount signed.
+        signed: Amount,
+    },
+    /// A stream of this key is open: the caller's mistake.
+    #[error("stream {} is open already", .0.0)]
+    DuplicateStream(StreamKey),
+    /// No stream of this key is open: the caller's mistake.
+    #[error("stream {} is not open", .0.0)]
+    UnknownStream(StreamKey),
+    /// More was proven than [`Payer::begin`] was told: the caller's mistake.
+    #[error("stream {} has {} bytes left", .stream.0, .left.get())]
+    BeyondReservation {
+        /// The stream.
+        stream: StreamKey,
+        /// What is left of its reservation.
+        left: ByteCount,
+    },
+}
+
+/// Why the node's account of the channel is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReconcileError {
+    /// The watermark that the node shows is not a voucher of ours on this channel: the node lies.
+    #[error("the node shows a voucher that this agent never signed")]
+    Misbehaved,
+    /// The node bills more than was proven, beyond what a broken connection explains. Nothing more is conceded.
+    #[error("the node bills {claimed} $ARO, but only {own} were proven here")]
+    Overcharged {
+        /// The node's bill, rounded up, in base units.
+        claimed: Amount,
+        /// Our own count, rounded up, in base units.
+        own: Amount,
+    },
+}
+
+impl Payer {
+    /// Takes up a channel. `signed` is the highest amount that this agent's durable record says it signed;
+    /// `prepay` is what it is willing to lose to this node by paying ahead (0: pay only for what is proven).
+    pub fn new(terms: ChannelTerms, tariff: Tariff, signed: Amount, prepay: Amount) -> Self {
+        let signed = signed.max(terms.settled);
+        Self {
+            terms,
+            tariff,
+            prepay,
+            signed,
+            accepted: terms.settled,
+            window: credit_window(terms.settled, &tariff),
+            owes: Charge::from_amount(signed),
+            conceded: Charge::ZERO,
+            streams: Streams::default(),
+            is_guess: true,
+        }
+    }
+
+    /// The same, with what earlier runs conceded on this channel, so that the bound holds over all of them.
+    pub fn with_conceded(mut self, conceded: Charge) -> Self {
+        self.conceded = conceded;
+        self
+    }
+
+    /// Announces a request for `content_bytes`: reserves its charge in the deposit.
+    // r[impl channel.reserve]
+    pub fn begin(&mut self, stream: StreamKey, content_bytes: ByteCount) -> Result<(), PayerError> {
+        if self.terms.state != ChannelState::Open {
+            return Err(PayerError::ChannelNotOpen);
+        }
+        if self.streams.contains(stream) {
+            return Err(PayerError::DuplicateStream(stream));
+        }
+        if let Some(missing) = self.streams.missing(self.owes, self.terms.deposit, &self.tariff, content_bytes) {
+            return Err(PayerError::DepositExhausted { missing });
+        }
+        self.streams.open(stream, &self.tariff, content_bytes);
+        Ok(())
+    }
+
+    /// Counts `bytes` of content that have just been proven.
+    // r[impl channel.pay_proven_only]
+    pub fn proved(&mut self, stream: StreamKey, bytes: ByteCount) -> Result<(), PayerError> {
+        let charge = self.streams.count(stream, &self.tariff, bytes)?;
+        self.owes = add(self.owes, charge);
+        self.is_guess = false;
+        Ok(())
+    }
+
+    /// Ends a stream, whole or cancelled, and releases the rest of its reservation. Returns the proven bytes: what
+    /// to tell the node if the stream was cancelled.
+    pub fn end(&mut self, stream: StreamKey) -> Result<ByteCount, PayerError> {
+        Ok(self.streams.close(stream, &self.tariff)?)
+    }
+
+    /// The node says what it has accepted and what window it gives now. A window below the protocol's least is not
+    /// believed: it would only make this agent sign more often.
+    pub fn credited(&mut self, accepted: Amount, window: Amount) -> Result<(), PayerError> {
+        if accepted > self.signed {
+            return Err(PayerError::NeverSigned { accepted, signed: self.signed });
+        }
+        self.accepted = self.accepted.max(accepted);
+        self.window = window.max(credit_window(Amount::ZERO, &self.tariff));
+        Ok(())
+    }
+
+    /// The voucher to sign now, if one is due: when what is proven and not yet signed reaches a quantum or half the
+    /// window, or down to the last unit with `flush` (the end of a fetch). Ask the budget, sign, then
+    /// [`record_signed`](Self::record_signed); until then the same voucher stays due.
+    // r[impl channel.pay_proven_only]
+    pub fn due(&self, flush: bool) -> Option<Due> {
+        if self.terms.state == ChannelState::Closed {
+            return None;
+        }
+        let ahead = Charge::from_amount(self.prepay).min(self.streams.reserved());
+        let goal = add(self.owes, ahead).to_amount().unwrap_or(self.terms.deposit).min(self.terms.deposit);
+        let rise = goal.saturating_sub(self.signed);
+        let enough = if flush { LEAST } else { self.payment_step() };
+        (rise >= enough).then_some(Due { cumulative: goal })
+    }
+
+    /// The wallet has signed this amount, durably: it is spent, whether or not the node gets it.
+    pub fn record_signed(&mut self, cumulative: Amount) {
+        self.signed = self.signed.max(cumulative);
+    }
+
+    /// Compares counts when a connection binds to the channel. `watermark` is the node's best voucher, `billed` what
+    /// it says it has delivered. Our own signature in its hands is proof; its bill is a claim, and is caught up with
+    /// only as far as bytes in flight at a break explain: one quantum and a 16th of all that was paid, in total.
+    // r[impl channel.reconcile]
+    pub fn reconcile(
+        &mut self,
+        watermark: Option<SignedVoucher>,
+        billed: Charge,
+    ) -> Result<Reconciled, ReconcileError> {
+        let mut outcome = Reconciled::default();
+        let mut accepted = self.terms.settled;
+        if let Some(shown) = watermark {
+            self.check_own(&shown)?;
+            accepted = accepted.max(shown.voucher.cumulative);
+        }
+        if self.adopt(accepted) {
+            outcome.adopted = Some(accepted);
+        }
+        self.accepted = self.accepted.max(accepted);
+        outcome.resend = (accepted < self.signed).then_some(self.signed);
+        outcome.conceded = self.compare(billed)?;
+        self.is_guess = false;
+        Ok(outcome)
+    }
+
+    /// Takes in what the chain says now. Old news and another channel's change nothing.
+    pub fn refresh(&mut self, news: &ChannelTerms) {
+        self.terms.advance(news);
+        self.adopt(self.terms.settled);
+    }
+
+    /// What is owed in all: proven, or conceded.
+    pub fn owes(&self) -> Charge {
+        self.owes
+    }
+
+    /// The highest amount signed, in base units.
+    pub fn signed(&self) -> Amount {
+        self.signed
+    }
+
+    /// The highest amount that the node has acknowledged as durable, in base units.
+    pub fn accepted(&self) -> Amount {
+        self.accepted
+    }
+
+    /// What was taken onto the count without proof, over all runs. Keep it with the record of what was signed.
+    pub fn conceded(&self) -> Charge {
+        self.conceded
+    }
+
+    /// What new requests may still reserve, in base units.
+    pub fn deposit_left(&self) -> Amount {
+        let taken = add(self.owes, self.streams.reserved()).to_amount().unwrap_or(self.terms.deposit);
+        self.terms.deposit.saturating_sub(taken)
+    }
+
+    /// What the chain says, as far as this agent has seen.
+    pub fn terms(&self) -> &ChannelTerms {
+        &self.terms
+    }
+
+    /// True while a stream is open.
+    pub fn is_busy(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    fn payment_step(&self) -> Amount {
+        let quantum = self.tariff.quantum().unwrap_or(self.terms.deposit);
+        quantum.min(Amount::new(self.window.get() / 2)).max(LEAST)
+    }
+
+    /// Takes up an amount that we have signed by all evidence, although our record does not know it.
+    fn adopt(&mut self, cumulative: Amount) -> bool {
+        let is_news = cumulative > self.signed;
+        if is_news {
+            self.signed = cumulative;
+            self.owes = self.owes.max(Charge::from_amount(cumulative));
+        }
+        is_news
+    }
+
+    fn check_own(&self, shown: &SignedVoucher) -> Result<(), ReconcileError> {
+        let of_this_channel = shown.voucher.channel == self.terms.channel;
+        if of_this_channel && shown.verify(&self.terms.signer).is_ok() {
+            Ok(())
+        } else {
+            Err(ReconcileError::Misbehaved)
+        }
+    }
+
+    /// Moves our count to the node's as far as it may go; returns what that conceded.
+    fn compare(&mut self, billed: Charge) -> Result<Charge, ReconcileError> {
+        if self.is_guess && billed < self.owes {
+            self.owes = billed;
+            return Ok(Charge::ZERO);
+        }
+        // What open streams may still bring is no difference yet.
+        let explained = add(self.owes, self.streams.reserved());
+        let difference = billed.saturating_sub(explained);
+        let left = counting_allowance(self.signed, &self.tariff).saturating_sub(self.conceded);
+        let room = Charge::from_amount(self.terms.deposit).saturating_sub(explained);
+        if difference > left.min(room) {
+            let amount = |charge: Charge| charge.to_amount().unwrap_or(Amount::new(u64::MAX));
+            return Err(ReconcileError::Overcharged { claimed: amount(billed), own: amount(self.owes) });
+        }
+        self.owes = add(self.owes, difference);
+        self.conceded = add(self.conceded, difference);
+        Ok(difference)
+    }
+}
+
+/// The least step of a watermark.
+const LEAST: Amount = Amount::new(1);
+
+impl From<CountError> for PayerError {
+    fn from(error: CountError) -> Self {
+        match error {
+            CountError::Unknown(stream) => Self::UnknownStream(stream),
+            CountError::Beyond { stream, left } => Self::BeyondReservation { stream, left },
+        }
+    }
+}

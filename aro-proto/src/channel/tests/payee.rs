@@ -1,0 +1,186 @@
+//! Could break: the window, the reservation, settling a cancelled stream, following the chain.
+
+use settlement_interface::accounts::Channel;
+
+use super::*;
+use crate::tariff::Charge;
+
+const A: StreamKey = StreamKey(4);
+const B: StreamKey = StreamKey(8);
+
+// r[verify channel.window]
+#[test]
+fn unpaid_bytes_fill_the_window_exactly_and_payment_opens_it() {
+    let mut payee = open(10_000);
+    payee.begin(A, bytes(8 * MIB)).unwrap();
+    for _ in 0..4 {
+        assert_eq!(payee.may_send(A, bytes(BATCH_BYTES)), Ok(Permit::Granted));
+    }
+    assert_eq!(payee.owed(), charge(100));
+    assert_eq!(payee.may_send(A, bytes(1)), Ok(Permit::Wait));
+    assert_eq!(payee.owed(), charge(100));
+    payee.credit(durable(25));
+    assert_eq!(payee.may_send(A, bytes(BATCH_BYTES)), Ok(Permit::Granted));
+    assert_eq!(payee.may_send(A, bytes(1)), Ok(Permit::Wait));
+}
+
+#[test]
+fn the_window_grows_with_what_is_paid() {
+    let mut payee = open(10_000);
+    payee.begin(A, bytes(80 * MIB)).unwrap();
+    payee.credit(durable(1_000));
+    assert_eq!(sent_until_wait(&mut payee, A), 15 * MIB);
+}
+
+#[test]
+fn streams_share_one_window() {
+    let mut payee = open(10_000);
+    payee.begin(A, bytes(MIB)).unwrap();
+    payee.begin(B, bytes(MIB)).unwrap();
+    let sent = sent_until_wait(&mut payee, A) + sent_until_wait(&mut payee, B);
+    assert_eq!(sent, MIB);
+}
+
+// r[verify channel.batch]
+#[test]
+fn batches_are_at_most_a_quarter_quantum() {
+    let mut payee = open(10_000);
+    payee.begin(A, bytes(8 * MIB)).unwrap();
+    let large = bytes(BATCH_BYTES + 1);
+    assert_eq!(payee.may_send(A, large), Err(SendError::BatchTooLarge(large)));
+}
+
+// r[verify channel.reserve]
+#[test]
+fn open_requests_reserve_the_deposit_to_the_last_unit() {
+    let mut payee = open(300);
+    payee.begin(A, bytes(2 * MIB)).unwrap();
+    let missing = BeginError::DepositExhausted { missing: units(1) };
+    assert_eq!(payee.begin(B, bytes(MIB + 1)), Err(missing));
+    assert_eq!(payee.begin(B, bytes(MIB)), Ok(()));
+    assert_eq!(payee.deposit_left(), units(0));
+    payee.refresh(&terms(301));
+    assert_eq!(payee.deposit_left(), units(1));
+    assert!(payee.end(A, None).is_some());
+    assert_eq!(payee.deposit_left(), units(201));
+    assert_eq!(missing.refusal().amount, Some(units(1)));
+}
+
+#[test]
+fn a_stream_sends_no_more_than_it_reserved() {
+    let mut payee = open(300);
+    payee.begin(A, bytes(1000)).unwrap();
+    payee.may_send(A, bytes(999)).unwrap();
+    assert_eq!(payee.may_send(A, bytes(2)), Err(SendError::BeyondReservation { stream: A, left: bytes(1) }));
+    assert_eq!(payee.may_send(B, bytes(1)), Err(SendError::UnknownStream(B)));
+    assert_eq!(payee.begin(A, bytes(1)), Err(BeginError::DuplicateStream(A)));
+}
+
+#[test]
+fn an_absurd_request_is_refused_without_overflow() {
+    let mut payee = Payee::new(terms(u64::MAX), Tariff { per_mib: u64::MAX }, None);
+    let missing = BeginError::DepositExhausted { missing: units(u64::MAX) };
+    assert_eq!(payee.begin(A, bytes(u64::MAX)), Err(missing));
+    payee.begin(A, bytes(MIB)).unwrap();
+    assert_eq!(payee.may_send(A, bytes(BATCH_BYTES)), Ok(Permit::Granted));
+}
+
+#[test]
+fn a_free_tariff_needs_no_payment() {
+    let mut payee = Payee::new(terms(0), Tariff { per_mib: 0 }, None);
+    payee.begin(A, bytes(64 * MIB)).unwrap();
+    for _ in 0..256 {
+        assert_eq!(payee.may_send(A, bytes(BATCH_BYTES)), Ok(Permit::Granted));
+    }
+    assert_eq!(payee.owed(), Charge::ZERO);
+}
+
+// r[verify channel.cancel.settle]
+#[test]
+fn bytes_that_never_arrived_are_not_owed_until_the_allowance_is_used_up() {
+    let mut payee = open(10_000);
+    payee.begin(A, bytes(8 * MIB)).unwrap();
+    sent_until_wait(&mut payee, A);
+    let settled = payee.end(A, Some(bytes(MIB / 4))).unwrap();
+    assert_eq!(settled, Settled { forgiven: charge(75), disputed: Charge::ZERO });
+    assert_eq!((payee.owed(), payee.deposit_left()), (charge(25), units(9_975)));
+
+    payee.begin(B, bytes(8 * MIB)).unwrap();
+    assert_eq!(sent_until_wait(&mut payee, B), MIB * 3 / 4);
+    let settled = payee.end(B, Some(bytes(0))).unwrap();
+    assert_eq!(settled, Settled { forgiven: charge(25), disputed: charge(50) });
+    assert_eq!((payee.owed(), payee.disputed()), (charge(75), charge(50)));
+
+    let unpaid = BeginError::Unpaid { owed: units(75) };
+    assert_eq!(payee.begin(A, bytes(MIB)), Err(unpaid));
+    assert_eq!(unpaid.refusal().amount, Some(units(75)));
+    payee.credit(durable(75));
+    assert_eq!((payee.disputed(), payee.begin(A, bytes(MIB))), (Charge::ZERO, Ok(())));
+}
+
+#[test]
+fn a_claim_to_have_proven_more_than_was_sent_changes_nothing() {
+    let mut payee = open(10_000);
+    payee.begin(A, bytes(MIB)).unwrap();
+    payee.may_send(A, bytes(1000)).unwrap();
+    let owed = payee.owed();
+    assert_eq!(payee.end(A, Some(bytes(u64::MAX))).unwrap().forgiven, Charge::ZERO);
+    assert_eq!(payee.owed(), owed);
+    assert_eq!(payee.end(A, None), None);
+}
+
+#[test]
+fn a_restarted_payee_begins_at_the_higher_watermark() {
+    let settled = ChannelTerms { settled: units(500), ..terms(10_000) };
+    for (terms, best, paid) in [(terms(10_000), Some(durable(400)), 400), (settled, Some(durable(400)), 500)] {
+        let payee = Payee::new(terms, TARIFF, best);
+        assert_eq!((payee.paid(), payee.billed()), (units(paid), charge(paid)));
+        assert_eq!(payee.owed(), Charge::ZERO);
+    }
+}
+
+#[test]
+fn the_chains_news_only_raises_and_only_moves_forward() {
+    let mut payee = open(1_000);
+    let closing = ChannelState::Closing { deadline: NOW };
+    payee.begin(A, bytes(MIB)).unwrap();
+    payee.refresh(&ChannelTerms { settled: units(50), state: closing, ..terms(2_000) });
+    payee.refresh(&terms(500));
+    let expected = ChannelTerms { settled: units(50), state: closing, ..terms(2_000) };
+    assert_eq!(payee.terms(), &expected);
+    assert_eq!(payee.begin(B, bytes(1)), Err(BeginError::ChannelClosing));
+    assert_eq!(payee.may_send(A, bytes(1)), Ok(Permit::Granted));
+    payee.refresh(&ChannelTerms { state: ChannelState::Closed, ..terms(1) });
+    assert_eq!(payee.may_send(A, bytes(1)), Err(SendError::ChannelClosed));
+    payee.refresh(&ChannelTerms { channel: ChannelId::from_bytes([1; 32]), ..terms(9_000) });
+    assert_eq!(payee.terms().deposit, units(2_000));
+}
+
+#[test]
+fn terms_are_what_the_account_says() {
+    let mut account = Channel::from_bytes(&[0; Channel::LEN]);
+    (account.signer, account.deposit, account.settled) = (agent().public(), 1_000, 50);
+    let open = ChannelTerms { settled: units(50), ..terms(1_000) };
+    assert_eq!(ChannelTerms::from_account(CHANNEL, &account), Ok(open));
+    (account.status, account.deadline) = (1, NOW);
+    let closing = ChannelTerms { state: ChannelState::Closing { deadline: NOW }, ..open };
+    assert_eq!(ChannelTerms::from_account(CHANNEL, &account), Ok(closing));
+    account.status = 3;
+    assert_eq!(ChannelTerms::from_account(CHANNEL, &account), Err(TermsError::UnknownStatus(3)));
+}
+
+fn open(deposit: u64) -> Payee {
+    Payee::new(terms(deposit), TARIFF, None)
+}
+
+fn charge(amount: u64) -> Charge {
+    Charge::from_amount(units(amount))
+}
+
+fn sent_until_wait(payee: &mut Payee, stream: StreamKey) -> u64 {
+    let mut sent = 0;
+    while payee.may_send(stream, bytes(BATCH_BYTES)) == Ok(Permit::Granted) {
+        sent += BATCH_BYTES;
+    }
+    sent
+}
