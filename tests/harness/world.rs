@@ -76,6 +76,7 @@ impl World {
     /// It cannot be registered or started.
     pub async fn operator(&self, dir: &Path, fee_bps: u16) -> Result<OperatorHere> {
         let (owner, authority) = (Keypair::new(), Keypair::new());
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         self.chain.airdrop(&authority.pubkey(), 10 * LAMPORTS_PER_SOL)?;
         let registered =
             settlement_operator::register(&*self.chain, &self.program, &self.payer, &authority, fee_bps, &owner.pubkey())

@@ -115,7 +115,7 @@ pub enum SendError {
 
 impl Payee {
     /// Takes up a channel at its watermark. What was delivered after it and not yet paid before a restart is
-    /// forgotten: at most one credit window.
+    /// forgotten, at most one credit window, and so is what was forgiven.
     pub fn new(terms: ChannelTerms, tariff: Tariff, best: Option<DurableVoucher>) -> Self {
         let best = best.filter(|best| belongs(best, &terms));
         let mut payee = Self {

@@ -3,6 +3,7 @@
 //! `ARO_SIM_SEED=n` runs one world.
 
 use super::world::{Habits, Restart, World};
+use super::*;
 use crate::tariff::Charge;
 
 #[test]
@@ -13,6 +14,37 @@ fn honest_parties_never_wait_for_each_other_and_settle_equal() {
         world.finish();
         assert_equal(&world);
         assert_eq!(world.breaks, 0, "seed {seed}: payer and payee waited for each other");
+    }
+}
+
+// r[verify channel.batch]
+#[test]
+fn a_lone_stream_at_the_least_window_never_stalls_whatever_its_batches() {
+    for per_mib in [1, 3, 7, 100] {
+        for groups in 1..=BATCH_BYTES / GROUP {
+            let mut payee = Payee::new(terms(10 * per_mib), Tariff { per_mib }, None);
+            deliver(&mut payee, Tariff { per_mib }, groups * GROUP);
+            assert_eq!(payee.owed(), Charge::ZERO);
+        }
+    }
+}
+
+// r[verify channel.cancel.settle]
+#[test]
+fn an_open_dispute_that_is_let_through_does_not_stall_the_next_request() {
+    for groups in 1..=BATCH_BYTES / GROUP {
+        let mut payee = Payee::new(terms(1_000), TARIFF, None);
+        for (stream, batches) in [(1, 4), (2, 1)] {
+            payee.begin(StreamKey(stream), bytes(MIB)).unwrap();
+            for _ in 0..batches {
+                assert_eq!(payee.may_send(StreamKey(stream), bytes(BATCH_BYTES)), Ok(Permit::Granted));
+            }
+            payee.end(StreamKey(stream), Some(bytes(0))).unwrap();
+        }
+        let dispute = Charge::from_amount(units(25));
+        assert_eq!(payee.disputed(), dispute);
+        deliver(&mut payee, TARIFF, groups * GROUP);
+        assert_eq!(payee.owed(), dispute);
     }
 }
 
@@ -54,6 +86,39 @@ fn after_a_restart_of_either_side_the_parties_go_on_and_nothing_stays_unpaid() {
     assert!(reunited > 8, "most breaks lose less than a quantum, and are made good");
 }
 
+/// Delivers 3 MiB and a byte to a new payer, with no delay anywhere: each wait must have a voucher due.
+fn deliver(payee: &mut Payee, tariff: Tariff, batch: u64) {
+    const STREAM: StreamKey = StreamKey(0);
+    let mut payer = Payer::new(*payee.terms(), tariff, units(0), units(0));
+    let mut left = 3 * MIB + 1;
+    payee.begin(STREAM, bytes(left)).unwrap();
+    payer.begin(STREAM, bytes(left)).unwrap();
+    while left > 0 {
+        let next = bytes(batch.min(left));
+        match payee.may_send(STREAM, next).unwrap() {
+            Permit::Granted => {
+                payer.proved(STREAM, next).unwrap();
+                left -= next.get();
+            }
+            Permit::Wait => {
+                let due = payer.due(false).unwrap_or_else(|| panic!("{tariff:?}: stalled by batches of {batch}"));
+                pay(payee, &mut payer, due);
+            }
+        }
+    }
+    payer.end(STREAM).unwrap();
+    payee.end(STREAM, None).unwrap();
+    if let Some(due) = payer.due(true) {
+        pay(payee, &mut payer, due);
+    }
+}
+
+fn pay(payee: &mut Payee, payer: &mut Payer, due: Due) {
+    payer.record_signed(due.cumulative);
+    let credit = payee.credit(durable(due.cumulative.get()));
+    payer.credited(credit.cumulative, credit.window).unwrap();
+}
+
 fn assert_equal(world: &World) {
     let (seed, payee, payer) = (world.seed, &world.payee, &world.payer);
     assert!(world.next_stream > 3, "seed {seed}: the world did nothing");
@@ -72,3 +137,4 @@ fn seeds(all: std::ops::Range<u64>) -> std::ops::Range<u64> {
 }
 
 const STEPS: u32 = 600;
+const GROUP: u64 = 16 << 10;

@@ -54,6 +54,8 @@ struct Stream {
     at_node: bool,
     /// Open at the agent.
     at_agent: bool,
+    /// The batch that waits for the window; a node does not cut it smaller.
+    planned: Option<u64>,
     sent: u64,
     proven: u64,
     in_flight: VecDeque<u64>,
@@ -171,7 +173,15 @@ impl World {
         let stream = self.next_stream;
         if self.payer.begin(StreamKey(stream), bytes(total)).is_ok() {
             self.next_stream += 1;
-            let open = Stream { total, at_node: false, at_agent: true, sent: 0, proven: 0, in_flight: VecDeque::new() };
+            let open = Stream {
+                total,
+                at_node: false,
+                at_agent: true,
+                planned: None,
+                sent: 0,
+                proven: 0,
+                in_flight: VecDeque::new(),
+            };
             self.streams.insert(stream, open);
             self.to_node.push_back(ToNode::Begin(stream));
             self.complete(stream);
@@ -184,8 +194,9 @@ impl World {
         for key in self.random.shuffled(all) {
             let groups = 1 + self.random.below(BATCH_BYTES / GROUP);
             let stream = self.streams.get_mut(&key).unwrap();
-            let batch = (groups * GROUP).min(stream.total - stream.sent);
+            let batch = *stream.planned.get_or_insert((groups * GROUP).min(stream.total - stream.sent));
             if self.payee.may_send(StreamKey(key), bytes(batch)) == Ok(Permit::Granted) {
+                stream.planned = None;
                 stream.sent += batch;
                 stream.in_flight.push_back(batch);
                 self.granted = self.granted.checked_add(self.tariff.charge(bytes(batch))).unwrap();

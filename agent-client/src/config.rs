@@ -1,0 +1,37 @@
+//! What can be tuned. The defaults work; each field says what raising it costs.
+
+use aro_proto::{Amount, limits};
+
+/// An agent's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// Milliseconds for a handshake. Default 10,000. More: a dead node is noticed later.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds from a request to its answer's head, the node's hello included. Default 20,000, for a node may
+    /// first have to look a new channel up on chain. More: a silent node is noticed later.
+    pub answer_timeout_ms: u64,
+    /// Milliseconds in which at least one byte of an answer must come. Default 20,000, above a node's patience at
+    /// its window. More: a stalled node is noticed later.
+    pub stall_timeout_ms: u64,
+    /// Milliseconds for the node to acknowledge the last voucher of a fetch. Default 5,000. The bytes are proven
+    /// and paid by then; a node that never acknowledges costs this much time and nothing else.
+    pub credit_timeout_ms: u64,
+    /// Base units that may be paid ahead to a node that is trusted so far. Default 0: only proven bytes are paid.
+    /// More: no pause at the first window, and this much at risk for each node.
+    pub prepay: Amount,
+    /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
+    pub write_queue_bytes: usize,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout_ms: limits::EXCHANGE_TIMEOUT_MS,
+            answer_timeout_ms: 2 * limits::EXCHANGE_TIMEOUT_MS,
+            stall_timeout_ms: limits::PAYMENT_TIMEOUT_MS + 5_000,
+            credit_timeout_ms: 5_000,
+            prepay: Amount::ZERO,
+            write_queue_bytes: 4 << 20,
+        }
+    }
+}

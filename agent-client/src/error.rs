@@ -1,0 +1,413 @@
+//! Why a fetch fails, sorted by blame: the node said no, the node lied, the way there is broken, or it is us.
+//!
+//! Every error answers the same questions: what happened, who must act, what to do next, and which amount it speaks
+//! of. Errors clone, for one broken connection fails every fetch on it.
+
+use std::io;
+use std::sync::Arc;
+
+use aro_proto::channel::{PayerError, ReconcileError};
+use aro_proto::merkle::{GroupIndex, VerifyError};
+use aro_proto::wire::{DecodeError, EncodeError};
+use aro_proto::{Amount, ByteCount, ChannelId, ContentId, NodeId, Refusal, RefusalCode, WhoActs};
+use settlement_chain::ChainError;
+use settlement_chain::reads::ReadError;
+use thiserror::Error;
+
+use crate::budget::BudgetExceeded;
+use crate::wallet::WalletError;
+
+/// Why a fetch or a quote failed. Nothing unproven was delivered, and nothing was paid but for proven bytes.
+#[derive(Clone, Debug, Error)]
+pub enum FetchError {
+    // The node said no.
+    /// The node does not hold the content.
+    #[error("the node does not hold {content}")]
+    NotFound {
+        /// What was asked for.
+        content: ContentId,
+    },
+    /// The node asks more than the request allows.
+    #[error("the node asks {price} $ARO, allowed are {allowed} $ARO")]
+    PriceTooHigh {
+        /// What the node asks, in base units.
+        price: Amount,
+        /// What the request allowed, in base units.
+        allowed: Amount,
+    },
+    /// The content costs money and there is no open channel to the node.
+    #[error("there is no open payment channel to node {node}")]
+    NoChannel {
+        /// The node.
+        node: NodeId,
+    },
+    /// The channel's deposit does not cover the request.
+    #[error("the channel's deposit lacks {missing} $ARO for this request")]
+    DepositExhausted {
+        /// The channel, if one is bound.
+        channel: Option<ChannelId>,
+        /// What is missing, in base units.
+        missing: Amount,
+    },
+    /// The channel takes no new requests.
+    #[error("channel {channel} is closing or closed")]
+    ChannelUnusable {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// Another refusal, in the node's words.
+    #[error("the node refused: {0}")]
+    Refused(Refusal),
+
+    // The node lied.
+    /// What the node sent is not the content.
+    #[error("what the node sent is not the content: {source}; {} bytes before it are proven", .proven.get())]
+    Proof {
+        /// The first chunk group that is wrong or missing; none for bytes after the end.
+        group: Option<GroupIndex>,
+        /// The first content byte that could not be proven.
+        offset: u64,
+        /// Content bytes proven before it: all that was paid for.
+        proven: ByteCount,
+        /// The node.
+        node: NodeId,
+        /// What is wrong with it.
+        source: VerifyError,
+    },
+    /// The node broke the protocol.
+    #[error("node {node} broke the protocol: {what}")]
+    Misbehaved {
+        /// The node.
+        node: NodeId,
+        /// How.
+        what: Misbehaviour,
+    },
+    /// The node settles on another chain, program or mint. Found before any money moved.
+    #[error("the node settles on another chain: its {what} is {theirs}, ours is {ours}")]
+    WrongChain {
+        /// Genesis hash, program or mint.
+        what: &'static str,
+        /// The node's, in base58.
+        theirs: String,
+        /// Ours, in base58.
+        ours: String,
+    },
+
+    // The way there.
+    /// Whoever answers at the address is not the node.
+    #[error("whoever answers at {place} does not hold the key of node {node}")]
+    WrongNodeKey {
+        /// The node that was dialled.
+        node: NodeId,
+        /// Host and port.
+        place: String,
+    },
+    /// The node cannot be reached, or the connection broke.
+    #[error("{place} cannot be reached: {why}")]
+    Unreachable {
+        /// Host and port, or the node's id.
+        place: String,
+        /// What the network said.
+        why: String,
+    },
+    /// The node was silent for too long.
+    #[error("the node was silent for {waited_ms} ms while {doing}")]
+    Timeout {
+        /// What was awaited.
+        doing: &'static str,
+        /// Milliseconds.
+        waited_ms: u64,
+    },
+
+    // Ours.
+    /// The budget does not allow it.
+    #[error(transparent)]
+    BudgetExceeded(#[from] BudgetExceeded),
+    /// The content is larger than the caller takes.
+    #[error("the answer would have {size} bytes, the caller takes at most {limit}")]
+    TooLarge {
+        /// Bytes that would be delivered, as the node claims.
+        size: u64,
+        /// The caller's limit in bytes.
+        limit: u64,
+    },
+    /// The request does not fit a frame.
+    #[error(transparent)]
+    Request(#[from] EncodeError),
+    /// The bytes could not be written.
+    #[error("writing failed: {0}")]
+    Sink(Arc<io::Error>),
+    /// The wallet cannot be used, or will not sign.
+    #[error(transparent)]
+    Wallet(Arc<WalletError>),
+    /// The chain could not be asked which channel to use.
+    #[error(transparent)]
+    Chain(Arc<ReadError>),
+}
+
+/// How a node broke the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Misbehaviour {
+    /// A frame that cannot be read.
+    #[error(transparent)]
+    Frame(#[from] DecodeError),
+    /// The stream ended where something was due.
+    #[error("its stream ended where {0} was due")]
+    Ended(&'static str),
+    /// A stream was reset, against the protocol.
+    #[error("it reset a stream with code {0}")]
+    Reset(u64),
+    /// The price of an answer is not what its own tariff says.
+    #[error("it bills {claimed} $ARO where its tariff says {computed}")]
+    Price {
+        /// The node's price, in base units.
+        claimed: Amount,
+        /// What tariff and ranges come to, in base units.
+        computed: Amount,
+    },
+    /// The billed bytes are not those of the asked ranges.
+    #[error("it bills {} bytes where the asked ranges come to {}", .claimed.get(), .computed.get())]
+    ContentBytes {
+        /// The node's count.
+        claimed: ByteCount,
+        /// What size and ranges come to.
+        computed: ByteCount,
+    },
+    /// A price above what the request allows came with an answer instead of a refusal.
+    #[error("it answered at {price} $ARO where {allowed} were allowed")]
+    AboveMaxPrice {
+        /// The node's price, in base units.
+        price: Amount,
+        /// What the request allowed, in base units.
+        allowed: Amount,
+    },
+    /// A size that no content has.
+    #[error("it claims a content of {0} bytes")]
+    Size(u64),
+    /// It bound another channel than the one that was named.
+    #[error("it bound another channel than the one asked for")]
+    OtherChannel,
+    /// Its account of the channel does not hold.
+    #[error(transparent)]
+    Accounts(ReconcileError),
+    /// It acknowledged what was never signed.
+    #[error(transparent)]
+    Credit(PayerError),
+    /// Its quote is for something else, or not signed by it.
+    #[error("its quote is not signed by it, or for another request")]
+    Quote,
+}
+
+impl FetchError {
+    /// The variant's name, for logs and JSON.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "NotFound",
+            Self::PriceTooHigh { .. } => "PriceTooHigh",
+            Self::NoChannel { .. } => "NoChannel",
+            Self::DepositExhausted { .. } => "DepositExhausted",
+            Self::ChannelUnusable { .. } => "ChannelUnusable",
+            Self::Refused(refusal) => refusal.code().name(),
+            Self::Proof { .. } => "Proof",
+            Self::Misbehaved { .. } => "Misbehaved",
+            Self::WrongChain { .. } => "WrongChain",
+            Self::WrongNodeKey { .. } => "WrongNodeKey",
+            Self::Unreachable { .. } => "Unreachable",
+            Self::Timeout { .. } => "Timeout",
+            Self::BudgetExceeded(_) => "BudgetExceeded",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::Request(_) => "Request",
+            Self::Sink(_) => "Sink",
+            Self::Wallet(_) => "Wallet",
+            Self::Chain(_) => "Chain",
+        }
+    }
+
+    /// Who can change this error into an answer.
+    pub fn who_acts(&self) -> WhoActs {
+        match self {
+            Self::Refused(refusal) => refusal.code().who_acts(),
+            Self::NotFound { .. } | Self::Proof { .. } | Self::Misbehaved { .. } | Self::WrongNodeKey { .. } => {
+                WhoActs::RetryElsewhere
+            }
+            Self::NoChannel { .. } | Self::DepositExhausted { .. } | Self::ChannelUnusable { .. } => WhoActs::Pay,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => WhoActs::Authorise,
+            Self::Wallet(error) if !error.is_retryable() => WhoActs::Authorise,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Wallet(_) => WhoActs::RetryHere,
+            Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
+            Self::WrongChain { .. }
+            | Self::TooLarge { .. }
+            | Self::Request(_)
+            | Self::Sink(_)
+            | Self::Chain(_) => WhoActs::GiveUp,
+        }
+    }
+
+    /// True if the same fetch, here or at another node, may work without anybody paying, signing or changing
+    /// anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.who_acts(), WhoActs::RetryHere | WhoActs::RetryElsewhere)
+    }
+
+    /// What to do next, for people.
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::NotFound { .. } => "check the content id, or ask another node".into(),
+            Self::PriceTooHigh { price, .. } => format!("allow it with --max-price {price}, or ask a cheaper node"),
+            Self::NoChannel { node } => format!("open one: aro channel open {node} --deposit ARO"),
+            Self::DepositExhausted { .. } => {
+                "close the channel and open one with a larger deposit: aro channel close CHANNEL".into()
+            }
+            Self::ChannelUnusable { channel } => {
+                format!("take back what it holds (aro channel close {channel}), then open a new one")
+            }
+            Self::Refused(refusal) => refusal.code().next_step().into(),
+            Self::Proof { .. } => "ask another node: nothing unproven was written, nothing is paid for it".into(),
+            Self::Misbehaved { .. } => "ask another node".into(),
+            Self::WrongChain { .. } => {
+                "use a node of your chain, or point --rpc and --program-id at the node's chain".into()
+            }
+            Self::WrongNodeKey { .. } => "check the address: the node may have moved, or another runs there".into(),
+            Self::Unreachable { .. } => "check that the node runs and that UDP reaches it, then try again".into(),
+            Self::Timeout { .. } => "try again, or ask another node".into(),
+            Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.needed),
+            Self::TooLarge { .. } => "ask for a range, or take more".into(),
+            Self::Request(_) => "ask for fewer ranges at once".into(),
+            Self::Sink(_) => "check the folder, its permissions and the space left".into(),
+            Self::Wallet(error) => wallet_next_step(error).into(),
+            Self::Chain(_) => "check --rpc and that the chain runs, then try again".into(),
+        }
+    }
+
+    /// The amount that the error speaks of, in base units.
+    pub fn amount(&self) -> Option<Amount> {
+        match self {
+            Self::PriceTooHigh { price, .. } => Some(*price),
+            Self::DepositExhausted { missing, .. } => Some(*missing),
+            Self::BudgetExceeded(error) => Some(error.needed),
+            Self::Refused(refusal) => refusal.amount,
+            _ => None,
+        }
+    }
+
+    pub(crate) fn misbehaved(node: NodeId, what: impl Into<Misbehaviour>) -> Self {
+        Self::Misbehaved { node, what: what.into() }
+    }
+
+    /// A node's refusal of a request, in the agent's own words where it has them.
+    pub(crate) fn from_refusal(refusal: Refusal, request: &RequestFacts) -> Self {
+        match refusal.code() {
+            RefusalCode::NotFound => Self::NotFound { content: request.content },
+            RefusalCode::PriceTooHigh => match refusal.amount {
+                Some(price) => Self::PriceTooHigh { price, allowed: request.allowed },
+                None => Self::Refused(refusal),
+            },
+            RefusalCode::NoChannel => match request.channel {
+                Some(channel) => Self::ChannelUnusable { channel },
+                None => Self::NoChannel { node: request.node },
+            },
+            RefusalCode::ChannelUnusable => match request.channel {
+                Some(channel) => Self::ChannelUnusable { channel },
+                None => Self::Refused(refusal),
+            },
+            RefusalCode::DepositExhausted => match refusal.amount {
+                Some(missing) => Self::DepositExhausted { channel: request.channel, missing },
+                None => Self::Refused(refusal),
+            },
+            _ => Self::Refused(refusal),
+        }
+    }
+}
+
+/// What a refusal is read in the light of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestFacts {
+    pub(crate) content: ContentId,
+    pub(crate) node: NodeId,
+    pub(crate) allowed: Amount,
+    pub(crate) channel: Option<ChannelId>,
+}
+
+/// What to do about a wallet error, for people.
+pub fn wallet_next_step(error: &WalletError) -> &'static str {
+    match error {
+        WalletError::Missing(_) => "make one with `aro keys new`, or point --home at it",
+        WalletError::Exists(_) => "use it, or give another --home",
+        WalletError::InUse(_) => "wait for the other command to end",
+        WalletError::Key(_) | WalletError::Folder { .. } => "check the folder, the key files and their permissions",
+        WalletError::Store(_) | WalletError::Damaged(_) => {
+            "check the disk; with a new record file the wallet learns its channels from the chain and the nodes"
+        }
+        WalletError::UnknownChannel(_) => "look at `aro channel list`",
+        WalletError::NotRising { .. } | WalletError::AboveDeposit { .. } | WalletError::NotPermitted { .. } => {
+            "nothing was signed; report this, for it should not happen"
+        }
+    }
+}
+
+impl From<WalletError> for FetchError {
+    fn from(error: WalletError) -> Self {
+        Self::Wallet(Arc::new(error))
+    }
+}
+
+impl From<ReadError> for FetchError {
+    fn from(error: ReadError) -> Self {
+        Self::Chain(Arc::new(error))
+    }
+}
+
+impl From<ChainError> for FetchError {
+    fn from(error: ChainError) -> Self {
+        ReadError::Chain(error).into()
+    }
+}
+
+impl From<io::Error> for FetchError {
+    fn from(error: io::Error) -> Self {
+        Self::Sink(Arc::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(channel: Option<ChannelId>) -> RequestFacts {
+        RequestFacts {
+            content: ContentId::of(b"x"),
+            node: NodeId::from_bytes([1; 32]),
+            allowed: Amount::new(5),
+            channel,
+        }
+    }
+
+    #[test]
+    fn the_four_refusals_of_an_unpayable_request_are_distinct_and_say_what_to_do() {
+        let channel = ChannelId::from_bytes([2; 32]);
+        let errors = [
+            (RefusalCode::NotFound, None, "NotFound"),
+            (RefusalCode::PriceTooHigh, Some(Amount::new(9)), "PriceTooHigh"),
+            (RefusalCode::NoChannel, None, "NoChannel"),
+            (RefusalCode::DepositExhausted, Some(Amount::new(4)), "DepositExhausted"),
+        ]
+        .map(|(code, amount, name)| {
+            let refusal = Refusal { amount, ..Refusal::new(code, "no") };
+            let error = FetchError::from_refusal(refusal, &facts((name == "DepositExhausted").then_some(channel)));
+            assert_eq!(error.code(), name);
+            assert_eq!(error.amount(), amount);
+            error
+        });
+        let steps: std::collections::HashSet<_> = errors.iter().map(FetchError::next_step).collect();
+        assert_eq!(steps.len(), 4);
+        assert!(errors[2].next_step().contains("aro channel open"));
+        assert!(errors[0].is_retryable() && !errors[1].is_retryable() && !errors[2].is_retryable());
+    }
+
+    #[test]
+    fn a_node_that_knows_no_channel_where_we_have_one_means_that_it_is_gone() {
+        let channel = ChannelId::from_bytes([2; 32]);
+        let error = FetchError::from_refusal(Refusal::new(RefusalCode::NoChannel, ""), &facts(Some(channel)));
+        assert!(matches!(error, FetchError::ChannelUnusable { channel: named } if named == channel));
+    }
+}

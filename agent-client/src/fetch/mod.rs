@@ -1,0 +1,213 @@
+//! Fetching: one request, one answer, every byte proven before anyone sees it and before it is paid.
+
+mod account;
+mod progress;
+mod receive;
+mod request;
+mod sink;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aro_proto::merkle::{ByteRanges, GroupSize};
+use aro_proto::message::Quote;
+use aro_proto::{Address, Amount, ContentId};
+use serde::{Serialize, Serializer};
+
+pub use progress::Progress;
+
+use crate::agent::Agent;
+use crate::budget::{BudgetExceeded, Spending};
+use crate::error::FetchError;
+use progress::Reporter;
+use request::Request;
+use sink::Output;
+
+/// A fetch being put together; [`to_file`](Self::to_file) or [`to_bytes`](Self::to_bytes) runs it.
+///
+/// Dropping the running future cancels the fetch: the node is told how much was proven, that much is paid, and no
+/// file is left behind.
+#[must_use = "nothing is fetched until to_file or to_bytes is awaited"]
+pub struct FetchBuilder {
+    agent: Agent,
+    address: Address,
+    ranges: ByteRanges,
+    max_price: Option<Amount>,
+    budget: Option<Amount>,
+    progress: Reporter,
+}
+
+/// What a fetch brought and cost.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FetchReport {
+    /// The content, in base58 where it is written out.
+    #[serde(serialize_with = "as_text")]
+    pub content: ContentId,
+    /// The content's size in bytes: proven if `size_proven`, else the node's claim.
+    pub size: u64,
+    /// Whether the last chunk group was among the proven ones.
+    pub size_proven: bool,
+    /// Content bytes proven: the asked ranges in whole chunk groups. All of them are billed.
+    pub verified_bytes: u64,
+    /// Content bytes delivered: the asked ranges themselves.
+    pub delivered_bytes: u64,
+    /// Bytes of the answer on its stream, proofs and head included.
+    pub wire_bytes: u64,
+    /// The price of the proven bytes by themselves, in base units. Rounding is done once for a channel, so several
+    /// fetches together may pay a few units less than the sum of their reports, never more.
+    pub paid: Amount,
+    /// Vouchers signed on the channel while this fetch ran; fetches that share a channel share them.
+    pub vouchers: u64,
+    /// Whether the node acknowledged the last voucher in time. If not, it gets it again at the next connection.
+    pub acknowledged: bool,
+    /// From the call to the end, in whole milliseconds where it is written out.
+    #[serde(rename = "elapsed_ms", serialize_with = "as_millis")]
+    pub elapsed: Duration,
+}
+
+impl FetchBuilder {
+    pub(crate) fn new(agent: Agent, address: Address) -> Self {
+        let progress = Reporter::default();
+        Self { agent, address, ranges: ByteRanges::all(), max_price: None, budget: None, progress }
+    }
+
+    /// Which bytes; default all. They are delivered one after another, without the gaps between them.
+    pub fn ranges(mut self, ranges: ByteRanges) -> Self {
+        self.ranges = ranges;
+        self
+    }
+
+    /// The most that the node may ask, in base units; default whatever the budget leaves.
+    pub fn max_price(mut self, max_price: Amount) -> Self {
+        self.max_price = Some(max_price);
+        self
+    }
+
+    /// The most that this fetch may cost, in base units; default whatever the agent's budget leaves. Unlike
+    /// [`max_price`](Self::max_price), running into it is our own doing, not the node's.
+    pub fn budget(mut self, budget: Amount) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Called as bytes are proven, at most once for each 256 KiB, and once at the end. It must not block.
+    pub fn progress(mut self, report: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Reporter::new(Arc::new(report));
+        self
+    }
+
+    /// Fetches into a file. The bytes gather beside it in `<name>.aro-part`, which takes the file's place only when
+    /// all of them are proven and on disk; after any error the file is as it was before.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn to_file(self, path: impl AsRef<Path>) -> Result<FetchReport, FetchError> {
+        let queue_bytes = self.agent.config().write_queue_bytes;
+        let output = Output::file(path.as_ref(), self.ranges.clone(), queue_bytes)?;
+        let (report, _) = self.run(output, u64::MAX).await?;
+        Ok(report)
+    }
+
+    /// Fetches into memory, at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`FetchError::TooLarge`] before anything is paid; else see [`FetchError`].
+    pub async fn to_bytes(self, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
+        let output = Output::memory(self.ranges.clone());
+        self.run(output, limit).await
+    }
+
+    async fn run(self, mut output: Output, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
+        let started = Instant::now();
+        let agent = &self.agent;
+        let left = self.budget.unwrap_or(UNBOUNDED).min(agent.budget().left(Spending::Vouchers));
+        let max_price = self.max_price.unwrap_or(UNBOUNDED);
+        let request = Request {
+            content: self.address.content(),
+            ranges: self.ranges.clone(),
+            group: group_for(&self.ranges),
+            allowed: max_price.min(left),
+            limit,
+        };
+        let fetched = async {
+            let session = agent.session(&self.address).await?;
+            let mut answer = request.ask(&session, agent.config()).await?;
+            let received = receive::receive(&mut answer, &session, &mut output, &self.progress, agent.config()).await;
+            let credit_ms = agent.config().credit_timeout_ms;
+            match received {
+                Ok(()) => {
+                    let (acknowledged, written) =
+                        tokio::join!(answer.account.settle(&session, credit_ms), output.finish());
+                    Ok((answer, acknowledged, written?))
+                }
+                Err(error) => {
+                    answer.account.settle(&session, credit_ms).await;
+                    Err(error)
+                }
+            }
+        };
+        let (answer, acknowledged, written) = match fetched.await {
+            Ok(done) => done,
+            Err(error) => return Err(self.explain(error, max_price, left).await),
+        };
+        let report = FetchReport {
+            content: request.content,
+            size: answer.decoder.answered().size(),
+            size_proven: answer.decoder.size_is_proven(),
+            verified_bytes: answer.decoder.proven_bytes(),
+            delivered_bytes: written.bytes,
+            wire_bytes: answer.wire_bytes,
+            paid: answer.price,
+            vouchers: answer.account.vouchers(),
+            acknowledged,
+            elapsed: started.elapsed(),
+        };
+        Ok((report, written.memory))
+    }
+
+    /// Puts an error into the caller's terms, and learns from it which channel is gone.
+    async fn explain(&self, error: FetchError, max_price: Amount, left: Amount) -> FetchError {
+        match error {
+            FetchError::PriceTooHigh { price, .. } if price <= max_price => {
+                BudgetExceeded { needed: price, left }.into()
+            }
+            FetchError::PriceTooHigh { price, .. } => FetchError::PriceTooHigh { price, allowed: max_price },
+            FetchError::ChannelUnusable { channel } => {
+                self.agent.forget_session(self.address.node()).await;
+                if let Err(error) = self.agent.look_up_channel(channel).await {
+                    tracing::debug!(%error, %channel, "the chain does not say what became of the channel");
+                }
+                FetchError::ChannelUnusable { channel }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Asks what a fetch of these ranges would cost.
+pub(crate) async fn quote(agent: &Agent, address: &Address, ranges: ByteRanges) -> Result<Quote, FetchError> {
+    let session = agent.session(address).await?;
+    let group = group_for(&ranges);
+    let request = Request { content: address.content(), ranges, group, allowed: UNBOUNDED, limit: u64::MAX };
+    request.quote(&session, agent.config()).await
+}
+
+/// Small groups where little is asked, so that little beside it is billed; large ones, with fewer hashes, for bulk.
+fn group_for(ranges: &ByteRanges) -> GroupSize {
+    let asked = ranges.iter().map(|range| range.end - range.start).fold(0, u64::saturating_add);
+    if asked < BULK_BYTES { GroupSize::KIB16 } else { GroupSize::KIB64 }
+}
+
+fn as_text<S: Serializer>(content: &ContentId, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(content)
+}
+
+fn as_millis<S: Serializer>(elapsed: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+const UNBOUNDED: Amount = Amount::new(u64::MAX);
+/// Bytes asked from which on proofs weigh more than rounding: 1 MiB.
+const BULK_BYTES: u64 = 1 << 20;

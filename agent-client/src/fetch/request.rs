@@ -1,0 +1,233 @@
+//! Asking: the signed request goes out at once; what its answer claims is checked against our own sums.
+
+use std::sync::Arc;
+
+use aro_proto::merkle::{AnsweredRanges, ByteRanges, Decoder, GroupSize};
+use aro_proto::message::{Describe, Description, Fetch, FetchHead, FetchItem, Message, Quote, Refused};
+use aro_proto::wire::DecodeError;
+use aro_proto::{Amount, ByteCount, ContentId, Refusal, RefusalCode, Tariff, error::close};
+use quinn::{ReadError, RecvStream, VarInt};
+
+use super::account::StreamAccount;
+use crate::config::AgentConfig;
+use crate::error::{FetchError, Misbehaviour, RequestFacts};
+use crate::transport::{BindStatus, Exchange, Frame, FrameError, Session, read_any_frame};
+use crate::wallet::Lane;
+
+/// What is wanted, and on which terms.
+pub(crate) struct Request {
+    pub(crate) content: ContentId,
+    pub(crate) ranges: ByteRanges,
+    pub(crate) group: GroupSize,
+    /// The most that it may cost, in base units.
+    pub(crate) allowed: Amount,
+    /// Most bytes that the caller takes.
+    pub(crate) limit: u64,
+}
+
+/// An answer whose head was accepted: the encoding follows on `recv`.
+pub(crate) struct Answer {
+    pub(crate) recv: RecvStream,
+    pub(crate) decoder: Decoder,
+    pub(crate) account: StreamAccount,
+    pub(crate) tariff: Tariff,
+    pub(crate) price: Amount,
+    pub(crate) wire_bytes: u64,
+}
+
+impl Request {
+    /// Sends the request and waits for a head that holds.
+    pub(crate) async fn ask(&self, session: &Session, config: &AgentConfig) -> Result<Answer, FetchError> {
+        let item = FetchItem { content: self.content, ranges: self.ranges.clone() };
+        let fetch = Fetch { items: vec![item], group_log2: self.group.log2(), max_price: self.allowed };
+        let Exchange { stream, mut recv } = session.request(&fetch).await?;
+        let mut account = StreamAccount::open(session.control().clone(), stream);
+        match self.accept(session, config, &mut recv, &mut account).await {
+            Ok((decoder, tariff, price, wire_bytes)) => Ok(Answer { recv, decoder, account, tariff, price, wire_bytes }),
+            Err(error) => {
+                // Refused and broken streams are closed already; the rest is told to stop.
+                let _ = recv.stop(VarInt::from_u32(close::CANCELLED));
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks for a quote, and takes it only if the node signed it for this very request.
+    // r[impl pricing.quote.checked]
+    pub(crate) async fn quote(&self, session: &Session, config: &AgentConfig) -> Result<Quote, FetchError> {
+        let describe =
+            Describe { content: self.content, ranges: self.ranges.clone(), group_log2: self.group.log2() };
+        let Exchange { mut recv, .. } = session.request(&describe).await?;
+        let frame = self.first_frame(session, config, &mut recv).await?;
+        self.hello(session, config).await?;
+        let description: Description = decode(session, &frame)?;
+        let misbehaved = || FetchError::misbehaved(session.node(), Misbehaviour::Quote);
+        let quote = description.quote.verify(&session.node()).map_err(|_| misbehaved())?;
+        let (answered, price) = self.sums(session, quote.size, &quote.tariff)?;
+        let matches = quote.content == self.content
+            && quote.content_bytes.get() == answered.content_bytes()
+            && Some(quote.price) == price;
+        if matches { Ok(quote) } else { Err(misbehaved()) }
+    }
+
+    async fn accept(
+        &self,
+        session: &Session,
+        config: &AgentConfig,
+        recv: &mut RecvStream,
+        account: &mut StreamAccount,
+    ) -> Result<(Decoder, Tariff, Amount, u64), FetchError> {
+        let frame = match self.first_frame(session, config, recv).await {
+            Ok(frame) => frame,
+            Err(error) => {
+                if !matches!(error, FetchError::Timeout { .. }) {
+                    account.refused();
+                }
+                return Err(error);
+            }
+        };
+        // No money before the node's chain is compared, whatever came first.
+        // r[impl identity.chain.before_money]
+        let tariff = self.hello(session, config).await?;
+        let head: FetchHead = decode(session, &frame)?;
+        let (answered, price) = self.check_head(session, &head, &tariff)?;
+        let delivered = delivered_bytes(&self.ranges, head.size.get());
+        if delivered > self.limit {
+            return Err(FetchError::TooLarge { size: delivered, limit: self.limit });
+        }
+        let lane = if price.is_zero() { None } else { Some(self.lane(session, config).await?) };
+        let bytes = ByteCount::new(answered.content_bytes());
+        account.accept(bytes, price, lane)?;
+        let size = head.size.get();
+        let decoder = Decoder::new(self.content, answered)
+            .map_err(|_| FetchError::misbehaved(session.node(), Misbehaviour::Size(size)))?;
+        Ok((decoder, tariff, price, frame.wire_len()))
+    }
+
+    /// The first frame of the answer, if it is not a refusal.
+    async fn first_frame(
+        &self,
+        session: &Session,
+        config: &AgentConfig,
+        recv: &mut RecvStream,
+    ) -> Result<Frame, FetchError> {
+        let waited_ms = config.answer_timeout_ms;
+        let limit = std::time::Duration::from_millis(waited_ms);
+        let frame = match tokio::time::timeout(limit, read_any_frame(recv)).await {
+            Err(_) => return Err(FetchError::Timeout { doing: "waiting for an answer", waited_ms }),
+            Ok(Err(error)) => return Err(frame_failure(session, error)),
+            Ok(Ok(frame)) => frame,
+        };
+        if frame.kind != Refused::KIND {
+            return Ok(frame);
+        }
+        let refused: Refused = decode(session, &frame)?;
+        // The binding's own answer says more than the request's, which only knows that nothing is bound.
+        let why = match &session.control().status().bind {
+            BindStatus::Refused(refusal) if refused.refusal.code() == RefusalCode::NoChannel => refusal.clone(),
+            _ => refused.refusal,
+        };
+        Err(FetchError::from_refusal(why, &self.facts(session)))
+    }
+
+    async fn hello(&self, session: &Session, config: &AgentConfig) -> Result<Tariff, FetchError> {
+        let ready = session.wait_for("waiting for the node's hello", config.answer_timeout_ms, |s| s.hello.is_some());
+        Ok(ready.await?.hello.map(|hello| hello.tariff).unwrap_or_default())
+    }
+
+    /// The channel that pays, once it is bound.
+    async fn lane(&self, session: &Session, config: &AgentConfig) -> Result<Arc<Lane>, FetchError> {
+        let ready = session.wait_for("binding the channel", config.answer_timeout_ms, |status| {
+            !matches!(status.bind, BindStatus::Pending)
+        });
+        match &ready.await?.bind {
+            BindStatus::Bound(lane) => Ok(Arc::clone(lane)),
+            BindStatus::Refused(refusal) => Err(FetchError::from_refusal(refusal.clone(), &self.facts(session))),
+            BindStatus::Unbound | BindStatus::Pending => Err(FetchError::NoChannel { node: session.node() }),
+        }
+    }
+
+    /// Holds the head against our own sums.
+    // r[impl request.head.checked]
+    fn check_head(
+        &self,
+        session: &Session,
+        head: &FetchHead,
+        tariff: &Tariff,
+    ) -> Result<(AnsweredRanges, Amount), FetchError> {
+        let misbehaved = |what| FetchError::misbehaved(session.node(), what);
+        let (answered, price) = self.sums(session, head.size, tariff)?;
+        let computed = ByteCount::new(answered.content_bytes());
+        if head.content_bytes != computed {
+            return Err(misbehaved(Misbehaviour::ContentBytes { claimed: head.content_bytes, computed }));
+        }
+        let computed = price.unwrap_or(Amount::new(u64::MAX));
+        if head.price != computed {
+            return Err(misbehaved(Misbehaviour::Price { claimed: head.price, computed }));
+        }
+        if computed > self.allowed {
+            return Err(misbehaved(Misbehaviour::AboveMaxPrice { price: computed, allowed: self.allowed }));
+        }
+        Ok((answered, computed))
+    }
+
+    /// What a content of this size answers and costs.
+    // r[impl content.size.hint]
+    fn sums(
+        &self,
+        session: &Session,
+        size: ByteCount,
+        tariff: &Tariff,
+    ) -> Result<(AnsweredRanges, Option<Amount>), FetchError> {
+        if size.get() > aro_proto::limits::MAX_CONTENT_SIZE {
+            return Err(FetchError::misbehaved(session.node(), Misbehaviour::Size(size.get())));
+        }
+        let answered = self.ranges.answered(size.get(), self.group);
+        let price = tariff.price(ByteCount::new(answered.content_bytes()));
+        Ok((answered, price))
+    }
+
+    fn facts(&self, session: &Session) -> RequestFacts {
+        let (content, allowed) = (self.content, self.allowed);
+        RequestFacts { content, node: session.node(), allowed, channel: session.channel() }
+    }
+}
+
+/// Bytes of the asked ranges that a content of `size` has.
+pub(super) fn delivered_bytes(ranges: &ByteRanges, size: u64) -> u64 {
+    ranges.iter().map(|range| range.end.min(size).saturating_sub(range.start)).sum()
+}
+
+/// What a broken request stream means.
+pub(super) fn read_failure(session: &Session, error: &ReadError) -> FetchError {
+    let misbehaved = |what| FetchError::misbehaved(session.node(), what);
+    match error {
+        ReadError::Reset(code) => match u32::try_from(code.into_inner()) {
+            Ok(close::UNPAID) => FetchError::Refused(Refusal::new(RefusalCode::Unpaid, "payment did not come in time")),
+            Ok(close::SHUTDOWN) => FetchError::Refused(Refusal::new(RefusalCode::ShuttingDown, "the node is stopping")),
+            _ => misbehaved(Misbehaviour::Reset(code.into_inner())),
+        },
+        ReadError::ConnectionLost(error) => session.broken(error),
+        other => FetchError::Unreachable { place: session.place().to_owned(), why: other.to_string() },
+    }
+}
+
+fn decode<M: Message>(session: &Session, frame: &Frame) -> Result<M, FetchError> {
+    frame.decode().map_err(|error| broken_framing(session, error))
+}
+
+fn frame_failure(session: &Session, error: FrameError) -> FetchError {
+    match error {
+        FrameError::Read(error) => read_failure(session, &error),
+        FrameError::Ended => FetchError::misbehaved(session.node(), Misbehaviour::Ended("an answer")),
+        FrameError::Cut => broken_framing(session, DecodeError::Truncated),
+        FrameError::Decode(error) => broken_framing(session, error),
+    }
+}
+
+/// A frame that cannot be read is the connection's error.
+fn broken_framing(session: &Session, error: DecodeError) -> FetchError {
+    let error = FetchError::misbehaved(session.node(), error);
+    session.fail(error.clone());
+    error
+}

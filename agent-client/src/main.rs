@@ -1,0 +1,111 @@
+//! The `aro` command: keys, money, channels, quotes and fetches for people and scripts.
+//!
+//! Exit codes: 0 done; 1 internal; 2 usage; 3 refused, give up or ask elsewhere; 4 money is needed or not allowed;
+//! 5 keys; 6 node or chain unreachable, retry; 7 the node sent something that is not the content.
+
+mod cmd;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use agent_client::{Agent, Wallet};
+use aro_proto::Amount;
+use clap::{Parser, Subcommand};
+use settlement_chain::{Address, Program, RpcChain};
+
+use cmd::{channel, get, keys, quote, wallet};
+use output::{Failure, Output};
+
+/// Fetch content by address, pay for it, prove every byte.
+#[derive(Parser)]
+#[command(name = "aro", version, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(clap::Args)]
+pub(crate) struct Global {
+    /// Folder of the wallet: keys and the record of what was signed [default: ~/.aro]
+    #[arg(long, global = true, env = "ARO_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// JSON-RPC server of the chain
+    #[arg(long, global = true, env = "ARO_RPC_URL", value_name = "URL", default_value = "http://127.0.0.1:8899")]
+    rpc: String,
+    /// Settlement program [default: the one of local chains]
+    #[arg(long, global = true, env = "ARO_PROGRAM_ID", value_name = "ADDRESS")]
+    program_id: Option<Address>,
+    /// Print one JSON object as the last line, errors too; amounts are then in base units (10^-6 $ARO)
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make or show the wallet's keys
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// Show, deposit or withdraw money
+    #[command(subcommand)]
+    Wallet(wallet::WalletCommand),
+    /// Open, list or close payment channels
+    #[command(subcommand)]
+    Channel(channel::ChannelCommand),
+    /// Ask a node what a fetch would cost
+    Quote(quote::QuoteCommand),
+    /// Fetch a content into a file
+    Get(get::Get),
+}
+
+impl Global {
+    fn home(&self) -> Result<PathBuf, Failure> {
+        let default = || std::env::home_dir().map(|home| home.join(".aro"));
+        self.home.clone().or_else(default).ok_or_else(|| Failure::usage("there is no home folder", "give --home DIR"))
+    }
+
+    /// The agent on the wallet and chain that the flags name.
+    async fn agent(&self, budget: Option<Amount>) -> Result<Agent, Failure> {
+        let wallet = Wallet::open(&self.home()?)?;
+        let builder = Agent::builder().chain(Arc::new(RpcChain::new(&self.rpc))).wallet(wallet);
+        let builder = builder.program(self.program_id.unwrap_or(Program::local().id));
+        let builder = match budget {
+            Some(budget) => builder.budget(budget),
+            None => builder,
+        };
+        Ok(builder.build().await?)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return output::usage(&error),
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let output = Output::new(arguments.global.json);
+    let done = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(&arguments, &output)),
+        Err(error) => Err(Failure::internal(&error)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.fail(&failure),
+    }
+}
+
+async fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+    let global = &arguments.global;
+    match &arguments.command {
+        Command::Keys(command) => command.run(global, output),
+        Command::Wallet(command) => command.run(global, output).await,
+        Command::Channel(command) => command.run(global, output).await,
+        Command::Quote(command) => command.run(global, output).await,
+        Command::Get(command) => command.run(global, output).await,
+    }
+}

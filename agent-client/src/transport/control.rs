@@ -1,0 +1,357 @@
+//! The control stream: hello, binding and credit come in; vouchers and the ends of cancelled streams go out.
+//!
+//! Two tasks, one for each direction. What came in is one [`Status`] that fetches watch. The outgoing task is the
+//! only one that signs vouchers, so that they rise in the order in which they are sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aro_proto::error::close;
+use aro_proto::message::{
+    Bound, ChainIds, Credit, Goaway, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd, ToppedUp, VoucherOnWire,
+};
+use aro_proto::wire::{DecodeError, encode_frame};
+use aro_proto::{Amount, NodeId, Refusal};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use settlement_chain::Address;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::framed::{Frame, FrameError, read_any_frame};
+use crate::budget::BudgetGuard;
+use crate::error::{FetchError, Misbehaviour};
+use crate::wallet::{ChannelRecord, Lane, Wallet};
+
+/// What the control stream has brought so far.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    /// The node's hello, its chain already compared with ours.
+    pub(crate) hello: Option<NodeHello>,
+    /// What became of the binding.
+    pub(crate) bind: BindStatus,
+    /// The node's watermark, in base units.
+    pub(crate) accepted: Amount,
+    /// The node takes no new requests.
+    pub(crate) going_away: bool,
+    /// Why the session is of no use any more.
+    pub(crate) broken: Option<FetchError>,
+}
+
+/// Whether a channel pays for requests on this connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum BindStatus {
+    /// No channel was named.
+    #[default]
+    Unbound,
+    /// The node has not answered yet.
+    Pending,
+    /// It pays.
+    Bound(Arc<Lane>),
+    /// The node does not take the channel.
+    Refused(Refusal),
+}
+
+/// What is needed to make a lane once hello and binding are there.
+pub(crate) struct LaneSetup {
+    pub(crate) node: NodeId,
+    pub(crate) place: String,
+    pub(crate) chain: ChainIds,
+    pub(crate) wallet: Wallet,
+    pub(crate) budget: BudgetGuard,
+    pub(crate) prepay: Amount,
+    pub(crate) record: Option<ChannelRecord>,
+}
+
+/// The handle on both tasks.
+#[derive(Clone)]
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    outbox: mpsc::UnboundedSender<Outgoing>,
+}
+
+struct Shared {
+    connection: Connection,
+    status: watch::Sender<Status>,
+    pay: Notify,
+    flush: AtomicBool,
+}
+
+enum Outgoing {
+    Frame(Vec<u8>),
+    /// Finish the stream and say when everything has arrived.
+    Drain(oneshot::Sender<()>),
+}
+
+impl Control {
+    /// Starts both tasks; they end with the connection.
+    pub(crate) fn start(connection: Connection, send: SendStream, recv: RecvStream, setup: LaneSetup) -> Self {
+        let bind = if setup.record.is_some() { BindStatus::Pending } else { BindStatus::Unbound };
+        let (status, _) = watch::channel(Status { bind, ..Status::default() });
+        let shared = Arc::new(Shared { connection, status, pay: Notify::new(), flush: AtomicBool::new(false) });
+        // Bounded by the request streams that may be open: each sends one frame at its end.
+        let (outbox, queue) = mpsc::unbounded_channel();
+        let control = Self { shared: Arc::clone(&shared), outbox };
+        tokio::spawn(incoming(recv, control.clone(), setup));
+        tokio::spawn(outgoing(send, queue, shared));
+        control
+    }
+
+    pub(crate) fn status(&self) -> watch::Ref<'_, Status> {
+        self.shared.status.borrow()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
+        self.shared.status.subscribe()
+    }
+
+    /// A voucher may be due.
+    pub(crate) fn wake_payment(&self) {
+        self.shared.pay.notify_one();
+    }
+
+    /// Everything proven is to be paid now, to the last unit.
+    pub(crate) fn flush_payment(&self) {
+        self.shared.flush.store(true, Ordering::Release);
+        self.shared.pay.notify_one();
+    }
+
+    /// Tells the node how much of a cancelled stream was proven.
+    pub(crate) fn end_stream(&self, stream: u64, proven_bytes: u64) {
+        self.post(&StreamEnd { stream, proven_bytes });
+    }
+
+    /// Tells the node that the deposit has grown.
+    pub(crate) fn topped_up(&self, deposit: Amount) {
+        self.post(&ToppedUp { deposit });
+    }
+
+    /// Ends the outgoing side once the node has everything, bounded in time.
+    pub(crate) async fn drain(&self) {
+        let (done, arrived) = oneshot::channel();
+        if self.outbox.send(Outgoing::Drain(done)).is_ok() {
+            // Nothing to do about a node that takes nothing: the time is up, or the task has ended.
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, arrived).await;
+        }
+    }
+
+    /// The node broke the protocol: closes the connection, and every fetch on it learns why.
+    pub(crate) fn fail(&self, error: FetchError) {
+        self.shared.fail(error, close::PROTOCOL);
+    }
+
+    fn post<M: Message>(&self, message: &M) {
+        let frame = encode_frame(message).expect("control messages are far below a frame's bound");
+        // The task ends only with the connection, and then nobody is left to tell.
+        let _ = self.outbox.send(Outgoing::Frame(frame));
+    }
+}
+
+impl Shared {
+    /// The session is of no use any more: everyone who waits on it learns why, and the first reason stands.
+    fn fail(&self, error: FetchError, code: u32) {
+        self.status.send_if_modified(|status| {
+            let first = status.broken.is_none();
+            if first {
+                status.broken = Some(error);
+            }
+            first
+        });
+        self.connection.close(VarInt::from_u32(code), b"");
+    }
+}
+
+/// Reads until the node goes, or breaks the protocol.
+async fn incoming(mut recv: RecvStream, control: Control, setup: LaneSetup) {
+    let shared = Arc::clone(&control.shared);
+    loop {
+        let frame = match read_any_frame(&mut recv).await {
+            Ok(frame) => frame,
+            // The last word was a goaway: what runs may finish.
+            Err(FrameError::Ended) if shared.status.borrow().going_away => return,
+            Err(error) => {
+                let (error, code) = stream_failure(error, &setup, &shared.connection);
+                return shared.fail(error, code);
+            }
+        };
+        if let Err(error) = take_in(&frame, &control, &setup).await {
+            let code = match error {
+                FetchError::WrongChain { .. } => close::WRONG_CHAIN,
+                FetchError::Misbehaved { .. } => close::PROTOCOL,
+                _ => close::DONE,
+            };
+            return shared.fail(error, code);
+        }
+    }
+}
+
+async fn take_in(frame: &Frame, control: &Control, setup: &LaneSetup) -> Result<(), FetchError> {
+    let status = &control.shared.status;
+    let decoded = |error: DecodeError| FetchError::misbehaved(setup.node, error);
+    let greeted = status.borrow().hello.is_some();
+    match frame.kind {
+        Goaway::KIND => {
+            let goaway: Goaway = frame.decode().map_err(decoded)?;
+            if !greeted {
+                return Err(FetchError::Refused(goaway.refusal));
+            }
+            status.send_modify(|status| status.going_away = true);
+        }
+        // Nothing else may come before the hello, and so no money moves before the chain is compared.
+        // r[impl identity.chain.before_money]
+        _ if !greeted => {
+            let hello: NodeHello = frame.decode().map_err(decoded)?;
+            same_chain(&hello.chain, &setup.chain)?;
+            status.send_modify(|status| status.hello = Some(hello));
+        }
+        Bound::KIND if matches!(status.borrow().bind, BindStatus::Pending) => {
+            let bound = frame.decode().map_err(decoded)?;
+            bind(bound, control, setup).await?;
+        }
+        Refused::KIND if matches!(status.borrow().bind, BindStatus::Pending) => {
+            let refused: Refused = frame.decode().map_err(decoded)?;
+            status.send_modify(|status| status.bind = BindStatus::Refused(refused.refusal));
+        }
+        Credit::KIND => {
+            let credit: Credit = frame.decode().map_err(decoded)?;
+            let BindStatus::Bound(lane) = status.borrow().bind.clone() else {
+                return Err(decoded(DecodeError::Unexpected { found: frame.kind, expected: Bound::NAME }));
+            };
+            let misbehaved = |error| FetchError::misbehaved(setup.node, Misbehaviour::Credit(error));
+            let accepted = lane.credited(&credit).map_err(misbehaved)?;
+            status.send_modify(|status| status.accepted = accepted);
+            // A wider window changes what is due.
+            control.wake_payment();
+        }
+        PayRefused::KIND => {
+            let refused: PayRefused = frame.decode().map_err(decoded)?;
+            return Err(FetchError::Refused(refused.refusal));
+        }
+        found => return Err(decoded(DecodeError::Unexpected { found, expected: Credit::NAME })),
+    }
+    Ok(())
+}
+
+async fn bind(bound: Bound, control: &Control, setup: &LaneSetup) -> Result<(), FetchError> {
+    let status = &control.shared.status;
+    let tariff = status.borrow().hello.map(|hello| hello.tariff).unwrap_or_default();
+    let Some(record) = setup.record else { return Ok(()) };
+    let (wallet, budget, prepay) = (setup.wallet.clone(), setup.budget.clone(), setup.prepay);
+    let open = move || Lane::open(wallet, budget, tariff, prepay, &record, &bound);
+    let (lane, resend) = blocking(open).await?;
+    if let Some(voucher) = resend {
+        control.post(&Pay { voucher });
+    }
+    if record.deposit > bound.deposit {
+        control.topped_up(record.deposit);
+    }
+    let accepted = lane.accepted();
+    status.send_modify(|status| {
+        status.accepted = accepted;
+        status.bind = BindStatus::Bound(Arc::new(lane));
+    });
+    Ok(())
+}
+
+/// Writes what is posted, first, and then the vouchers that are due.
+async fn outgoing(mut send: SendStream, mut queue: mpsc::UnboundedReceiver<Outgoing>, shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            biased;
+            posted = queue.recv() => match posted {
+                Some(Outgoing::Frame(frame)) => {
+                    if send.write_all(&frame).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Outgoing::Drain(done)) => {
+                    if pay_all(&mut send, &shared).await && send.finish().is_ok() {
+                        // Either way there is nothing left to wait for.
+                        let _ = send.stopped().await;
+                    }
+                    let _ = done.send(());
+                    return;
+                }
+                None => return,
+            },
+            () = shared.pay.notified() => {
+                if !pay_all(&mut send, &shared).await {
+                    return;
+                }
+            }
+            _ = shared.connection.closed() => return,
+        }
+    }
+}
+
+/// Signs and sends every voucher that is due; false if the session is over.
+async fn pay_all(send: &mut SendStream, shared: &Arc<Shared>) -> bool {
+    let BindStatus::Bound(lane) = shared.status.borrow().bind.clone() else { return true };
+    loop {
+        let flush = shared.flush.swap(false, Ordering::AcqRel);
+        let signing = Arc::clone(&lane);
+        match blocking(move || signing.pay(flush)).await {
+            Ok(Some(voucher)) => {
+                let frame = encode_pay(voucher);
+                if send.write_all(&frame).await.is_err() {
+                    return false;
+                }
+            }
+            Ok(None) if shared.flush.load(Ordering::Acquire) => {}
+            Ok(None) => return true,
+            Err(error) => {
+                shared.fail(error, close::DONE);
+                return false;
+            }
+        }
+    }
+}
+
+fn encode_pay(voucher: VoucherOnWire) -> Vec<u8> {
+    encode_frame(&Pay { voucher }).expect("a voucher is far below a frame's bound")
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> Result<T, FetchError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panicked) => match panicked.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and with it everyone who could look at this.
+            Err(_) => Err(FetchError::Unreachable { place: "the wallet".into(), why: "the program is ending".into() }),
+        },
+    }
+}
+
+fn same_chain(theirs: &ChainIds, ours: &ChainIds) -> Result<(), FetchError> {
+    let pairs = [
+        ("genesis hash", theirs.genesis_hash, ours.genesis_hash),
+        ("settlement program", theirs.program, ours.program),
+        ("$ARO mint", theirs.mint, ours.mint),
+    ];
+    let text = |bytes: [u8; 32]| Address::new_from_array(bytes).to_string();
+    match pairs.into_iter().find(|(_, theirs, ours)| theirs != ours) {
+        Some((what, theirs, ours)) => Err(FetchError::WrongChain { what, theirs: text(theirs), ours: text(ours) }),
+        None => Ok(()),
+    }
+}
+
+fn stream_failure(error: FrameError, setup: &LaneSetup, connection: &Connection) -> (FetchError, u32) {
+    let misbehaved = |what: Misbehaviour| FetchError::misbehaved(setup.node, what);
+    match error {
+        FrameError::Decode(error) => (misbehaved(error.into()), close::PROTOCOL),
+        FrameError::Ended | FrameError::Cut => {
+            (misbehaved(Misbehaviour::Ended("a control message")), close::PROTOCOL)
+        }
+        FrameError::Read(quinn::ReadError::Reset(code)) => {
+            (misbehaved(Misbehaviour::Reset(code.into_inner())), close::PROTOCOL)
+        }
+        FrameError::Read(error) => {
+            let why = connection.close_reason().map_or(error.to_string(), |reason| reason.to_string());
+            (FetchError::Unreachable { place: setup.place.clone(), why }, close::DONE)
+        }
+    }
+}
+
+/// Time for the last frames to arrive at goodbye.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);

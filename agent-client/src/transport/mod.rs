@@ -1,0 +1,11 @@
+//! The way to nodes: sockets, one connection for each node, frames, and the control stream beside the requests.
+
+mod connection;
+mod control;
+mod endpoint;
+mod framed;
+
+pub(crate) use connection::{Exchange, Session, SessionSetup};
+pub(crate) use control::{BindStatus, Control};
+pub(crate) use endpoint::Endpoints;
+pub(crate) use framed::{Frame, FrameError, read_any_frame};

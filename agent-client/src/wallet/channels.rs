@@ -1,0 +1,261 @@
+//! Channels on chain: open, top up, ask to close, take back.
+
+use aro_proto::{Amount, ChannelId, NodeId};
+use serde::{Serialize, Serializer};
+use settlement_chain::submit::{Remedy, SubmitError, submit};
+use settlement_chain::{Address, Instruction, Signature, instructions, reads};
+use settlement_interface::accounts::{Channel, status};
+
+use super::money::{MoneyError, Place, enough};
+use super::state::ChannelRecord;
+use crate::agent::Agent;
+use crate::budget::{SpendPermit, Spending};
+
+/// A channel as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChannelInfo {
+    /// Its address on chain.
+    #[serde(serialize_with = "as_text")]
+    pub channel: ChannelId,
+    /// The node that it pays.
+    #[serde(serialize_with = "as_text")]
+    pub node: NodeId,
+    /// Where it is in its life.
+    pub phase: ChannelPhase,
+    /// Base units set aside.
+    pub deposit: Amount,
+    /// Base units signed away, as far as this wallet knows.
+    pub signed: Amount,
+    /// Base units credited to the node on chain.
+    pub settled: Amount,
+    /// While closing: unix second from which on it can be taken back.
+    pub deadline: Option<i64>,
+}
+
+/// Where a channel is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelPhase {
+    /// Pays.
+    Open,
+    /// The agent asked to close; the node still settles until the deadline.
+    Closing,
+    /// What is left can be taken back.
+    Closed,
+}
+
+/// A channel that was just opened.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OpenedChannel {
+    /// Its address on chain.
+    #[serde(serialize_with = "as_text")]
+    pub channel: ChannelId,
+    /// The node that it pays.
+    #[serde(serialize_with = "as_text")]
+    pub node: NodeId,
+    /// Base units set aside.
+    pub deposit: Amount,
+    /// Seconds between a request to close and the deadline.
+    pub grace_s: u32,
+    /// The transaction.
+    #[serde(serialize_with = "as_text")]
+    pub signature: Signature,
+}
+
+/// A channel that was just taken back.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reclaimed {
+    /// Its address, which never returns.
+    #[serde(serialize_with = "as_text")]
+    pub channel: ChannelId,
+    /// Base units that are available again.
+    pub refunded: Amount,
+    /// Base units that the node got.
+    pub settled: Amount,
+    /// The transaction.
+    #[serde(serialize_with = "as_text")]
+    pub signature: Signature,
+}
+
+impl Agent {
+    /// Opens a channel to a node with `deposit` base units of what is available. `grace_s` is the time that the node
+    /// has to settle after a request to close; default the node's least.
+    ///
+    /// # Errors
+    /// The node is unknown, a channel to it is open already, budget or money do not suffice, or the transaction
+    /// fails.
+    pub async fn open_channel(
+        &self,
+        node: NodeId,
+        deposit: Amount,
+        grace_s: Option<u32>,
+    ) -> Result<OpenedChannel, MoneyError> {
+        let (chain, program) = (self.chain(), self.program());
+        let owner = self.keys().owner();
+        let id = Address::new_from_array(node.to_bytes());
+        let account = reads::node(chain, program, &id).await?.ok_or(MoneyError::UnknownNode(node))?;
+        let max_s = reads::config(chain, program).await?.max_grace_s;
+        let grace_s = grace_s.unwrap_or(account.min_grace_s);
+        if !(account.min_grace_s..=max_s).contains(&grace_s) {
+            return Err(MoneyError::Grace { asked_s: grace_s, min_s: account.min_grace_s, max_s });
+        }
+        if let Some(open) = self.channels().await?.iter().find(|c| c.node == node && c.phase == ChannelPhase::Open) {
+            return Err(MoneyError::AlreadyOpen(open.channel));
+        }
+        let agent = reads::agent(chain, program, &owner).await?;
+        enough(deposit, Amount::new(agent.as_ref().map_or(0, |agent| agent.available)), Place::Available)?;
+        let nonce = agent.map_or(0, |agent| agent.next_nonce);
+        let node_account = program.node(&id).0;
+        let (address, _) = program.channel(&program.agent(&owner).0, &node_account, nonce);
+        let signer = Address::new_from_array(*self.keys().signer().as_bytes());
+        let open = instructions::OpenChannel { node: node_account, nonce, deposit: deposit.get(), grace_s, signer };
+        let permit = self.budget().reserve(Spending::Deposits, deposit)?;
+        let signature = self.lock(permit, instructions::open_batch(program, &owner, &owner, &[open])).await?;
+        let channel = ChannelId::from_bytes(address.to_bytes());
+        self.keys().remember(ChannelRecord::open(channel, node, deposit, nonce))?;
+        // A connection is bound for life; the next fetch binds the new channel.
+        self.forget_session(node).await;
+        Ok(OpenedChannel { channel, node, deposit, grace_s, signature })
+    }
+
+    /// Adds `amount` base units of what is available to an open channel, and tells its node.
+    ///
+    /// # Errors
+    /// The channel is not open, budget or money do not suffice, or the transaction fails.
+    pub async fn top_up(&self, channel: ChannelId, amount: Amount) -> Result<Signature, MoneyError> {
+        let (chain, program) = (self.chain(), self.program());
+        let owner = self.keys().owner();
+        let (address, account) = self.our_channel(channel).await?;
+        if account.status != status::OPEN {
+            return Err(MoneyError::NotOpen(channel));
+        }
+        let agent = reads::agent(chain, program, &owner).await?;
+        enough(amount, Amount::new(agent.map_or(0, |agent| agent.available)), Place::Available)?;
+        let permit = self.budget().reserve(Spending::Deposits, amount)?;
+        let signature = self.lock(permit, instructions::top_up(program, &owner, &address, amount.get())).await?;
+        let node = self.node_of(channel, &account).await?;
+        let deposit = Amount::new(account.deposit).saturating_add(amount);
+        let known = ChannelRecord::from_chain(channel, node, &account);
+        self.keys().remember(ChannelRecord { deposit, ..known })?;
+        if let Some(session) = self.live_session(node).await {
+            session.deposit_grew(&ChannelRecord { deposit, ..known });
+        }
+        Ok(signature)
+    }
+
+    /// Asks to close: the node has the channel's grace to settle, then [`reclaim`](Self::reclaim) takes back the
+    /// rest.
+    ///
+    /// # Errors
+    /// The channel is not open, or the transaction fails.
+    pub async fn request_close(&self, channel: ChannelId) -> Result<Signature, MoneyError> {
+        let (address, account) = self.our_channel(channel).await?;
+        if account.status != status::OPEN {
+            return Err(MoneyError::NotOpen(channel));
+        }
+        let node = self.node_of(channel, &account).await?;
+        let close = instructions::request_close(self.program(), &self.keys().owner(), &address);
+        let signature = submit(self.chain(), self.keys().owner_key(), &[], &[close]).await?;
+        let known = ChannelRecord::from_chain(channel, node, &account);
+        self.keys().remember(ChannelRecord { status: status::CLOSING, ..known })?;
+        self.forget_session(node).await;
+        Ok(signature)
+    }
+
+    /// Takes back what a closed channel holds; one whose grace has passed is finalized first.
+    ///
+    /// # Errors
+    /// The channel is open or in its grace, or the transaction fails.
+    pub async fn reclaim(&self, channel: ChannelId) -> Result<Reclaimed, MoneyError> {
+        let (address, account) = self.our_channel(channel).await?;
+        let mut steps = Vec::with_capacity(2);
+        match account.status {
+            status::OPEN => return Err(MoneyError::StillOpen(channel)),
+            status::CLOSING => {
+                let left_s = account.deadline.saturating_sub(self.chain().clock().await?);
+                if left_s > 0 {
+                    return Err(MoneyError::InGrace { channel, left_s });
+                }
+                steps.push(instructions::finalize_batch(self.program(), &[address]));
+            }
+            _ => {}
+        }
+        let agent = Address::new_from_array(account.agent);
+        let rent_payer = Address::new_from_array(account.rent_payer);
+        steps.push(instructions::reclaim_batch(self.program(), &agent, &rent_payer, &[address]));
+        let node = self.node_of(channel, &account).await?;
+        let signature = submit(self.chain(), self.keys().owner_key(), &[], &steps).await?;
+        let known = ChannelRecord::from_chain(channel, node, &account);
+        self.keys().remember(ChannelRecord { status: status::CLOSED, ..known })?;
+        let refunded = Amount::new(instructions::refundable(&account));
+        Ok(Reclaimed { channel, refunded, settled: Amount::new(account.settled), signature })
+    }
+
+    /// All channels of this agent that are on chain, with what the wallet knows of them.
+    ///
+    /// # Errors
+    /// Chain or record cannot be read.
+    pub async fn channels(&self) -> Result<Vec<ChannelInfo>, MoneyError> {
+        let (agent, _) = self.program().agent(&self.keys().owner());
+        let mut infos = Vec::new();
+        for (address, account) in reads::channels_of_agent(self.chain(), self.program(), &agent).await? {
+            let channel = ChannelId::from_bytes(address.to_bytes());
+            let node = self.node_of(channel, &account).await?;
+            self.keys().remember(ChannelRecord::from_chain(channel, node, &account))?;
+            let signed = self.keys().record(channel)?.map_or(Amount::ZERO, |record| record.signed);
+            infos.push(ChannelInfo {
+                channel,
+                node,
+                phase: match account.status {
+                    status::OPEN => ChannelPhase::Open,
+                    status::CLOSING => ChannelPhase::Closing,
+                    _ => ChannelPhase::Closed,
+                },
+                deposit: Amount::new(account.deposit),
+                signed,
+                settled: Amount::new(account.settled),
+                deadline: (account.status == status::CLOSING).then_some(account.deadline),
+            });
+        }
+        infos.sort_by_key(|info| info.channel);
+        Ok(infos)
+    }
+
+    async fn our_channel(&self, channel: ChannelId) -> Result<(Address, Channel), MoneyError> {
+        let address = Address::new_from_array(channel.to_bytes());
+        let found = reads::channel(self.chain(), self.program(), &address).await?;
+        let account = found.ok_or(MoneyError::UnknownChannel(channel))?;
+        let (agent, _) = self.program().agent(&self.keys().owner());
+        if account.agent != agent.to_bytes() {
+            return Err(MoneyError::NotOurs(channel));
+        }
+        Ok((address, account))
+    }
+
+    /// The node id behind a channel: from the record, else from the node's account.
+    async fn node_of(&self, channel: ChannelId, account: &Channel) -> Result<NodeId, MoneyError> {
+        if let Some(record) = self.keys().record(channel)? {
+            return Ok(record.node);
+        }
+        let address = Address::new_from_array(account.node);
+        let node = reads::node_at(self.chain(), self.program(), &address).await?;
+        node.map(|node| NodeId::from_bytes(node.id)).ok_or(MoneyError::UnknownChannel(channel))
+    }
+
+    /// Sends a transaction that locks money. The permit is spent unless it is certain that nothing happened.
+    async fn lock(&self, permit: SpendPermit, instruction: Instruction) -> Result<Signature, SubmitError> {
+        let amount = permit.amount();
+        let sent = submit(self.chain(), self.keys().owner_key(), &[], &[instruction]).await;
+        match &sent {
+            Err(error) if error.remedy() != Remedy::CheckStatus => drop(permit),
+            Ok(_) | Err(_) => permit.commit(amount),
+        }
+        sent
+    }
+}
+
+fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}

@@ -1,0 +1,6 @@
+//! What the tests share: a funded agent on the embedded chain, and a node that follows a script.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub mod scripted;
+pub mod world;

@@ -1,0 +1,494 @@
+//! A node that follows a script: right where the script says nothing, wrong exactly where it says so.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aro_proto::channel::{SignedVoucher, Voucher, credit_window};
+use aro_proto::identity::{Binding, Signed};
+use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_FRAME, MAX_REQUEST_STREAMS};
+use aro_proto::merkle::{AnsweredRanges, Encoder, GroupSize, Outboard, PreOrderOutboard, Step};
+use aro_proto::message::{
+    Bind, Bound, ChainIds, Credit, Describe, Description, Fetch, FetchHead, Goaway, Hello, Message, NodeHello, Pay,
+    Quote, Refused, StreamEnd, VoucherOnWire,
+};
+use aro_proto::wire::{FRAME_HEAD, FrameHead, decode_body, encode_frame};
+use aro_proto::{
+    Address, AgentId, Amount, ByteCount, ChannelId, ContentId, NodeId, Refusal, RefusalCode, SecretKey, Tariff,
+    transport,
+};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use settlement_chain::{Address as ChainAddress, EmbeddedChain, Program, reads};
+use tokio::sync::watch;
+
+use super::world::World;
+
+/// Where the node departs from the protocol.
+#[derive(Clone, Debug, Default)]
+pub enum Script {
+    #[default]
+    Honest,
+    // In the encoding.
+    FlipBit { byte: usize, bit: u8 },
+    CutAt(usize),
+    Append(usize),
+    StallAt(usize),
+    ResetAt(usize, u32),
+    // In the head.
+    Size(u64),
+    ContentBytes(u64),
+    Price(u64),
+    // Instead of an answer.
+    Refuse(RefusalCode, Option<u64>),
+    RequestBytes(Vec<u8>),
+    // On the control stream.
+    Chain(ChainIds),
+    ControlBytes(Vec<u8>),
+    NoHello,
+    GoAway(RefusalCode),
+    BindRefused(RefusalCode),
+    OtherChannelBound,
+    Watermark(VoucherOnWire),
+    Billed(u128),
+    NoCredit,
+    CreditAbove(u64),
+    PayRefused(RefusalCode),
+    // In the quote.
+    QuotePrice(u64),
+    QuoteKey,
+}
+
+/// What the node saw.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub hellos: usize,
+    pub binds: usize,
+    pub vouchers: Vec<SignedVoucher>,
+    pub ends: Vec<StreamEnd>,
+    pub requests: usize,
+    pub closes: Vec<u64>,
+    /// Content bytes sent of each answer.
+    pub sent: Vec<u64>,
+}
+
+impl Seen {
+    pub fn paid(&self) -> u64 {
+        self.vouchers.last().map_or(0, |signed| signed.voucher.cumulative.get())
+    }
+}
+
+#[derive(Clone)]
+pub struct ScriptedNode {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    key: SecretKey,
+    content: Vec<u8>,
+    outboard: PreOrderOutboard<Vec<u8>>,
+    tariff: Tariff,
+    chain: EmbeddedChain,
+    chain_ids: ChainIds,
+    script: Mutex<Script>,
+    seen: watch::Sender<Seen>,
+    /// What connections share about the one channel that tests use.
+    best: Mutex<Option<SignedVoucher>>,
+}
+
+impl ScriptedNode {
+    pub async fn start(world: &World, key: &SecretKey, content: Vec<u8>, per_mib: u64) -> Self {
+        let endpoint = Endpoint::server(transport::server_config(key), "127.0.0.1:0".parse().unwrap()).unwrap();
+        let outboard = PreOrderOutboard::build(&content);
+        let inner = Inner {
+            endpoint,
+            key: key.clone(),
+            content,
+            outboard,
+            tariff: Tariff { per_mib },
+            chain: world.chain.clone(),
+            chain_ids: world.chain_ids().await,
+            script: Mutex::default(),
+            seen: watch::channel(Seen::default()).0,
+            best: Mutex::default(),
+        };
+        let node = Self { inner: Arc::new(inner) };
+        tokio::spawn(node.clone().accept());
+        node
+    }
+
+    pub fn follow(&self, script: Script) {
+        *self.inner.script.lock().unwrap() = script;
+    }
+
+    pub fn address(&self) -> Address {
+        self.address_as(self.inner.key.node_id())
+    }
+
+    pub fn address_as(&self, node: NodeId) -> Address {
+        let port = self.inner.endpoint.local_addr().unwrap().port();
+        Address::new(self.content_id(), node, "127.0.0.1", port).unwrap()
+    }
+
+    pub fn content(&self) -> &[u8] {
+        &self.inner.content
+    }
+
+    pub fn content_id(&self) -> ContentId {
+        self.inner.outboard.root()
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.inner.seen.borrow().clone()
+    }
+
+    /// Waits until the node has seen what `ready` looks for.
+    pub async fn wait_for(&self, mut ready: impl FnMut(&Seen) -> bool) -> Seen {
+        let mut seen = self.inner.seen.subscribe();
+        let found = tokio::time::timeout(Duration::from_secs(10), seen.wait_for(|seen| ready(seen))).await;
+        found.expect("the node sees it in time").unwrap().clone()
+    }
+
+    /// The whole right answer to a whole fetch.
+    pub fn encoding(&self, group: GroupSize) -> (Vec<u8>, Vec<Step>) {
+        let answered = aro_proto::merkle::ByteRanges::all().answered(self.inner.content.len() as u64, group);
+        (self.encode(answered.clone()), Encoder::new(answered).collect())
+    }
+
+    fn script(&self) -> Script {
+        self.inner.script.lock().unwrap().clone()
+    }
+
+    fn encode(&self, answered: AnsweredRanges) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for step in Encoder::new(answered) {
+            match step {
+                Step::Parent(node) => bytes.extend(self.inner.outboard.parent(node).unwrap()),
+                Step::Leaf { offset, len } => {
+                    let start = usize::try_from(offset).unwrap();
+                    bytes.extend_from_slice(&self.inner.content[start..start + len as usize]);
+                }
+            }
+        }
+        bytes
+    }
+
+    async fn accept(self) {
+        while let Some(incoming) = self.inner.endpoint.accept().await {
+            let node = self.clone();
+            tokio::spawn(async move {
+                if let Ok(connection) = incoming.await {
+                    node.serve(connection).await;
+                }
+            });
+        }
+    }
+
+    async fn serve(self, connection: Connection) {
+        let Ok((send, recv)) = connection.accept_bi().await else { return };
+        let mut exporter = [0; EXPORTER_LEN];
+        connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").unwrap();
+        let (paid, _) = watch::channel(self.inner.best.lock().unwrap().map_or(0, |best| best.voucher.cumulative.get()));
+        let paid = Arc::new(paid);
+        tokio::spawn(self.clone().control(send, recv, exporter, Arc::clone(&paid)));
+        loop {
+            match connection.accept_bi().await {
+                Ok((send, recv)) => {
+                    tokio::spawn(self.clone().request(send, recv, exporter, paid.subscribe()));
+                }
+                Err(error) => {
+                    if let quinn::ConnectionError::ApplicationClosed(close) = error {
+                        self.inner.seen.send_modify(|seen| seen.closes.push(close.error_code.into_inner()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn control(
+        self,
+        mut send: SendStream,
+        mut recv: RecvStream,
+        exporter: [u8; EXPORTER_LEN],
+        paid: Arc<watch::Sender<u64>>,
+    ) -> Option<()> {
+        let mut channel: Option<(ChannelId, AgentId)> = None;
+        loop {
+            let (kind, body) = read_frame(&mut recv).await?;
+            let script = self.script();
+            match kind {
+                Hello::KIND => {
+                    self.inner.seen.send_modify(|seen| seen.hellos += 1);
+                    match &script {
+                        Script::NoHello => continue,
+                        Script::ControlBytes(bytes) => {
+                            let _ = send.write_all(bytes).await;
+                            continue;
+                        }
+                        Script::GoAway(code) => {
+                            write(&mut send, &Goaway { refusal: Refusal::new(*code, "scripted") }).await?;
+                            continue;
+                        }
+                        _ => {}
+                    }
+                    let chain = if let Script::Chain(ids) = script { ids } else { self.inner.chain_ids };
+                    let hello = NodeHello {
+                        minor_version: 0,
+                        chain,
+                        tariff: self.inner.tariff,
+                        max_request_streams: MAX_REQUEST_STREAMS,
+                        min_grace_s: 900,
+                    };
+                    write(&mut send, &hello).await?;
+                }
+                Signed::KIND => {
+                    let binding = Binding { exporter, stream: 0 };
+                    let bind = Signed::from_bytes(&body).unwrap().verify::<Bind>(&binding).expect("bound to stream 0");
+                    self.inner.seen.send_modify(|seen| seen.binds += 1);
+                    let id = bind.message().channel;
+                    if let Script::BindRefused(code) = script {
+                        write(&mut send, &Refused { refusal: Refusal::new(code, "scripted") }).await?;
+                        continue;
+                    }
+                    let address = ChainAddress::new_from_array(id.to_bytes());
+                    let account = reads::channel(&self.inner.chain, &Program::local(), &address).await.unwrap()?;
+                    assert_eq!(&account.signer, bind.signer().as_bytes());
+                    channel = Some((id, bind.signer()));
+                    let best = *self.inner.best.lock().unwrap();
+                    let owed = Amount::new(*paid.borrow());
+                    let bound = Bound {
+                        channel: if matches!(script, Script::OtherChannelBound) {
+                            ChannelId::from_bytes([1; 32])
+                        } else {
+                            id
+                        },
+                        watermark: match script {
+                            Script::Watermark(shown) => Some(shown),
+                            _ => best.map(on_wire),
+                        },
+                        billed: if let Script::Billed(billed) = script {
+                            billed
+                        } else {
+                            aro_proto::Charge::from_amount(owed).parts()
+                        },
+                        deposit: Amount::new(account.deposit),
+                        settled: Amount::new(account.settled),
+                        window: credit_window(owed, &self.inner.tariff),
+                    };
+                    write(&mut send, &bound).await?;
+                }
+                Pay::KIND => {
+                    let pay: Pay = decode_body(kind, &body).unwrap();
+                    let (id, signer) = channel.expect("bound before paying");
+                    let VoucherOnWire { cumulative, expires_at, signature } = pay.voucher;
+                    let voucher = SignedVoucher { voucher: Voucher { channel: id, cumulative, expires_at }, signature };
+                    voucher.verify(&signer).expect("the channel's signer signed it");
+                    self.inner.seen.send_modify(|seen| seen.vouchers.push(voucher));
+                    if let Script::PayRefused(code) = script {
+                        let refused = aro_proto::message::PayRefused {
+                            cumulative,
+                            refusal: Refusal::new(code, "scripted"),
+                            watermark: None,
+                        };
+                        write(&mut send, &refused).await?;
+                        continue;
+                    }
+                    paid.send_replace(cumulative.get());
+                    let above = match script {
+                        Script::NoCredit => continue,
+                        Script::CreditAbove(above) => above,
+                        _ => 0,
+                    };
+                    *self.inner.best.lock().unwrap() = Some(voucher);
+                    let window = credit_window(cumulative, &self.inner.tariff);
+                    write(&mut send, &Credit { cumulative: Amount::new(cumulative.get() + above), window }).await?;
+                }
+                StreamEnd::KIND => {
+                    let end: StreamEnd = decode_body(kind, &body).unwrap();
+                    self.inner.seen.send_modify(|seen| seen.ends.push(end));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn request(
+        self,
+        mut send: SendStream,
+        mut recv: RecvStream,
+        exporter: [u8; EXPORTER_LEN],
+        paid: watch::Receiver<u64>,
+    ) -> Option<()> {
+        let (kind, body) = read_frame(&mut recv).await?;
+        assert_eq!(kind, Signed::KIND);
+        self.inner.seen.send_modify(|seen| seen.requests += 1);
+        let binding = Binding { exporter, stream: u64::from(VarInt::from(send.id())) };
+        let signed = Signed::from_bytes(&body).unwrap();
+        match self.script() {
+            Script::Refuse(code, amount) => {
+                let mut refusal = Refusal::new(code, "scripted");
+                refusal.amount = amount.map(Amount::new);
+                write(&mut send, &Refused { refusal }).await?;
+                let _ = send.finish();
+                return Some(());
+            }
+            Script::RequestBytes(bytes) => {
+                let _ = send.write_all(&bytes).await;
+                let _ = send.finish();
+                let _ = send.stopped().await;
+                return Some(());
+            }
+            _ => {}
+        }
+        if signed.kind() == Describe::KIND {
+            let describe = signed.verify::<Describe>(&binding).unwrap().into_message();
+            self.describe(&mut send, &describe).await?;
+        } else {
+            let fetch = signed.verify::<Fetch>(&binding).unwrap().into_message();
+            self.fetch(&mut send, &fetch, paid).await?;
+        }
+        let _ = send.finish();
+        let _ = send.stopped().await;
+        Some(())
+    }
+
+    async fn describe(&self, send: &mut SendStream, describe: &Describe) -> Option<()> {
+        let size = self.inner.content.len() as u64;
+        let answered = describe.ranges.answered(size, GroupSize::from_log2(describe.group_log2).unwrap());
+        let content_bytes = ByteCount::new(answered.content_bytes());
+        let mut price = self.inner.tariff.price(content_bytes).unwrap();
+        if let Script::QuotePrice(other) = self.script() {
+            price = Amount::new(other);
+        }
+        let key = if matches!(self.script(), Script::QuoteKey) {
+            SecretKey::from_bytes(&[99; 32])
+        } else {
+            self.inner.key.clone()
+        };
+        let quote = Quote {
+            content: describe.content,
+            size: ByteCount::new(size),
+            content_bytes,
+            price,
+            tariff: self.inner.tariff,
+            valid_until: 4_000_000_000,
+        };
+        write(send, &Description { quote: quote.sign(&key) }).await
+    }
+
+    async fn fetch(&self, send: &mut SendStream, fetch: &Fetch, mut paid: watch::Receiver<u64>) -> Option<()> {
+        let script = self.script();
+        let group = GroupSize::from_log2(fetch.group_log2).unwrap();
+        let item = &fetch.items[0];
+        assert_eq!(item.content, self.content_id());
+        let size = self.inner.content.len() as u64;
+        let answered = item.ranges.answered(size, group);
+        let claimed_size = if let Script::Size(size) = script { size } else { size };
+        let claimed = item.ranges.answered(claimed_size, group);
+        let bytes = ByteCount::new(claimed.content_bytes());
+        let mut head = FetchHead {
+            size: ByteCount::new(claimed_size),
+            content_bytes: bytes,
+            price: self.inner.tariff.price(bytes).unwrap_or(Amount::new(u64::MAX)),
+        };
+        match script {
+            Script::ContentBytes(bytes) => head.content_bytes = ByteCount::new(bytes),
+            Script::Price(price) => head.price = Amount::new(price),
+            _ => {}
+        }
+        let honest_price = matches!(script, Script::Honest) && head.price > fetch.max_price;
+        if honest_price {
+            let refusal = Refusal::new(RefusalCode::PriceTooHigh, "too much").with_amount(head.price);
+            return write(send, &Refused { refusal }).await;
+        }
+        write(send, &head).await?;
+        let mut encoding = self.encode(answered.clone());
+        let mut stop = encoding.len();
+        match script {
+            Script::FlipBit { byte, bit } => encoding[byte] ^= 1 << bit,
+            Script::CutAt(at) => encoding.truncate(at),
+            Script::Append(len) => encoding.extend(std::iter::repeat_n(7, len)),
+            Script::StallAt(at) | Script::ResetAt(at, _) => stop = at,
+            _ => {}
+        }
+        let before = *paid.borrow();
+        let mut sent = 0;
+        // Pieces of a quarter of a quantum, each only within the credit window, as the protocol has it.
+        for piece in encoding[..stop.min(encoding.len())].chunks(PIECE) {
+            let tariff = self.inner.tariff;
+            sent += piece.len() as u64;
+            let owed = before + tariff.price(ByteCount::new(sent)).unwrap().get();
+            let within = |paid: &u64| owed <= paid + credit_window(Amount::new(*paid), &tariff).get();
+            if !tariff.is_free() {
+                paid.wait_for(within).await.ok()?;
+            }
+            if send.write_all(piece).await.is_err() {
+                self.inner.seen.send_modify(|seen| seen.sent.push(sent));
+                return None;
+            }
+        }
+        self.inner.seen.send_modify(|seen| seen.sent.push(sent));
+        match script {
+            Script::StallAt(_) => {
+                let _ = send.stopped().await;
+                None
+            }
+            Script::ResetAt(_, code) => {
+                let _ = send.reset(VarInt::from_u32(code));
+                None
+            }
+            _ => Some(()),
+        }
+    }
+}
+
+/// A frame whose announced length is above the bound.
+pub fn too_long() -> Vec<u8> {
+    let mut bytes = u32::try_from(MAX_FRAME + 1).unwrap().to_le_bytes().to_vec();
+    bytes.push(NodeHello::KIND);
+    bytes.extend([0; 64]);
+    bytes
+}
+
+/// A frame of a known kind with a body that is none.
+pub fn garbage(kind: u8) -> Vec<u8> {
+    let body = [0xff; 40];
+    let mut bytes = 41u32.to_le_bytes().to_vec();
+    bytes.push(kind);
+    bytes.extend(body);
+    bytes
+}
+
+/// Bytes that look random but are the same on every run.
+pub fn content(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn on_wire(signed: SignedVoucher) -> VoucherOnWire {
+    let Voucher { cumulative, expires_at, .. } = signed.voucher;
+    VoucherOnWire { cumulative, expires_at, signature: signed.signature }
+}
+
+async fn write<M: Message>(send: &mut SendStream, message: &M) -> Option<()> {
+    send.write_all(&encode_frame(message).unwrap()).await.ok()
+}
+
+async fn read_frame(recv: &mut RecvStream) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; FRAME_HEAD];
+    recv.read_exact(&mut head).await.ok()?;
+    let FrameHead { kind, body_len } = FrameHead::parse(&head).unwrap();
+    let mut body = vec![0; body_len];
+    recv.read_exact(&mut body).await.ok()?;
+    Some((kind, body))
+}
+
+const PIECE: usize = 256 << 10;

@@ -1,0 +1,8 @@
+//! One file for each command.
+
+pub(crate) mod add;
+pub(crate) mod handoff;
+pub(crate) mod init;
+pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod withdraw;

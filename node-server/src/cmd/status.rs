@@ -1,0 +1,55 @@
+//! `aro-node status`: of the serving node, or from disk.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use node_server::{NodeStatus, status_of_stopped};
+use serde_json::json;
+
+use crate::folder::Folder;
+use crate::local::{self, Ask};
+use crate::output::{self, Failure};
+
+/// Show what the node holds, serves and has earned.
+#[derive(Args)]
+pub(crate) struct Status {
+    /// Folder of the node.
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+impl Status {
+    pub(crate) async fn run(self, json: bool) -> Result<(), Failure> {
+        let folder = Folder::open(&self.dir)?;
+        let status: NodeStatus = match local::ask(&self.dir, Ask::Status).await.map_err(Failure::internal)? {
+            Some(answer) => serde_json::from_value(answer).map_err(Failure::internal)?,
+            None => status_of_stopped(&folder.node_config()?, folder.key()?.node_id(), &folder.chain()).await?,
+        };
+        output::result(json, &json!(status), lines(&status));
+        Ok(())
+    }
+}
+
+fn lines(status: &NodeStatus) -> Vec<String> {
+    let listen = status.listen.map_or("not serving".to_owned(), |listen| listen.to_string());
+    let earned = status.earned.map_or("unknown, the chain does not answer".to_owned(), |earned| format!("{earned} $ARO"));
+    let mut lines = vec![
+        format!("node id      {}", status.node_id),
+        format!("account      {}", status.account),
+        format!("listening    {listen}"),
+        format!("price        {} $ARO per MiB", status.price_per_mib),
+        format!("contents     {}", status.contents),
+        format!("earned       {earned}"),
+        format!("unsettled    {} $ARO", status.unsettled),
+        format!("connections  {}", status.connections),
+        format!("requests     {} running, {} answered, {} refused", status.running_requests, status.answered, status.refused),
+        format!("served       {} bytes", status.bytes_served),
+    ];
+    lines.extend(status.channels.iter().map(|channel| {
+        format!(
+            "channel      {} {}: {} of {} $ARO paid, {} handed over, {} settled",
+            channel.channel, channel.state, channel.watermark, channel.deposit, channel.handed, channel.settled
+        )
+    }));
+    lines
+}

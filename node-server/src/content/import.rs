@@ -1,0 +1,201 @@
+//! A file enters: copied and hashed in one pass, durable before it has a name.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aro_proto::ContentId;
+use aro_proto::limits::MAX_CONTENT_SIZE;
+use aro_proto::merkle::{OutboardBuilder, outboard_len};
+
+use super::store::{DATA, OUTBOARD, StoreError};
+
+/// A content that the store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its id.
+    pub id: ContentId,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// See [`ContentStore::add_file`](super::ContentStore::add_file).
+pub(super) fn add_file(contents: &Path, path: &Path) -> Result<Stored, StoreError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StoreError::Io { path, source }
+    };
+    let source = File::open(path).map_err(at(path))?;
+    let meta = source.metadata().map_err(at(path))?;
+    if !meta.is_file() {
+        return Err(StoreError::NotAFile { path: path.to_owned() });
+    }
+    let size = meta.len();
+    if size > MAX_CONTENT_SIZE {
+        return Err(StoreError::TooLarge { path: path.to_owned(), size });
+    }
+
+    let incoming = Incoming::create(contents)?;
+    let data = File::create_new(incoming.path.join(DATA)).map_err(at(&incoming.path))?;
+    // Held until the rename, so that a starting node does not clear it away.
+    data.lock().map_err(at(&incoming.path))?;
+    let outboard = File::create_new(incoming.path.join(OUTBOARD)).map_err(at(&incoming.path))?;
+    outboard.set_len(outboard_len(size)).map_err(at(&incoming.path))?;
+
+    let id = copy_and_hash(source, size, path, &data, &outboard, &incoming.path)?;
+    data.sync_all().map_err(at(&incoming.path))?;
+    outboard.sync_all().map_err(at(&incoming.path))?;
+    sync_folder(&incoming.path)?;
+    incoming.name_as(contents, id)?;
+    Ok(Stored { id, size })
+}
+
+fn copy_and_hash(
+    mut source: File,
+    size: u64,
+    path: &Path,
+    mut data: &File,
+    outboard: &File,
+    target: &Path,
+) -> Result<ContentId, StoreError> {
+    let mut builder = OutboardBuilder::new(size);
+    let mut buffer = vec![0; COPY_BUFFER];
+    let mut written = Ok(());
+    loop {
+        let read = match source.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(StoreError::Io { path: path.to_owned(), source }),
+        };
+        let bytes = &buffer[..read];
+        builder.update(bytes, |offset, run| {
+            if written.is_ok() {
+                written = outboard.write_all_at(run, offset);
+            }
+        });
+        std::mem::replace(&mut written, Ok(()))
+            .and_then(|()| data.write_all(bytes))
+            .map_err(|source| StoreError::Io { path: target.to_owned(), source })?;
+    }
+    builder.finish().map_err(|mismatch| StoreError::Changed {
+        path: path.to_owned(),
+        expected: mismatch.expected,
+        got: mismatch.got,
+    })
+}
+
+/// A folder without a name yet; gone when dropped.
+struct Incoming {
+    path: PathBuf,
+}
+
+impl Incoming {
+    fn create(contents: &Path) -> Result<Self, StoreError> {
+        // Unique among all adds, also those of other processes: the process id is, and the count within it.
+        static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        loop {
+            let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let path = contents.join(format!("{INCOMING}{}-{count}", std::process::id()));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                // Left by a dead process that had the same id.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(StoreError::Io { path, source }),
+            }
+        }
+    }
+
+    fn name_as(self, contents: &Path, id: ContentId) -> Result<(), StoreError> {
+        let target = contents.join(id.to_string());
+        match fs::rename(&self.path, &target) {
+            Ok(()) => {
+                std::mem::forget(self);
+                sync_folder(contents)
+            }
+            // The same content was there before, or came from another add at the same time.
+            Err(_) if target.join(DATA).is_file() => Ok(()),
+            Err(source) => Err(StoreError::Io { path: target, source }),
+        }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes what interrupted adds left: older than `age`, and locked by nobody.
+pub(super) fn clear_leftovers(contents: &Path, age: Duration) -> Result<(), StoreError> {
+    let io_error = |source| StoreError::Io { path: contents.to_owned(), source };
+    for entry in fs::read_dir(contents).map_err(io_error)? {
+        let path = entry.map_err(io_error)?.path();
+        let is_incoming = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(INCOMING));
+        if is_incoming && is_dead(&path, age) {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+    Ok(())
+}
+
+fn is_dead(incoming: &Path, age: Duration) -> bool {
+    let data = incoming.join(DATA);
+    let touched = fs::metadata(&data).or_else(|_| fs::metadata(incoming)).and_then(|meta| meta.modified());
+    let is_old = touched.is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= age));
+    is_old && File::open(&data).map_or(true, |file| file.try_lock().is_ok())
+}
+
+fn sync_folder(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|source| StoreError::Io { path: path.to_owned(), source })
+}
+
+/// Prefix of folders that are being filled; no base58 id begins with a dot.
+const INCOMING: &str = ".incoming-";
+/// Bytes read at once: long enough for BLAKE3 to run at full speed.
+const COPY_BUFFER: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::ContentStore;
+
+    #[test]
+    fn a_failed_add_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(dir.path()).unwrap();
+        assert!(matches!(store.add_file(&dir.path().join("none")), Err(StoreError::Io { .. })));
+        assert!(matches!(store.add_file(dir.path()), Err(StoreError::NotAFile { .. })));
+        assert_eq!(fs::read_dir(dir.path().join("contents")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_grows_meanwhile_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, [1; 100]).unwrap();
+        let (data, outboard) = (File::create(dir.path().join("d")).unwrap(), File::create(dir.path().join("o")).unwrap());
+        let outcome = copy_and_hash(File::open(&path).unwrap(), 99, &path, &data, &outboard, dir.path());
+        assert!(matches!(outcome, Err(StoreError::Changed { expected: 99, got: 100, .. })));
+    }
+
+    #[test]
+    fn only_dead_adds_are_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dead, alive) = (dir.path().join(".incoming-1-0"), dir.path().join(".incoming-2-0"));
+        for path in [&dead, &alive] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join(DATA), b"x").unwrap();
+        }
+        let held = File::open(alive.join(DATA)).unwrap();
+        held.lock().unwrap();
+        clear_leftovers(dir.path(), Duration::from_secs(60)).unwrap();
+        assert!(dead.exists() && alive.exists());
+        clear_leftovers(dir.path(), Duration::ZERO).unwrap();
+        assert!(!dead.exists() && alive.exists());
+    }
+}

@@ -1,0 +1,9 @@
+//! Contents on disk: hashed once when they enter, read as they are when they are served.
+
+mod import;
+mod outboard;
+mod store;
+
+pub use import::Stored;
+pub(crate) use outboard::{Batch, BatchReader};
+pub use store::{ContentStore, StoreError, StoredContent};

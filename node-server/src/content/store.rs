@@ -1,0 +1,242 @@
+//! Where contents lie, and how they are found by id.
+//!
+//! ```text
+//! contents/<content id>/data              the bytes
+//! contents/<content id>/outboard.obao4    their hashes, see aro_proto::merkle::parent_offset
+//! contents/.incoming-<random>/            being added; becomes <content id> by one rename
+//! ```
+//! A folder of that name is whole, for it appears by a rename only. No database knows of contents, so that `add`
+//! works beside a serving node.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aro_proto::ContentId;
+use aro_proto::limits::MAX_CONTENT_SIZE;
+use aro_proto::merkle::outboard_len;
+use thiserror::Error;
+
+use super::import::{self, Stored};
+
+/// The contents of one node. Clones share the cache of open files.
+#[derive(Clone, Debug)]
+pub struct ContentStore {
+    contents: Arc<PathBuf>,
+    open: Arc<Mutex<HashMap<ContentId, Arc<StoredContent>>>>,
+}
+
+/// A content on disk, open for reading.
+#[derive(Debug)]
+pub struct StoredContent {
+    id: ContentId,
+    size: u64,
+    pub(super) data: File,
+    pub(super) outboard: File,
+}
+
+/// Why a content could not be stored or read.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file system said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file changed while it was hashed.
+    #[error("{path} changed while it was read: {got} bytes where {expected} were announced; add it again")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Bytes announced.
+        expected: u64,
+        /// Bytes read.
+        got: u64,
+    },
+    /// The file is longer than any content may be.
+    #[error("{path} has {size} bytes, a content may have at most {MAX_CONTENT_SIZE}")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        size: u64,
+    },
+    /// The path is not a regular file.
+    #[error("{path} is not a regular file")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The stored hashes do not fit the stored bytes: someone wrote into the store.
+    #[error("the content {id} is damaged on disk: its hashes do not fit its size; remove its folder and add it again")]
+    Damaged {
+        /// The content.
+        id: ContentId,
+    },
+}
+
+impl ContentStore {
+    /// Opens the store below `dir`, which is created if needed, and clears what interrupted adds left behind.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the folder cannot be created or listed.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let contents = dir.join(CONTENTS);
+        fs::create_dir_all(&contents).map_err(|source| StoreError::Io { path: contents.clone(), source })?;
+        import::clear_leftovers(&contents, LEFTOVER_AGE)?;
+        Ok(Self { contents: Arc::new(contents), open: Arc::default() })
+    }
+
+    /// Copies a file into the store and hashes it on the way, in one pass and bounded memory. Blocks on the disk.
+    /// What is already there is left as it is.
+    ///
+    /// # Errors
+    /// The file cannot be read, changes meanwhile or is too long, or the store cannot be written.
+    pub fn add_file(&self, path: &Path) -> Result<Stored, StoreError> {
+        import::add_file(&self.contents, path)
+    }
+
+    /// Opens a content; `None` if it is not here. Blocks on the disk unless it was read lately.
+    ///
+    /// # Errors
+    /// The disk fails, or the content is [`StoreError::Damaged`].
+    pub fn get(&self, id: ContentId) -> Result<Option<Arc<StoredContent>>, StoreError> {
+        if let Some(content) = self.cached(id) {
+            return Ok(Some(content));
+        }
+        let Some(content) = self.open_content(id)? else { return Ok(None) };
+        let content = Arc::new(content);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MAX_OPEN {
+            // Any will do: what is in use stays open through its readers, and opening again is cheap.
+            let victim = open.keys().next().copied();
+            victim.map(|victim| open.remove(&victim));
+        }
+        open.insert(id, Arc::clone(&content));
+        Ok(Some(content))
+    }
+
+    /// The content if it is open already; never blocks.
+    pub(crate) fn cached(&self, id: ContentId) -> Option<Arc<StoredContent>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Every content, in no particular order. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the folder cannot be listed.
+    pub fn list(&self) -> Result<Vec<Stored>, StoreError> {
+        let io_error = |source| StoreError::Io { path: self.contents.to_path_buf(), source };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&*self.contents).map_err(io_error)? {
+            let entry = entry.map_err(io_error)?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let path = entry.path().join(DATA);
+            let size = fs::metadata(&path).map_err(|source| StoreError::Io { path, source })?.len();
+            found.push(Stored { id, size });
+        }
+        Ok(found)
+    }
+
+    fn open_content(&self, id: ContentId) -> Result<Option<StoredContent>, StoreError> {
+        let folder = self.contents.join(id.to_string());
+        let Some(data) = open_if_there(&folder.join(DATA))? else { return Ok(None) };
+        let Some(outboard) = open_if_there(&folder.join(OUTBOARD))? else { return Err(StoreError::Damaged { id }) };
+        let len = |file: &File, name| {
+            file.metadata().map(|meta| meta.len()).map_err(|source| StoreError::Io { path: folder.join(name), source })
+        };
+        let (size, hashes) = (len(&data, DATA)?, len(&outboard, OUTBOARD)?);
+        if size > MAX_CONTENT_SIZE || hashes != outboard_len(size) {
+            return Err(StoreError::Damaged { id });
+        }
+        Ok(Some(StoredContent { id, size, data, outboard }))
+    }
+}
+
+impl StoredContent {
+    /// The content's id.
+    pub fn id(&self) -> ContentId {
+        self.id
+    }
+
+    /// Its bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+fn open_if_there(path: &Path) -> Result<Option<File>, StoreError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StoreError::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// The folder of all contents.
+const CONTENTS: &str = "contents";
+/// A content's bytes.
+pub(super) const DATA: &str = "data";
+/// A content's hashes; the ending is that of other tools which keep the same layout.
+pub(super) const OUTBOARD: &str = "outboard.obao4";
+/// Contents kept open: two descriptors each, far below the usual limit of 1,024.
+const MAX_OPEN: usize = 128;
+/// An add that has not moved for this long, and holds no lock, is dead.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_of_nasty_sizes_are_found_by_the_hash_of_their_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(dir.path()).unwrap();
+        for size in [0, 1, 1023, 1024, 1025, 16_384, 16_385, 1 << 20, (3 << 20) + 7] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let path = dir.path().join("file");
+            fs::write(&path, &bytes).unwrap();
+            let stored = store.add_file(&path).unwrap();
+            assert_eq!(stored, Stored { id: ContentId::of(&bytes), size: size as u64 });
+            assert_eq!(store.add_file(&path).unwrap(), stored);
+            assert_eq!(store.get(stored.id).unwrap().unwrap().size(), size as u64);
+        }
+        assert_eq!(store.list().unwrap().len(), 9);
+        assert!(store.get(ContentId::of(b"elsewhere")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_content_that_was_tampered_with_in_length_is_not_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(dir.path()).unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, vec![1; 40_000]).unwrap();
+        let stored = store.add_file(&path).unwrap();
+        let data = dir.path().join("contents").join(stored.id.to_string()).join("data");
+        fs::write(data, vec![1; 10_000]).unwrap();
+        assert!(matches!(store.get(stored.id), Err(StoreError::Damaged { .. })));
+    }
+
+    #[test]
+    fn more_contents_than_may_stay_open_are_all_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(dir.path()).unwrap();
+        let path = dir.path().join("file");
+        let ids: Vec<_> = (0..MAX_OPEN + 20)
+            .map(|i| {
+                fs::write(&path, i.to_le_bytes()).unwrap();
+                store.add_file(&path).unwrap().id
+            })
+            .collect();
+        for id in &ids {
+            assert_eq!(store.get(*id).unwrap().unwrap().id(), *id);
+        }
+        assert!(store.open.lock().unwrap().len() <= MAX_OPEN);
+    }
+}

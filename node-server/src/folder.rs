@@ -1,0 +1,129 @@
+//! A node's folder: its keys and its settings.
+//!
+//! ```text
+//! config.json   settings, written once by `init`
+//! node.key      transport key      owner.key   cold key, unless another was given
+//! contents/     see `add`          ledger.redb vouchers          control.sock   while it serves
+//! ```
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use aro_proto::{SecretKey, Tariff};
+use node_server::{NodeConfig, OperatorEndpoint};
+use serde::{Deserialize, Serialize};
+use settlement_chain::{Address, Keypair, RpcChain, keyfile};
+
+use crate::output::Failure;
+
+/// `config.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// JSON-RPC server of the chain.
+    pub(crate) rpc_url: String,
+    /// The settlement program.
+    pub(crate) program_id: String,
+    /// UDP address to serve on.
+    pub(crate) listen: SocketAddr,
+    /// Host that addresses name.
+    #[serde(default)]
+    pub(crate) public_host: Option<String>,
+    /// Base units of $ARO per MiB.
+    pub(crate) price_per_mib: u64,
+    /// `<operator id>@<host>:<port>`.
+    #[serde(default)]
+    pub(crate) operator: Option<String>,
+    /// Milliseconds between handoffs.
+    #[serde(default)]
+    pub(crate) handoff_interval_ms: Option<u64>,
+    /// Milliseconds between looks at the chain.
+    #[serde(default)]
+    pub(crate) follow_interval_ms: Option<u64>,
+    /// Seconds after which an unused channel is handed over to be closed.
+    #[serde(default)]
+    pub(crate) close_idle_after_s: Option<u64>,
+}
+
+/// A node's folder with its settings read.
+pub(crate) struct Folder {
+    pub(crate) dir: PathBuf,
+    pub(crate) settings: Settings,
+}
+
+impl Folder {
+    /// Reads the settings.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
+        let path = dir.join(CONFIG);
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Failure::usage(format!("{}: {error}", path.display()), "make a node first: aro-node init")
+        })?;
+        let settings = serde_json::from_str(&text).map_err(|error| {
+            Failure::usage(format!("{}: {error}", path.display()), "correct the settings, or make the node anew")
+        })?;
+        Ok(Self { dir: dir.to_owned(), settings })
+    }
+
+    /// Writes the settings of a new node; refuses to replace others.
+    pub(crate) fn write(dir: &Path, settings: &Settings) -> Result<(), Failure> {
+        let path = dir.join(CONFIG);
+        let text = serde_json::to_string_pretty(settings).map_err(Failure::internal)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| {
+            Failure::usage(format!("{}: {error}", path.display()), "choose another --dir, or remove the old node")
+        })?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Failure::internal)
+    }
+
+    /// Whether a node was made here.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        dir.join(CONFIG).exists()
+    }
+
+    /// The settings as the library takes them.
+    pub(crate) fn node_config(&self) -> Result<NodeConfig, Failure> {
+        let Settings { listen, ref public_host, price_per_mib, .. } = self.settings;
+        let operator = self.settings.operator.as_deref().map(str::parse::<OperatorEndpoint>).transpose();
+        let mut config = NodeConfig {
+            listen,
+            public_host: public_host.clone(),
+            tariff: Tariff { per_mib: price_per_mib },
+            program: self.program_id()?,
+            operator: operator.map_err(|error| Failure::usage(error, "correct `operator` in config.json"))?,
+            ..NodeConfig::new(&self.dir)
+        };
+        let Settings { handoff_interval_ms, follow_interval_ms, close_idle_after_s, .. } = self.settings;
+        config.handoff_interval_ms = handoff_interval_ms.unwrap_or(config.handoff_interval_ms);
+        config.follow_interval_ms = follow_interval_ms.unwrap_or(config.follow_interval_ms);
+        config.close_idle_after_s = close_idle_after_s.unwrap_or(config.close_idle_after_s);
+        Ok(config)
+    }
+
+    pub(crate) fn program_id(&self) -> Result<Address, Failure> {
+        let program = self.settings.program_id.parse();
+        program.map_err(|_| Failure::usage("program_id is not an address", "correct `program_id` in config.json"))
+    }
+
+    pub(crate) fn chain(&self) -> RpcChain {
+        RpcChain::new(&self.settings.rpc_url)
+    }
+
+    /// The transport key.
+    pub(crate) fn key(&self) -> Result<SecretKey, Failure> {
+        Ok(secret_key(&keyfile::read(&self.dir.join(NODE_KEY))?))
+    }
+
+    pub(crate) fn owner_key(&self) -> PathBuf {
+        self.dir.join(OWNER_KEY)
+    }
+}
+
+/// A Solana key as this protocol's.
+pub(crate) fn secret_key(keypair: &Keypair) -> SecretKey {
+    SecretKey::from_bytes(keypair.secret_bytes())
+}
+
+const CONFIG: &str = "config.json";
+pub(crate) const NODE_KEY: &str = "node.key";
+pub(crate) const OWNER_KEY: &str = "owner.key";

@@ -1,0 +1,232 @@
+//! A node from its start to its clean end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aro_proto::error::close;
+use aro_proto::message::ChainIds;
+use aro_proto::{Address, AddressError, ContentId, NodeId, SecretKey};
+use quinn::{Endpoint, VarInt};
+use settlement_chain::{ChainClient, Program, instructions::SYSTEM_PROGRAM, reads};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::channels::{Channels, PaidChannel, follow};
+use crate::config::NodeConfig;
+use crate::content::ContentStore;
+use crate::error::{HandoffError, ShutdownError, StartError};
+use crate::handoff::{self, HandoffReport};
+use crate::ledger::{Committer, RedbLedger};
+use crate::shared::{Counters, Shared};
+use crate::status::{self, NodeStatus};
+use crate::transport::{ConnectionSlots, run_accepting, server_endpoint};
+
+/// Starts nodes.
+#[derive(Debug)]
+pub struct Node;
+
+/// A node that serves. Dropping it is a crash: connections are cut, and what is durable stays; see
+/// [`shutdown`](Self::shutdown) for the clean end.
+pub struct RunningNode {
+    shared: Arc<Shared>,
+    endpoint: ClosingEndpoint,
+    local_addr: SocketAddr,
+    tasks: JoinSet<()>,
+    committer: Committer,
+    gone: mpsc::Receiver<std::convert::Infallible>,
+}
+
+/// An endpoint that is closed when dropped.
+struct ClosingEndpoint(Endpoint);
+
+impl Drop for ClosingEndpoint {
+    fn drop(&mut self) {
+        self.0.close(VarInt::from_u32(close::SHUTDOWN), b"the node is stopping");
+    }
+}
+
+impl Node {
+    /// Opens contents and ledger, reads the node's account and its channels from the chain, and serves. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The node is not registered, the chain cannot be read, the folder is in use, or the address is.
+    pub async fn start(
+        config: NodeConfig,
+        key: SecretKey,
+        chain: Arc<dyn ChainClient>,
+    ) -> Result<RunningNode, StartError> {
+        let store = ContentStore::open(&config.dir)?;
+        let ledger = Arc::new(RedbLedger::open(&config.dir)?);
+        let program = Program::new(config.program);
+        let genesis_hash = chain.genesis_hash().await?;
+        let mint = reads::config(&*chain, &program).await?.mint;
+        let id = key.node_id();
+        let chain_address = settlement_chain::Address::from(id.to_bytes());
+        let account = reads::node(&*chain, &program, &chain_address).await?;
+        let account = account.ok_or(StartError::NotRegistered { id, program: program.id })?;
+        let operator = settlement_chain::Address::from(account.operator);
+
+        let (committer, handle) = Committer::start(Arc::clone(&ledger)).map_err(StartError::Thread)?;
+        let (alive, gone) = mpsc::channel(1);
+        let shared = Arc::new(Shared {
+            id,
+            chain_ids: ChainIds { genesis_hash, program: program.id.to_bytes(), mint },
+            account: program.node(&chain_address).0,
+            operator_account: (operator != SYSTEM_PROGRAM).then_some(operator),
+            min_grace_s: account.min_grace_s,
+            channels: Channels::new(config.tariff, Arc::clone(&ledger))?,
+            slots: ConnectionSlots::new(config.max_connections, config.max_connections_per_ip),
+            requests: Arc::new(Semaphore::new(config.max_requests)),
+            committer: handle,
+            counters: Counters::default(),
+            hand_off: Notify::new(),
+            stopping: watch::Sender::new(false),
+            running: watch::Sender::new(0),
+            key,
+            chain,
+            program,
+            store,
+            ledger,
+            config,
+            _alive: alive,
+        });
+        follow::poll(&shared).await?;
+
+        let listen = |source| StartError::Listen { address: shared.config.listen, source };
+        let endpoint = server_endpoint(shared.config.listen, &shared.key).map_err(listen)?;
+        let local_addr = endpoint.local_addr().map_err(listen)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run_accepting(Arc::clone(&shared), endpoint.clone()));
+        tasks.spawn(handoff::run(Arc::clone(&shared)));
+        let interval = Duration::from_millis(shared.config.follow_interval_ms);
+        tasks.spawn(follow::run(Arc::clone(&shared), interval));
+        tracing::info!(node = %id, %local_addr, "serving");
+        let endpoint = ClosingEndpoint(endpoint);
+        Ok(RunningNode { shared, endpoint, local_addr, tasks, committer, gone })
+    }
+}
+
+impl RunningNode {
+    /// The UDP address that is served on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The node's id, its transport key.
+    pub fn node_id(&self) -> NodeId {
+        self.shared.id
+    }
+
+    /// The address of a content at this node.
+    ///
+    /// # Errors
+    /// The configured public host is no host.
+    pub fn address_of(&self, content: ContentId) -> Result<Address, AddressError> {
+        let host = self.shared.config.public_host.clone().unwrap_or_else(|| self.local_addr.ip().to_string());
+        Address::new(content, self.node_id(), &host, self.local_addr.port())
+    }
+
+    /// The contents. What is added is served at once.
+    pub fn store(&self) -> &ContentStore {
+        &self.shared.store
+    }
+
+    /// Where the node stands. Asks the chain for the earnings.
+    pub async fn status(&self) -> NodeStatus {
+        status::of_running(&self.shared, self.local_addr).await
+    }
+
+    /// Reads all channels from the chain now, without waiting for the next interval.
+    ///
+    /// # Errors
+    /// The chain cannot be read.
+    pub async fn follow_now(&self) -> Result<(), reads::ReadError> {
+        follow::poll(&self.shared).await
+    }
+
+    /// Hands the operator every voucher that it does not have, now.
+    ///
+    /// # Errors
+    /// There is no operator, it cannot be reached, or it misbehaves. What it did acknowledge is noted.
+    pub async fn hand_off(&self) -> Result<HandoffReport, HandoffError> {
+        self.shared.committer.flush().await;
+        handoff::hand_off(&self.shared).await
+    }
+
+    /// Gives up all channels: they take no new requests, and are handed over to be closed as soon as the requests
+    /// that run have ended. Those that have not within five seconds follow with a later handoff.
+    ///
+    /// # Errors
+    /// As [`hand_off`](Self::hand_off).
+    pub async fn hand_off_to_close(&self) -> Result<HandoffReport, HandoffError> {
+        let channels = self.shared.channels.all();
+        for channel in &channels {
+            channel.retire();
+        }
+        wait_until(Instant::now() + QUIET_PATIENCE, &channels, |channel| !channel.is_busy()).await;
+        self.hand_off().await
+    }
+
+    /// Stops: tells all agents, lets running requests finish within the grace, takes the last vouchers, makes them
+    /// durable, hands them to the operator, and closes. Nothing that was credited is lost, whatever happens.
+    ///
+    /// # Errors
+    /// The operator did not take the last vouchers; they stay in the ledger for the next start.
+    pub async fn shutdown(mut self) -> Result<(), ShutdownError> {
+        let shared = Arc::clone(&self.shared);
+        let deadline = Instant::now() + Duration::from_millis(shared.config.shutdown_grace_ms);
+        shared.stopping.send_replace(true);
+        self.endpoint.0.set_server_config(None);
+        let mut running = shared.running.subscribe();
+        let all_done = timeout_at(deadline, running.wait_for(|count| *count == 0)).await.is_ok();
+        if !all_done {
+            tracing::warn!("requests are cut off: they did not finish within the grace");
+        }
+        if shared.slots.count() > 0 {
+            let patience = deadline.min(Instant::now() + LAST_VOUCHER_PATIENCE);
+            wait_until(patience, &shared.channels.all(), |channel| !channel.is_owed()).await;
+        }
+        shared.committer.flush().await;
+        self.endpoint.0.close(VarInt::from_u32(close::SHUTDOWN), b"the node is stopping");
+        let _ = timeout(CLOSE_PATIENCE, self.endpoint.0.wait_idle()).await;
+        // A voucher may have come in until the close.
+        shared.committer.flush().await;
+
+        let handed = match handoff::hand_off(&shared).await {
+            Ok(_) | Err(HandoffError::NoOperator) => Ok(()),
+            Err(error) => Err(ShutdownError::HandOff(error)),
+        };
+        self.tasks.shutdown().await;
+        drop((shared, self.shared));
+        // Every task drops its share when its connection is closed; then the ledger is free for the next start.
+        if timeout(CLOSE_PATIENCE, self.gone.recv()).await.is_ok() {
+            let joined = tokio::task::spawn_blocking(|| self.committer.join()).await;
+            if joined.is_err() {
+                tracing::error!("the commit thread could not be awaited");
+            }
+        }
+        handed
+    }
+}
+
+/// Waits until `is_so` holds for every channel, or the deadline.
+async fn wait_until(deadline: Instant, channels: &[Arc<PaidChannel>], is_so: impl Fn(&PaidChannel) -> bool) {
+    for channel in channels {
+        let mut news = channel.subscribe();
+        while !is_so(channel) {
+            if timeout_at(deadline, news.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// How long channels that are given up have to become quiet.
+const QUIET_PATIENCE: Duration = Duration::from_secs(5);
+/// How long agents have to pay what they got last, when the node stops.
+const LAST_VOUCHER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long connections have to end once they are closed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);

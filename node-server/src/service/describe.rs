@@ -1,0 +1,75 @@
+//! Saying what a fetch would cost: free, from memory or one look at the disk, signed.
+
+use std::sync::Arc;
+
+use aro_proto::message::{Describe, Description, Quote};
+use aro_proto::{ByteCount, ContentId, Refusal, RefusalCode};
+use quinn::SendStream;
+
+use super::{Outcome, group_size};
+use crate::content::StoreError;
+use crate::shared::{Shared, unix_now};
+use crate::transport::{Fault, Session, send_frame};
+
+pub(super) async fn answer(
+    session: &Arc<Session>,
+    request: &Describe,
+    send: &mut SendStream,
+) -> Result<Outcome, Fault> {
+    let node = &session.node;
+    let quote = match quote(node, request).await {
+        Ok(quote) => quote,
+        Err(refusal) => return Ok(Outcome::Refused(refusal)),
+    };
+    let description = Description { quote: quote.sign(&node.key) };
+    // An agent that stopped listening is no fault.
+    if send_frame(send, &description).await.is_ok() {
+        let _ = send.finish();
+    }
+    Ok(Outcome::Done)
+}
+
+async fn quote(node: &Arc<Shared>, request: &Describe) -> Result<Quote, Refusal> {
+    let group = group_size(request.group_log2)?;
+    let size = sizes(node, vec![request.content]).await?.pop().flatten().ok_or_else(|| not_found(request.content))?;
+    let content_bytes = ByteCount::new(request.ranges.answered(size, group).content_bytes());
+    let tariff = node.config.tariff;
+    let price = tariff.price(content_bytes).ok_or_else(unpayable)?;
+    let valid_until = unix_now().saturating_add(QUOTE_VALID_S);
+    Ok(Quote { content: request.content, size: ByteCount::new(size), content_bytes, price, tariff, valid_until })
+}
+
+/// The sizes of contents, `None` for those that are not here. Only what is not open already costs a disk access.
+pub(super) async fn sizes(node: &Arc<Shared>, contents: Vec<ContentId>) -> Result<Vec<Option<u64>>, Refusal> {
+    let open = contents.iter().map(|id| node.store.cached(*id).map(|content| Some(content.size())));
+    if let Some(sizes) = open.collect::<Option<Vec<_>>>() {
+        return Ok(sizes);
+    }
+    let store = node.store.clone();
+    let look = move || -> Result<Vec<Option<u64>>, StoreError> {
+        contents.into_iter().map(|id| Ok(store.get(id)?.map(|content| content.size()))).collect()
+    };
+    match tokio::task::spawn_blocking(look).await {
+        Ok(Ok(sizes)) => Ok(sizes),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a content cannot be read");
+            Err(unreadable())
+        }
+        Err(_) => Err(unreadable()),
+    }
+}
+
+pub(super) fn not_found(content: ContentId) -> Refusal {
+    Refusal::new(RefusalCode::NotFound, format!("this node does not hold {content}"))
+}
+
+pub(super) fn unpayable() -> Refusal {
+    Refusal::new(RefusalCode::BadRequest, "the price of these ranges does not fit any amount: ask for less at once")
+}
+
+pub(super) fn unreadable() -> Refusal {
+    Refusal::new(RefusalCode::Internal, "the content cannot be read")
+}
+
+/// Seconds for which a quote holds: the price list changes only with a restart.
+const QUOTE_VALID_S: i64 = 60;

@@ -1,0 +1,286 @@
+//! Serving content: reserved before it begins, billed before it leaves, never beyond the credit window.
+//!
+//! While one batch is being written the next is read, so that disk and network work at the same time. A stream holds
+//! two batches at most, whatever the content's size.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aro_proto::channel::{Permit, StreamKey};
+use aro_proto::error::close;
+use aro_proto::identity::Verified;
+use aro_proto::limits::STREAM_WINDOW;
+use aro_proto::merkle::AnsweredRanges;
+use aro_proto::message::{Fetch, FetchHead, Refused};
+use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
+use quinn::{SendStream, StoppedError, VarInt, WriteError};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::describe::{not_found, sizes, unpayable, unreadable};
+use super::{Outcome, group_size};
+use crate::channels::PaidChannel;
+use crate::content::{Batch, BatchReader};
+use crate::shared::{Counters, Shared};
+use crate::transport::{Fault, Session, send_frame};
+
+pub(super) async fn answer(
+    session: &Arc<Session>,
+    request: &Verified<Fetch>,
+    send: &mut SendStream,
+    ended: oneshot::Receiver<ByteCount>,
+) -> Result<Outcome, Fault> {
+    let node = &session.node;
+    let Ok(_place) = Arc::clone(&node.requests).try_acquire_owned() else {
+        return Ok(Outcome::Refused(Refusal::new(RefusalCode::OverCapacity, "too many fetches at once")));
+    };
+    let (plan, account) = match admit(session, request).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Ok(Outcome::Refused(refusal)),
+    };
+    let stopped = Box::pin(send.stopped());
+    let mut delivery = Delivery { node, send, stopped, account, sent: 0 };
+    let ending = delivery.run(plan).await;
+    delivery.settle(session, ending, ended).await;
+    Ok(Outcome::Done)
+}
+
+/// One item of a fetch, looked up and priced.
+enum Item {
+    Serve { content: ContentId, answered: AnsweredRanges, head: FetchHead },
+    Refuse(Refusal),
+}
+
+/// A request's place in its channel; released when dropped.
+struct Account {
+    channel: Arc<PaidChannel>,
+    stream: StreamKey,
+    proven: Option<ByteCount>,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.channel.end(self.stream, self.proven);
+    }
+}
+
+// r[impl request.refusals]
+async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item>, Option<Account>), Refusal> {
+    let (fetch, tariff) = (request.message(), session.node.config.tariff);
+    let items = look_up(&session.node, fetch, tariff).await?;
+    let content_bytes = items.iter().try_fold(0_u64, |sum, item| match item {
+        Item::Serve { head, .. } => sum.checked_add(head.content_bytes.get()),
+        Item::Refuse(_) => Some(sum),
+    });
+    let content_bytes = ByteCount::new(content_bytes.ok_or_else(unpayable)?);
+    let charge = tariff.charge(content_bytes);
+    let price = charge.to_amount().ok_or_else(unpayable)?;
+    if let [Item::Refuse(refusal)] = items.as_slice() {
+        return Err(refusal.clone());
+    }
+    // r[impl pricing.max_price]
+    if price > fetch.max_price {
+        let reason = format!("the price is {price} $ARO, the request allows {}", fetch.max_price);
+        return Err(Refusal::new(RefusalCode::PriceTooHigh, reason).with_amount(price));
+    }
+    if charge == Charge::ZERO {
+        return Ok((items, None));
+    }
+    let channel = session.channel().await.map_err(|refusal| with_price(refusal, price))?;
+    // r[impl request.signer]
+    if request.signer() != channel.signer() {
+        return Err(Refusal::new(RefusalCode::Unauthorised, "the request is not signed by the channel's signer"));
+    }
+    let stream = channel.begin(content_bytes).map_err(|error| error.refusal())?;
+    Ok((items, Some(Account { channel, stream, proven: None })))
+}
+
+async fn look_up(node: &Arc<Shared>, fetch: &Fetch, tariff: Tariff) -> Result<Vec<Item>, Refusal> {
+    let group = group_size(fetch.group_log2)?;
+    let sizes = sizes(node, fetch.items.iter().map(|item| item.content).collect()).await?;
+    let items = fetch.items.iter().zip(sizes).map(|(item, size)| {
+        let Some(size) = size else { return Ok(Item::Refuse(not_found(item.content))) };
+        let answered = item.ranges.answered(size, group);
+        let content_bytes = ByteCount::new(answered.content_bytes());
+        let price = tariff.price(content_bytes).ok_or_else(unpayable)?;
+        let head = FetchHead { size: ByteCount::new(size), content_bytes, price };
+        Ok(Item::Serve { content: item.content, answered, head })
+    });
+    items.collect()
+}
+
+fn with_price(refusal: Refusal, price: Amount) -> Refusal {
+    if refusal.code() == RefusalCode::NoChannel { refusal.with_amount(price) } else { refusal }
+}
+
+/// How a delivery ended.
+#[derive(Debug)]
+enum Ending {
+    /// Everything is written; whether it arrives is still to be seen.
+    Written,
+    /// The agent does not want the rest.
+    Stopped,
+    /// The connection is gone.
+    Lost,
+    /// Payment did not come in time, or the channel has closed.
+    Unpaid,
+    /// The disk failed.
+    Failed,
+}
+
+type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
+
+struct Delivery<'a> {
+    node: &'a Arc<Shared>,
+    send: &'a mut SendStream,
+    stopped: Stopped,
+    account: Option<Account>,
+    /// Content bytes that were given to the transport.
+    sent: u64,
+}
+
+impl Delivery<'_> {
+    async fn run(&mut self, plan: Vec<Item>) -> Ending {
+        for item in plan {
+            let outcome = match item {
+                Item::Serve { content, answered, head } => self.serve(content, answered, head).await,
+                Item::Refuse(refusal) => send_frame(self.send, &Refused { refusal }).await.map_err(Ending::from),
+            };
+            if let Err(ending) = outcome {
+                return ending;
+            }
+        }
+        match self.send.finish() {
+            Ok(()) => Ending::Written,
+            Err(_) => Ending::Lost,
+        }
+    }
+
+    async fn serve(&mut self, content: ContentId, answered: AnsweredRanges, head: FetchHead) -> Result<(), Ending> {
+        let store = self.node.store.clone();
+        let first = tokio::task::spawn_blocking(move || match store.get(content) {
+            // A content of another size under the same id cannot be: the folder was touched by hand.
+            Ok(Some(found)) if found.size() == answered.size() => {
+                let mut reader = BatchReader::new(found, answered);
+                let batch = reader.next_batch();
+                Some((reader, batch))
+            }
+            _ => None,
+        });
+        let Ok(Some((mut reader, mut batch))) = first.await else {
+            tracing::error!(%content, "a content went away while it was asked for");
+            return Ok(send_frame(self.send, &Refused { refusal: unreadable() }).await?);
+        };
+        send_frame(self.send, &head).await?;
+        loop {
+            let current = match batch {
+                Ok(Some(current)) => current,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::error!(%content, %error, "a content cannot be read");
+                    return Err(Ending::Failed);
+                }
+            };
+            let next = tokio::task::spawn_blocking(move || {
+                let batch = reader.next_batch();
+                (reader, batch)
+            });
+            self.send(current).await?;
+            (reader, batch) = next.await.map_err(|_| Ending::Failed)?;
+        }
+    }
+
+    async fn send(&mut self, batch: Batch) -> Result<(), Ending> {
+        if batch.wire.is_empty() {
+            return Ok(());
+        }
+        self.permit(ByteCount::new(batch.content_bytes)).await?;
+        self.sent += batch.content_bytes;
+        self.send.write_chunk(batch.wire).await?;
+        Counters::add(&self.node.counters.content_bytes, batch.content_bytes);
+        Ok(())
+    }
+
+    /// Waits until the credit window has room for the batch, which is billed with that.
+    // r[impl channel.window.wait]
+    async fn permit(&mut self, bytes: ByteCount) -> Result<(), Ending> {
+        let Some(account) = &self.account else { return Ok(()) };
+        let mut news = account.channel.subscribe();
+        let deadline = Instant::now() + Duration::from_millis(self.node.config.payment_timeout_ms);
+        loop {
+            match account.channel.may_send(account.stream, bytes) {
+                Ok(Permit::Granted) => return Ok(()),
+                Ok(Permit::Wait) => {}
+                Err(error) => {
+                    tracing::info!(channel = %account.channel.id(), %error, "a stream cannot go on");
+                    return Err(Ending::Unpaid);
+                }
+            }
+            tokio::select! {
+                changed = timeout_at(deadline, news.changed()) => {
+                    if changed.is_err() {
+                        return Err(Ending::Unpaid);
+                    }
+                }
+                stopped = &mut self.stopped => return Err(ending_of(&stopped)),
+            }
+        }
+    }
+
+    /// Brings the two counts together and releases the reservation.
+    // r[impl channel.cancel.settle]
+    async fn settle(mut self, session: &Session, ending: Ending, mut ended: oneshot::Receiver<ByteCount>) {
+        let ending = match ending {
+            Ending::Written => match (&mut self.stopped).await {
+                // All is acknowledged.
+                Ok(None) => Ending::Written,
+                stopped => ending_of(&stopped),
+            },
+            other => other,
+        };
+        let code = match ending {
+            Ending::Unpaid => Some(close::UNPAID),
+            Ending::Failed => Some(close::CANCELLED),
+            Ending::Written | Ending::Stopped | Ending::Lost => None,
+        };
+        if let Some(code) = code {
+            // Closed already is as good.
+            let _ = self.send.reset(VarInt::from_u32(code));
+        }
+        let Some(account) = &mut self.account else { return };
+        account.proven = match ending {
+            Ending::Written => ended.try_recv().ok(),
+            Ending::Lost => Some(ByteCount::new(arrived_at_least(self.sent))),
+            Ending::Stopped | Ending::Unpaid | Ending::Failed => {
+                tokio::select! {
+                    said = timeout(session.exchange_timeout(), ended) => said.ok().and_then(Result::ok),
+                    _ = session.connection.closed() => Some(ByteCount::new(arrived_at_least(self.sent))),
+                }
+            }
+        };
+    }
+}
+
+/// Of what was sent before a connection died, what fits the agent's receive window may never have arrived. How much
+/// of that is forgiven in all, the channel bounds.
+fn arrived_at_least(sent: u64) -> u64 {
+    sent.saturating_sub(u64::from(STREAM_WINDOW))
+}
+
+fn ending_of(stopped: &Result<Option<VarInt>, StoppedError>) -> Ending {
+    match stopped {
+        Ok(Some(_)) => Ending::Stopped,
+        Ok(None) | Err(_) => Ending::Lost,
+    }
+}
+
+impl From<WriteError> for Ending {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(_) => Self::Stopped,
+            WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => Self::Lost,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Requests: one task and one stream each.
+
+mod describe;
+mod fetch;
+
+use std::sync::Arc;
+
+use aro_proto::identity::{EnvelopeError, Signed, Verified};
+use aro_proto::merkle::GroupSize;
+use aro_proto::message::{Describe, Fetch, Message, Refused};
+use aro_proto::wire::DecodeError;
+use aro_proto::{ByteCount, Refusal, RefusalCode};
+use quinn::{RecvStream, SendStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::shared::Counters;
+use crate::transport::{Fault, Frame, FrameError, FrameReader, Session, send_frame};
+
+/// Answers one request. `ended` hears what the agent says of its end.
+pub(crate) async fn answer(
+    session: Arc<Session>,
+    mut send: SendStream,
+    receive: RecvStream,
+    ended: oneshot::Receiver<ByteCount>,
+) {
+    let _running = session.node.request_runs();
+    let stream = send.id();
+    let outcome = serve(&session, &mut send, receive, ended).await;
+    session.forget_request(stream);
+    if let Err(fault) = outcome {
+        if !matches!(fault, Fault::Gone) {
+            tracing::info!(peer = %session.connection.remote_address(), %fault, "a connection is closed");
+            session.fail(&fault);
+        }
+    }
+}
+
+/// What became of a request.
+enum Outcome {
+    /// Answered, or cancelled by the agent.
+    Done,
+    /// Refused, which is still to be said.
+    Refused(Refusal),
+}
+
+async fn serve(
+    session: &Arc<Session>,
+    send: &mut SendStream,
+    receive: RecvStream,
+    ended: oneshot::Receiver<ByteCount>,
+) -> Result<(), Fault> {
+    let mut frames = FrameReader::new(receive, session.exchange_timeout());
+    let frame = match timeout(session.exchange_timeout(), frames.next()).await {
+        Ok(Ok(Some(frame))) => frame,
+        Ok(Ok(None)) => return Err(DecodeError::Truncated.into()),
+        Ok(Err(FrameError::Decode(error))) => return Err(error.into()),
+        // Cancelled before it was asked.
+        Ok(Err(FrameError::Read(_))) => return Ok(()),
+        Ok(Err(FrameError::Timeout)) | Err(_) => return Err(Fault::Protocol("a request did not come in time".into())),
+    };
+    if frame.kind != Signed::KIND {
+        return Err(DecodeError::Unexpected { found: frame.kind, expected: "signed request" }.into());
+    }
+    session.greeted().await?;
+    let outcome = if session.node.is_stopping() {
+        Outcome::Refused(Refusal::new(RefusalCode::ShuttingDown, "the node is stopping"))
+    } else {
+        dispatch(session, send, &frame, ended).await?
+    };
+    match outcome {
+        Outcome::Done => Counters::add(&session.node.counters.answered, 1),
+        Outcome::Refused(refusal) => {
+            Counters::add(&session.node.counters.refused, 1);
+            refuse(send, refusal).await;
+        }
+    }
+    // Kept until here: dropping it would tell the agent to stop sending.
+    drop(frames.into_stream());
+    Ok(())
+}
+
+async fn dispatch(
+    session: &Arc<Session>,
+    send: &mut SendStream,
+    frame: &Frame,
+    ended: oneshot::Receiver<ByteCount>,
+) -> Result<Outcome, Fault> {
+    let signed = Signed::from_bytes(&frame.body)?;
+    match signed.kind() {
+        Describe::KIND => match verify::<Describe>(session, send, &signed)? {
+            Ok(request) => describe::answer(session, request.message(), send).await,
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        },
+        Fetch::KIND => match verify::<Fetch>(session, send, &signed)? {
+            Ok(request) => fetch::answer(session, &request, send, ended).await,
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        },
+        found => Err(DecodeError::Unexpected { found, expected: "Describe or Fetch" }.into()),
+    }
+}
+
+fn verify<M: Message>(
+    session: &Session,
+    send: &SendStream,
+    signed: &Signed,
+) -> Result<Result<Verified<M>, Refusal>, Fault> {
+    match signed.verify::<M>(&session.binding(send.id())) {
+        Ok(request) => Ok(Ok(request)),
+        Err(EnvelopeError::Decode(error)) => Err(error.into()),
+        Err(EnvelopeError::Signature(error)) => {
+            session.bad_signature()?;
+            let reason = format!("the signature does not hold on this stream of this connection: {error}");
+            Ok(Err(Refusal::new(RefusalCode::Unauthorised, reason)))
+        }
+    }
+}
+
+/// A refusal is a message followed by a clean finish, never a bare reset.
+// r[impl error.refusal.message]
+async fn refuse(send: &mut SendStream, refusal: Refusal) {
+    tracing::debug!(%refusal, "a request is refused");
+    // An agent that is gone need not hear it.
+    if send_frame(send, &Refused { refusal }).await.is_ok() {
+        let _ = send.finish();
+    }
+}
+
+fn group_size(log2: u8) -> Result<GroupSize, Refusal> {
+    GroupSize::from_log2(log2).map_err(|error| Refusal::new(RefusalCode::BadRequest, error.to_string()))
+}

@@ -1,0 +1,334 @@
+//! One connection: its control stream, its requests, and what they share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aro_proto::error::close;
+use aro_proto::identity::Binding;
+use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_BAD_SIGNATURES};
+use aro_proto::wire::DecodeError;
+use aro_proto::{ByteCount, Refusal, RefusalCode};
+use quinn::{Connection, Endpoint, Incoming, ReadError, StreamId, VarInt, WriteError};
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
+
+use super::control;
+use super::endpoint::Slot;
+use super::framed::FrameError;
+use crate::channels::PaidChannel;
+use crate::service;
+use crate::shared::Shared;
+
+/// What the tasks of one connection share.
+pub(crate) struct Session {
+    pub(crate) node: Arc<Shared>,
+    pub(crate) connection: Connection,
+    exporter: [u8; EXPORTER_LEN],
+    greeted: watch::Sender<bool>,
+    bound: watch::Sender<Bound>,
+    bad_signatures: AtomicU32,
+    /// Open requests that wait to hear what the agent proved, by QUIC stream id.
+    ends: Mutex<HashMap<u64, oneshot::Sender<ByteCount>>>,
+    chain_reads: Mutex<ReadAllowance>,
+}
+
+/// Which channel pays for the connection.
+#[derive(Clone, Default)]
+pub(crate) enum Bound {
+    /// No bind has come.
+    #[default]
+    Unasked,
+    /// A bind has come and is being looked at.
+    Resolving,
+    /// This one, for the connection's whole life.
+    To(Arc<PaidChannel>),
+    /// The last bind was refused.
+    Refused(Refusal),
+}
+
+/// Why a connection is closed.
+#[derive(Debug, Error)]
+pub(crate) enum Fault {
+    /// The peer broke the framing or the order of messages.
+    #[error("{0}")]
+    Protocol(String),
+    /// The peer's chain is another.
+    #[error("the peer is on another chain")]
+    WrongChain,
+    /// Too many bad signatures.
+    #[error("too many bad signatures")]
+    Abuse,
+    /// It is closed already, or the peer has dropped the control stream.
+    #[error("the connection is gone")]
+    Gone,
+}
+
+/// Accepts connections until the node stops.
+pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint) {
+    loop {
+        tokio::select! {
+            incoming = endpoint.accept() => match incoming {
+                Some(incoming) => admit(&node, incoming),
+                None => return,
+            },
+            () = node.stopped() => return,
+        }
+    }
+}
+
+fn admit(node: &Arc<Shared>, incoming: Incoming) {
+    let peer = incoming.remote_address();
+    if node.slots.is_under_pressure() && incoming.may_retry() && !incoming.remote_address_validated() {
+        // Cannot fail: it may be asked to retry.
+        let _ = incoming.retry();
+        return;
+    }
+    let Some(slot) = node.slots.take(peer.ip()) else {
+        tracing::warn!(%peer, "a connection is refused: no place is free");
+        incoming.refuse();
+        return;
+    };
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        let patience = Duration::from_millis(node.config.exchange_timeout_ms);
+        let Ok(connecting) = incoming.accept() else { return };
+        match timeout(patience, connecting).await {
+            Ok(Ok(connection)) => run(node, connection, slot).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a handshake took too long"),
+        }
+    });
+}
+
+async fn run(node: Arc<Shared>, connection: Connection, _slot: Slot) {
+    let peer = connection.remote_address();
+    let Some(session) = Session::new(node, connection) else { return };
+    let session = Arc::new(session);
+    let outcome = serve(&session).await;
+    if let Err(fault) = outcome {
+        if !matches!(fault, Fault::Gone) {
+            tracing::info!(%peer, %fault, "a connection is closed");
+        }
+        session.fail(&fault);
+    }
+}
+
+async fn serve(session: &Arc<Session>) -> Result<(), Fault> {
+    let opened = timeout(session.exchange_timeout(), session.connection.accept_bi()).await;
+    let (send, receive) = opened
+        .map_err(|_| Fault::Protocol("no control stream was opened in time".into()))?
+        .map_err(|_| Fault::Gone)?;
+    let control = control::run(Arc::clone(session), send, receive);
+    tokio::pin!(control);
+    let mut has_control = true;
+    loop {
+        tokio::select! {
+            outcome = &mut control, if has_control => {
+                outcome?;
+                has_control = false;
+            }
+            request = session.connection.accept_bi() => {
+                let (send, receive) = request.map_err(|_| Fault::Gone)?;
+                let ended = session.expect_end(send.id());
+                tokio::spawn(service::answer(Arc::clone(session), send, receive, ended));
+            }
+        }
+    }
+}
+
+impl Session {
+    fn new(node: Arc<Shared>, connection: Connection) -> Option<Self> {
+        let mut exporter = [0; EXPORTER_LEN];
+        connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").ok()?;
+        Some(Self {
+            node,
+            connection,
+            exporter,
+            greeted: watch::Sender::new(false),
+            bound: watch::Sender::default(),
+            bad_signatures: AtomicU32::new(0),
+            ends: Mutex::default(),
+            chain_reads: Mutex::new(ReadAllowance::full()),
+        })
+    }
+
+    /// What signatures on this stream are bound to.
+    pub(crate) fn binding(&self, stream: StreamId) -> Binding {
+        Binding { exporter: self.exporter, stream: stream_number(stream) }
+    }
+
+    pub(crate) fn exchange_timeout(&self) -> Duration {
+        Duration::from_millis(self.node.config.exchange_timeout_ms)
+    }
+
+    /// The hello was right: requests may go on.
+    pub(crate) fn greet(&self) {
+        self.greeted.send_replace(true);
+    }
+
+    /// Waits until the hello has been checked.
+    // r[impl request.after_hello]
+    pub(crate) async fn greeted(&self) -> Result<(), Fault> {
+        let mut greeted = self.greeted.subscribe();
+        let seen = timeout(self.exchange_timeout(), greeted.wait_for(|greeted| *greeted)).await;
+        match seen {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Fault::Protocol("a request came without a hello".into())),
+        }
+    }
+
+    /// Notes what has become of a bind.
+    pub(crate) fn set_bound(&self, bound: Bound) {
+        self.bound.send_replace(bound);
+    }
+
+    /// The channel now.
+    pub(crate) fn bound(&self) -> Bound {
+        self.bound.borrow().clone()
+    }
+
+    /// The channel that pays, once the bind is through: it travels beside the request, on another stream.
+    pub(crate) async fn channel(&self) -> Result<Arc<PaidChannel>, Refusal> {
+        let no_channel = || Refusal::new(RefusalCode::NoChannel, "this costs money, and no channel is bound");
+        let mut bound = self.bound.subscribe();
+        let bind_timeout = Duration::from_millis(self.node.config.bind_timeout_ms);
+        let asked = timeout(bind_timeout, bound.wait_for(|bound| !matches!(bound, Bound::Unasked))).await;
+        if !matches!(asked, Ok(Ok(_))) {
+            return Err(no_channel());
+        }
+        drop(asked);
+        let settled = |bound: &Bound| matches!(bound, Bound::To(_) | Bound::Refused(_));
+        match timeout(self.exchange_timeout(), bound.wait_for(settled)).await {
+            Ok(Ok(bound)) => match &*bound {
+                Bound::To(channel) => Ok(Arc::clone(channel)),
+                Bound::Refused(refusal) => Err(refusal.clone()),
+                Bound::Unasked | Bound::Resolving => Err(no_channel()),
+            },
+            _ => Err(Refusal::new(RefusalCode::Internal, "the channel could not be looked up in time")),
+        }
+    }
+
+    /// Counts a bad signature.
+    // r[impl request.signature.abuse]
+    pub(crate) fn bad_signature(&self) -> Result<(), Fault> {
+        let before = self.bad_signatures.fetch_add(1, Ordering::Relaxed);
+        if before >= MAX_BAD_SIGNATURES { Err(Fault::Abuse) } else { Ok(()) }
+    }
+
+    /// Whether the agent may cause another chain call.
+    pub(crate) fn may_read_chain(&self) -> bool {
+        self.chain_reads.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+    }
+
+    /// Hears what the agent says of a request's end.
+    fn expect_end(&self, stream: StreamId) -> oneshot::Receiver<ByteCount> {
+        let (sender, receiver) = oneshot::channel();
+        self.ends().insert(stream_number(stream), sender);
+        receiver
+    }
+
+    /// The agent says how much of a request it proved. Requests that are over have been settled already.
+    pub(crate) fn end_request(&self, stream: u64, proven: ByteCount) {
+        if let Some(ended) = self.ends().remove(&stream) {
+            let _ = ended.send(proven);
+        }
+    }
+
+    /// A request is over and settled.
+    pub(crate) fn forget_request(&self, stream: StreamId) {
+        self.ends().remove(&stream_number(stream));
+    }
+
+    /// Closes the connection.
+    pub(crate) fn fail(&self, fault: &Fault) {
+        let code = match fault {
+            Fault::Protocol(_) => close::PROTOCOL,
+            Fault::WrongChain => close::WRONG_CHAIN,
+            Fault::Abuse => close::ABUSE,
+            Fault::Gone => close::DONE,
+        };
+        self.connection.close(VarInt::from_u32(code), fault.to_string().as_bytes());
+    }
+
+    fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<ByteCount>>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream's QUIC id, as signatures and messages name it.
+fn stream_number(stream: StreamId) -> u64 {
+    u64::from(VarInt::from(stream))
+}
+
+impl From<FrameError> for Fault {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Decode(error) => error.into(),
+            FrameError::Timeout => Self::Protocol(error.to_string()),
+            FrameError::Read(ReadError::Reset(_)) => Self::Protocol("the control stream was reset".into()),
+            FrameError::Read(_) => Self::Gone,
+        }
+    }
+}
+
+impl From<DecodeError> for Fault {
+    fn from(error: DecodeError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+impl From<WriteError> for Fault {
+    fn from(_: WriteError) -> Self {
+        Self::Gone
+    }
+}
+
+/// Chain calls that a connection may cause: a burst, then one every so often.
+#[derive(Debug)]
+struct ReadAllowance {
+    left: u32,
+    since: Instant,
+}
+
+impl ReadAllowance {
+    fn full() -> Self {
+        Self { left: CHAIN_READS, since: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < CHAIN_READS && now.duration_since(self.since) >= CHAIN_READ_INTERVAL {
+            self.left += 1;
+            self.since += CHAIN_READ_INTERVAL;
+        }
+        if self.left == CHAIN_READS {
+            self.since = now;
+        }
+        let granted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        granted
+    }
+}
+
+/// Chain calls at once that one connection may cause.
+const CHAIN_READS: u32 = 8;
+/// After which another is allowed.
+const CHAIN_READ_INTERVAL: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_reads_are_a_burst_and_then_few() {
+        let start = Instant::now();
+        let mut allowance = ReadAllowance { left: CHAIN_READS, since: start };
+        assert_eq!((0..20).filter(|_| allowance.take(start)).count(), CHAIN_READS as usize);
+        assert!(allowance.take(start + CHAIN_READ_INTERVAL));
+        assert!(!allowance.take(start + CHAIN_READ_INTERVAL));
+        let much_later = start + CHAIN_READ_INTERVAL * 100;
+        assert_eq!((0..20).filter(|_| allowance.take(much_later)).count(), CHAIN_READS as usize);
+    }
+}

@@ -1,0 +1,265 @@
+//! The control stream: hello, binding a channel, vouchers in, credit out, goaway.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aro_proto::channel::{Credit as Standing, Offer, SignedVoucher, Voucher, VoucherError};
+use aro_proto::identity::{EnvelopeError, Signed};
+use aro_proto::limits::{MAX_REQUEST_STREAMS, MINOR_VERSION};
+use aro_proto::message::{
+    Bind, Credit, Goaway, Hello, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd, ToppedUp,
+};
+use aro_proto::wire::DecodeError;
+use aro_proto::{ByteCount, ChannelId, Refusal, RefusalCode};
+use quinn::{RecvStream, SendStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::connection::{Bound, Fault, Session};
+use super::framed::{Frame, FrameReader, send_frame};
+use crate::channels::{News, PaidChannel, follow};
+use crate::ledger::Commit;
+use crate::shared::unix_now;
+
+/// Serves the control stream until the agent ends it.
+pub(crate) async fn run(session: Arc<Session>, send: SendStream, receive: RecvStream) -> Result<(), Fault> {
+    let frames = FrameReader::new(receive, session.exchange_timeout());
+    let (refused, refusals) = mpsc::channel(REFUSALS);
+    let mut control = Control { session, send, frames, refused, refusals, news: None, told: None };
+    control.hello().await?;
+    control.serve().await
+}
+
+struct Control {
+    session: Arc<Session>,
+    send: SendStream,
+    frames: FrameReader,
+    /// For the committer, to say that a voucher could not be stored.
+    refused: mpsc::Sender<PayRefused>,
+    refusals: mpsc::Receiver<PayRefused>,
+    /// Of the bound channel.
+    news: Option<watch::Receiver<News>>,
+    /// The last credit that was sent.
+    told: Option<Standing>,
+}
+
+impl Control {
+    // r[impl identity.chain.first]
+    async fn hello(&mut self) -> Result<(), Fault> {
+        let frame = timeout(self.session.exchange_timeout(), self.frames.next())
+            .await
+            .map_err(|_| Fault::Protocol("no hello came in time".into()))??;
+        let hello: Hello = frame.ok_or(DecodeError::Truncated)?.decode()?;
+        let node = Arc::clone(&self.session.node);
+        if hello.chain != node.chain_ids {
+            let refusal = Refusal::new(RefusalCode::WrongChain, "genesis hash, program or mint differ from this node's");
+            send_frame(&mut self.send, &Goaway { refusal }).await?;
+            // Let it arrive before the close, which would overtake it.
+            let _ = self.send.finish();
+            let _ = timeout(GOAWAY_PATIENCE, self.send.stopped()).await;
+            return Err(Fault::WrongChain);
+        }
+        let answer = NodeHello {
+            minor_version: MINOR_VERSION,
+            chain: node.chain_ids,
+            tariff: node.config.tariff,
+            max_request_streams: MAX_REQUEST_STREAMS,
+            min_grace_s: node.min_grace_s,
+        };
+        send_frame(&mut self.send, &answer).await?;
+        self.session.greet();
+        Ok(())
+    }
+
+    async fn serve(&mut self) -> Result<(), Fault> {
+        let node = Arc::clone(&self.session.node);
+        let stopped = node.stopped();
+        tokio::pin!(stopped);
+        let mut said_goaway = false;
+        loop {
+            tokio::select! {
+                frame = self.frames.next() => match frame? {
+                    Some(frame) => self.take(&frame).await?,
+                    None => return Ok(()),
+                },
+                Some(refusal) = self.refusals.recv() => send_frame(&mut self.send, &refusal).await?,
+                credit = next_credit(&mut self.news, self.told) => self.tell(credit).await?,
+                () = &mut stopped, if !said_goaway => {
+                    said_goaway = true;
+                    let refusal = Refusal::new(RefusalCode::ShuttingDown, "the node is stopping");
+                    send_frame(&mut self.send, &Goaway { refusal }).await?;
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, frame: &Frame) -> Result<(), Fault> {
+        match frame.kind {
+            Signed::KIND => self.bind(frame).await,
+            Pay::KIND => self.pay(frame.decode()?).await,
+            StreamEnd::KIND => {
+                let end: StreamEnd = frame.decode()?;
+                self.session.end_request(end.stream, ByteCount::new(end.proven_bytes));
+                Ok(())
+            }
+            ToppedUp::KIND => {
+                self.topped_up(frame.decode()?);
+                Ok(())
+            }
+            found => Err(DecodeError::Unexpected { found, expected: "Bind, Pay, StreamEnd or ToppedUp" }.into()),
+        }
+    }
+
+    // r[impl channel.bind.signer]
+    async fn bind(&mut self, frame: &Frame) -> Result<(), Fault> {
+        let signed = Signed::from_bytes(&frame.body)?;
+        if signed.kind() != Bind::KIND {
+            return Err(DecodeError::Unexpected { found: signed.kind(), expected: Bind::NAME }.into());
+        }
+        let before = self.session.bound();
+        self.session.set_bound(Bound::Resolving);
+        let outcome = match signed.verify::<Bind>(&self.session.binding(self.send.id())) {
+            Ok(bind) if matches!(&before, Bound::To(channel) if channel.id() != bind.message().channel) => {
+                Err(Refusal::new(RefusalCode::BadRequest, "the connection is bound to another channel for its life"))
+            }
+            Ok(bind) => match self.find(bind.message().channel).await {
+                Ok(channel) if channel.signer() != bind.signer() => {
+                    Err(Refusal::new(RefusalCode::Unauthorised, "the bind is not signed by the channel's signer"))
+                }
+                other => other,
+            },
+            Err(EnvelopeError::Signature(error)) => {
+                self.session.bad_signature()?;
+                Err(Refusal::new(RefusalCode::Unauthorised, error.to_string()))
+            }
+            Err(EnvelopeError::Decode(error)) => return Err(error.into()),
+        };
+        match outcome {
+            Ok(channel) => {
+                self.news = Some(channel.subscribe());
+                send_frame(&mut self.send, &channel.bound()).await?;
+                self.session.set_bound(Bound::To(channel));
+            }
+            Err(refusal) => {
+                send_frame(&mut self.send, &Refused { refusal: refusal.clone() }).await?;
+                // A bad second bind does not undo a good first one.
+                let after = if matches!(before, Bound::To(_)) { before } else { Bound::Refused(refusal) };
+                self.session.set_bound(after);
+            }
+        }
+        Ok(())
+    }
+
+    /// The channel, from memory, or from the chain if it is too new to have been followed.
+    async fn find(&self, id: ChannelId) -> Result<Arc<PaidChannel>, Refusal> {
+        let node = &self.session.node;
+        if let Some(channel) = node.channels.get(id) {
+            return Ok(channel);
+        }
+        if !self.session.may_read_chain() {
+            return Err(Refusal::new(RefusalCode::OverCapacity, "too many unknown channels on this connection"));
+        }
+        match timeout(self.session.exchange_timeout(), follow::look_up(node, id)).await {
+            Ok(Ok(Some(channel))) => Ok(channel),
+            Ok(Ok(None)) => Err(Refusal::new(RefusalCode::ChannelUnusable, "the chain has no such channel to this node")),
+            Ok(Err(error)) => {
+                tracing::warn!(channel = %id, %error, "a channel could not be looked up");
+                Err(Refusal::new(RefusalCode::Internal, "the channel could not be looked up on chain"))
+            }
+            Err(_) => Err(Refusal::new(RefusalCode::Internal, "the chain does not answer in time")),
+        }
+    }
+
+    async fn pay(&mut self, pay: Pay) -> Result<(), Fault> {
+        let Pay { voucher } = pay;
+        let Bound::To(channel) = self.session.bound() else {
+            let refusal = Refusal::new(RefusalCode::NoChannel, "no channel is bound on this connection");
+            let answer = PayRefused { cumulative: voucher.cumulative, refusal, watermark: None };
+            return Ok(send_frame(&mut self.send, &answer).await?);
+        };
+        let signed = SignedVoucher {
+            voucher: Voucher {
+                channel: channel.id(),
+                cumulative: voucher.cumulative,
+                expires_at: voucher.expires_at,
+            },
+            signature: voucher.signature,
+        };
+        match channel.offer(&signed, unix_now()) {
+            Ok(Offer::Fresh(verified)) => {
+                let commit = Commit { channel, voucher: verified, refused: self.refused.clone() };
+                if !self.session.node.committer.commit(commit).await {
+                    return Err(Fault::Gone);
+                }
+            }
+            Ok(Offer::Known) => self.tell(channel.standing()).await?,
+            Err(error) => {
+                let answer = channel.pay_refused(voucher.cumulative, refusal_of(&error));
+                send_frame(&mut self.send, &answer).await?;
+                if error == VoucherError::BadSignature {
+                    self.session.bad_signature()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, credit: Standing) -> Result<(), Fault> {
+        self.told = Some(credit);
+        let Standing { cumulative, window } = credit;
+        Ok(send_frame(&mut self.send, &Credit { cumulative, window }).await?)
+    }
+
+    /// Reads the channel anew beside the control stream, until the chain shows the announced deposit.
+    fn topped_up(&self, news: ToppedUp) {
+        let Bound::To(channel) = self.session.bound() else { return };
+        if channel.terms().deposit >= news.deposit || !self.session.may_read_chain() {
+            return;
+        }
+        let session = Arc::clone(&self.session);
+        tokio::spawn(async move {
+            for _ in 0..TOP_UP_READS {
+                if let Err(error) = follow::look_up(&session.node, channel.id()).await {
+                    tracing::warn!(channel = %channel.id(), %error, "a topped-up channel could not be read");
+                }
+                if channel.terms().deposit >= news.deposit || session.connection.close_reason().is_some() {
+                    return;
+                }
+                tokio::time::sleep(TOP_UP_INTERVAL).await;
+            }
+        });
+    }
+}
+
+/// Waits for credit that was not told yet; forever while no channel is bound. May be cancelled at any await.
+async fn next_credit(news: &mut Option<watch::Receiver<News>>, told: Option<Standing>) -> Standing {
+    if let Some(news) = news {
+        while news.changed().await.is_ok() {
+            let credit = news.borrow_and_update().credit;
+            if let Some(credit) = credit.filter(|credit| Some(*credit) != told) {
+                return credit;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// The refusal of a voucher, with the amount that its code speaks of.
+fn refusal_of(error: &VoucherError) -> Refusal {
+    let refusal = Refusal::new(error.refusal_code(), error.to_string());
+    match *error {
+        VoucherError::NotRising { watermark: amount, .. }
+        | VoucherError::EqualDiffers { cumulative: amount }
+        | VoucherError::AboveDeposit { deposit: amount, .. } => refusal.with_amount(amount),
+        _ => refusal,
+    }
+}
+
+/// Failed vouchers that wait to be told.
+const REFUSALS: usize = 16;
+/// How long a goaway may take to arrive before the connection is closed.
+const GOAWAY_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a topped-up channel is read until the chain shows it.
+const TOP_UP_READS: u32 = 10;
+/// And after which time again.
+const TOP_UP_INTERVAL: Duration = Duration::from_millis(500);

@@ -1,0 +1,10 @@
+//! QUIC: sockets, frames, connections and their control streams.
+
+mod connection;
+mod control;
+mod endpoint;
+mod framed;
+
+pub(crate) use connection::{Fault, Session, run_accepting};
+pub(crate) use endpoint::{ConnectionSlots, client_endpoint, server_endpoint};
+pub(crate) use framed::{Frame, FrameError, FrameReader, send_frame};

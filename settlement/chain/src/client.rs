@@ -1,0 +1,243 @@
+//! The seven questions that ARO asks of a chain, and the values that answer them.
+
+use async_trait::async_trait;
+use solana_address::Address;
+use solana_hash::Hash;
+use solana_message::VersionedMessage;
+use solana_signature::Signature;
+use solana_transaction::versioned::VersionedTransaction;
+use solana_transaction_error::TransactionError;
+
+/// A chain. Implementations read at commitment "confirmed" and keep no state between calls that a caller could
+/// observe, so one client serves any number of tasks.
+#[async_trait]
+pub trait ChainClient: Send + Sync + 'static {
+    /// Which chain this is: two clusters never share it.
+    async fn genesis_hash(&self) -> Result<[u8; 32], ChainError>;
+
+    /// The accounts at these addresses, in this order, any number of them; `None` where there is none.
+    async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError>;
+
+    /// All accounts of a program that match the filter, in no particular order.
+    async fn program_accounts(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<(Address, Account)>, ChainError>;
+
+    /// A blockhash to sign with, and how long it is good for.
+    async fn latest_blockhash(&self) -> Result<Blockhash, ChainError>;
+
+    /// Hands a signed transaction to the chain. `Ok` means accepted for processing, not landed; the same bytes
+    /// may be sent again at any time. [`ChainError::Refused`] means that this attempt had no effect.
+    async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError>;
+
+    /// What has become of transactions, in this order, any number of them. The block height is read before the
+    /// statuses: a transaction that is unknown here although its last valid height lies below is dead.
+    async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError>;
+
+    /// The chain's time in unix seconds: what the program compares deadlines and expiries with.
+    async fn clock(&self) -> Result<i64, ChainError>;
+}
+
+/// An account as it lies on chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The program that owns it.
+    pub owner: Address,
+    /// Its balance in lamports.
+    pub lamports: u64,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
+/// Which of a program's accounts are wanted: all conditions hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountFilter {
+    /// The first byte of the data.
+    pub discriminator: u8,
+    /// The length of the data in bytes.
+    pub data_len: usize,
+    /// A key at an offset of the data, if given.
+    pub key: Option<(usize, Address)>,
+}
+
+impl AccountFilter {
+    /// True if the account's data meets every condition.
+    pub fn matches(&self, data: &[u8]) -> bool {
+        data.len() == self.data_len
+            && data.first() == Some(&self.discriminator)
+            && self.key.as_ref().is_none_or(|(offset, key)| {
+                offset.checked_add(32).and_then(|end| data.get(*offset..end)) == Some(key.as_ref())
+            })
+    }
+}
+
+/// A blockhash and the last block height at which a transaction signed with it can land.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blockhash {
+    /// Goes into the message.
+    pub hash: Hash,
+    /// Above this block height the transaction is dead if it has not landed.
+    pub last_valid_block_height: u64,
+}
+
+/// What has become of some transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statuses {
+    /// The chain's confirmed height, read before the statuses.
+    pub block_height: u64,
+    /// One for each signature that was asked for; `None` if the chain does not know it.
+    pub statuses: Vec<Option<Status>>,
+}
+
+/// A transaction that the chain knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The slot that it landed in.
+    pub slot: u64,
+    /// How sure the chain is.
+    pub commitment: Commitment,
+    /// Why it failed, if it did; a failed transaction changed nothing but the fee payer's balance.
+    pub err: Option<TransactionError>,
+}
+
+/// How sure the chain is of a transaction, in rising order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Commitment {
+    /// One validator has executed it; a fork may still drop it.
+    Processed,
+    /// Two thirds of the stake have voted for its block.
+    Confirmed,
+    /// It cannot be undone.
+    Finalized,
+}
+
+/// Why the chain gave no answer, or not the wished one.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// The server could not be reached, did not answer in time, or asked to come back later.
+    #[error("the Solana RPC server cannot be reached: {0}; check its address and that it runs, then retry")]
+    Unreachable(String),
+    /// The server answered with an error of its own.
+    #[error("the Solana RPC server answered with error {code}: {message}")]
+    Rpc {
+        /// JSON-RPC error code.
+        code: i64,
+        /// The server's words.
+        message: String,
+    },
+    /// The server's answer makes no sense.
+    #[error("the Solana RPC server's answer is malformed: {0}; use another server")]
+    Malformed(String),
+    /// The transaction was tried and refused before it could land: nothing has changed.
+    #[error("the chain refused the transaction: {0}")]
+    Refused(TransactionError),
+    /// The transaction has more bytes than its version allows: split it.
+    #[error("a transaction of {bytes} bytes is above the limit of {limit}; split it")]
+    TooLarge {
+        /// Its serialized size.
+        bytes: usize,
+        /// [`MAX_LEGACY_TRANSACTION`] or [`MAX_V1_TRANSACTION`].
+        limit: usize,
+    },
+}
+
+impl ChainError {
+    /// True if the same call may succeed later without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            // Node behind or unhealthy, block or slot not yet there: JSON-RPC's server-side range as Solana uses it.
+            Self::Rpc { code, .. } => matches!(code, -32004 | -32005 | -32014 | -32016),
+            Self::Refused(error) => matches!(
+                error,
+                TransactionError::BlockhashNotFound
+                    | TransactionError::AccountInUse
+                    | TransactionError::ClusterMaintenance
+                    | TransactionError::WouldExceedMaxBlockCostLimit
+                    | TransactionError::WouldExceedMaxAccountCostLimit
+                    | TransactionError::WouldExceedAccountDataBlockLimit
+                    | TransactionError::ProgramCacheHitMaxLimit
+            ),
+            Self::Malformed(_) | Self::TooLarge { .. } => false,
+        }
+    }
+}
+
+/// Most bytes of a legacy or v0 transaction: one IPv6 packet.
+pub const MAX_LEGACY_TRANSACTION: usize = 1232;
+
+/// Most bytes of a v1 transaction.
+pub const MAX_V1_TRANSACTION: usize = 4096;
+
+/// The transaction's wire size in bytes, if it is within its version's limit.
+///
+/// Clusters refuse larger ones, LiteSVM does not: both clients ask here before they send.
+// r[impl settlement.transaction.size]
+pub fn check_size(transaction: &VersionedTransaction) -> Result<usize, ChainError> {
+    let bytes = wire_bytes(transaction)?.len();
+    let limit = match transaction.message {
+        VersionedMessage::Legacy(_) | VersionedMessage::V0(_) => MAX_LEGACY_TRANSACTION,
+        VersionedMessage::V1(_) => MAX_V1_TRANSACTION,
+    };
+    if bytes > limit { Err(ChainError::TooLarge { bytes, limit }) } else { Ok(bytes) }
+}
+
+/// The transaction as it goes over the wire.
+pub(crate) fn wire_bytes(transaction: &VersionedTransaction) -> Result<Vec<u8>, ChainError> {
+    wincode::serialize(transaction).map_err(|e| ChainError::Malformed(format!("transaction does not serialize: {e}")))
+}
+
+/// Offset of `unix_timestamp` in the Clock sysvar: after slot, epoch start, epoch and leader schedule epoch.
+const CLOCK_UNIX_TIMESTAMP: usize = 32;
+
+/// Address of the Clock sysvar.
+pub(crate) const CLOCK: Address = Address::from_str_const("SysvarC1ock11111111111111111111111111111111");
+
+/// The unix seconds of a Clock sysvar account.
+pub(crate) fn clock_of(account: Option<&Account>) -> Result<i64, ChainError> {
+    account
+        .and_then(|account| account.data.get(CLOCK_UNIX_TIMESTAMP..)?.first_chunk::<8>())
+        .map(|bytes| i64::from_le_bytes(*bytes))
+        .ok_or_else(|| ChainError::Malformed("the Clock sysvar is missing or too short".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_needs_length_discriminator_and_key() {
+        let key = Address::new_from_array([7; 32]);
+        let filter = AccountFilter { discriminator: 5, data_len: 40, key: Some((8, key)) };
+        let mut data = vec![0; 40];
+        data[0] = 5;
+        data[8..].copy_from_slice(key.as_ref());
+        assert!(filter.matches(&data));
+
+        let mut other = data.clone();
+        other[0] = 4;
+        assert!(!filter.matches(&other));
+        let mut other = data.clone();
+        other[39] ^= 1;
+        assert!(!filter.matches(&other));
+        data.push(0);
+        assert!(!filter.matches(&data));
+
+        let beyond = AccountFilter { key: Some((9, key)), ..filter.clone() };
+        assert!(!beyond.matches(&data[..40]));
+        let wrapping = AccountFilter { key: Some((usize::MAX, key)), ..filter };
+        assert!(!wrapping.matches(&data[..40]));
+    }
+
+    #[test]
+    fn clock_reads_the_timestamp_and_refuses_short_accounts() {
+        let mut account = Account { owner: Address::default(), lamports: 1, data: vec![0; 40] };
+        account.data[32..].copy_from_slice(&1_800_000_000_i64.to_le_bytes());
+        assert_eq!(clock_of(Some(&account)).unwrap(), 1_800_000_000);
+        account.data.truncate(39);
+        assert!(matches!(clock_of(Some(&account)), Err(ChainError::Malformed(_))));
+        assert!(matches!(clock_of(None), Err(ChainError::Malformed(_))));
+    }
+}

@@ -1,0 +1,74 @@
+//! What ARO asks of Solana, and nothing more.
+//!
+//! It does not hold keys, watch channels or decide what to settle: agent, node and operator do. It turns typed
+//! requests into instructions, instructions into confirmed transactions, and accounts back into typed values.
+//!
+//! The two types that matter are [`ChainClient`], the seven questions that any chain must answer, and
+//! [`Program`], one deployment of the settlement program and the addresses that follow from it. Behind the trait
+//! stand [`RpcChain`] (any Solana cluster over JSON-RPC) and, with the feature `embedded`, `EmbeddedChain`
+//! (LiteSVM in this process, for the demo and tests).
+//!
+//! ```no_run
+//! use settlement_chain::{Keypair, Program, RpcChain, Signer, instructions, reads, submit};
+//! # async fn example(program: Program, owner: Keypair) -> Result<(), Box<dyn std::error::Error>> {
+//! let chain = RpcChain::new("http://127.0.0.1:8899");
+//! let config = reads::config(&chain, &program).await?;
+//! let mint = config.mint.into();
+//! let source = reads::associated_token_address(&owner.pubkey(), &mint);
+//! let deposit = instructions::deposit(&program, &owner.pubkey(), &owner.pubkey(), &source, 5_000_000);
+//! submit::submit(&chain, &owner, &[], &[deposit]).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! | module           | idea                                                          |
+//! |------------------|---------------------------------------------------------------|
+//! | `client`         | the trait and its values                                      |
+//! | `rpc`            | the trait over JSON-RPC                                       |
+//! | `embedded`       | the trait over LiteSVM                                        |
+//! | `program`        | addresses that follow from a program id                       |
+//! | [`instructions`] | one builder for each instruction of the program               |
+//! | [`tokens`]       | the few instructions of SPL token and system program in use   |
+//! | [`reads`]        | accounts, decoded and checked                                 |
+//! | [`submit`]       | sign, send, re-send, confirm; errors that say who must act    |
+//! | [`setup`]        | mint, treasury, config and vault of a fresh deployment        |
+//! | `contract`       | what every implementation of the trait must pass (feature)    |
+//! | [`keyfile`]      | key files as the Solana tools write them                      |
+
+mod client;
+#[cfg(feature = "embedded")]
+mod embedded;
+mod program;
+mod rpc;
+
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+pub mod instructions;
+pub mod keyfile;
+pub mod reads;
+pub mod setup;
+pub mod submit;
+pub mod tokens;
+
+pub use client::{
+    Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, MAX_LEGACY_TRANSACTION, MAX_V1_TRANSACTION,
+    Status, Statuses, check_size,
+};
+#[cfg(feature = "embedded")]
+pub use embedded::{EMBEDDED_GENESIS_HASH, EmbeddedChain};
+pub use program::Program;
+pub use rpc::RpcChain;
+
+pub use settlement_interface as interface;
+pub use solana_address::Address;
+pub use solana_hash::Hash;
+pub use solana_instruction::{AccountMeta, Instruction, error::InstructionError};
+pub use solana_keypair::Keypair;
+pub use solana_message::{Message, VersionedMessage};
+pub use solana_signature::Signature;
+pub use solana_signer::Signer;
+pub use solana_transaction::versioned::VersionedTransaction;
+pub use solana_transaction_error::TransactionError;
+
+/// The settlement program as it is deployed: the committed SBF ELF.
+#[cfg(feature = "program")]
+pub const PROGRAM_ELF: &[u8] = include_bytes!("../../program/aro_settlement.so");

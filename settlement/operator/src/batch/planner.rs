@@ -1,0 +1,376 @@
+//! Channels in, transactions out. Pure: everything it knows is in its arguments.
+
+use std::collections::{BTreeMap, HashSet};
+
+use aro_proto::limits::SETTLE_MARGIN_S;
+use aro_proto::{Amount, ChannelId};
+use settlement_chain::instructions::{self, BatchVoucher, NO_VOUCHER};
+use settlement_chain::{Address, Instruction, MAX_LEGACY_TRANSACTION, Program};
+use settlement_interface::accounts::{Channel, Node, status};
+use settlement_interface::instructions::{MAX_BATCH, VoucherEntry};
+use settlement_interface::voucher::{NEVER, is_expired};
+
+use super::{Item, Kind, Planned, transaction_bytes};
+use crate::vouchers::StoredVoucher;
+
+/// Decides what is sent, for one operator.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    /// The settlement program.
+    pub program: Program,
+    /// The operator's hot key: pays and closes.
+    pub authority: Address,
+    /// The operator's account.
+    pub operator: Address,
+    /// Settling an open channel is not worth it below this much unsettled.
+    pub min_settle: Amount,
+    /// Whether channels are closed when their node asks; else they are only settled.
+    pub close_when_asked: bool,
+}
+
+/// What the chain says, at about one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The chain's time, in unix seconds.
+    pub now: i64,
+    /// Node accounts by address.
+    pub nodes: BTreeMap<Address, Node>,
+    /// Channels by id; one that is not here is gone.
+    pub channels: BTreeMap<ChannelId, Channel>,
+}
+
+impl Planner {
+    /// Everything that earns or ends now: closes that nodes asked for, vouchers worth settling, and channels whose
+    /// grace is over. `busy` channels have a transaction whose fate is open; they wait.
+    pub fn plan(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
+        // Per node and kind; vouchers that expire apart, for one makes its whole batch longer.
+        let mut groups: BTreeMap<(Kind, Address, bool), Vec<Entry>> = BTreeMap::new();
+        for stored in vouchers.iter().filter(|stored| !busy.contains(&stored.channel())) {
+            if let Some((kind, entry)) = self.due(facts, stored) {
+                let expires = entry.voucher.2 != NEVER;
+                groups.entry((kind, stored.node, expires)).or_default().push(entry);
+            }
+        }
+        let mut planned = Vec::new();
+        for ((kind, node, _), entries) in groups {
+            // r[impl settlement.fee.operator]
+            let operator = facts.nodes.get(&node).map_or(self.operator, |account| Address::from(account.operator));
+            planned.extend(self.pack(Source { kind, target: Target::Node { node, operator }, entries }));
+        }
+        let over = facts.channels.iter().filter(|(id, channel)| {
+            channel.status == status::CLOSING && facts.now >= channel.deadline && !busy.contains(id)
+        });
+        let entries: Vec<Entry> = over.map(|(id, _)| Entry::bare(*id)).collect();
+        planned.extend(self.pack(Source { kind: Kind::Finalize, target: Target::Anyone, entries }));
+        planned
+    }
+
+    /// Refunds of closed channels, grouped by who gets what back.
+    pub fn reclaim(&self, facts: &Facts, busy: &HashSet<ChannelId>) -> Vec<Planned> {
+        let mut groups: BTreeMap<([u8; 32], [u8; 32]), Vec<Entry>> = BTreeMap::new();
+        for (id, channel) in &facts.channels {
+            if channel.status == status::CLOSED && !busy.contains(id) {
+                groups.entry((channel.agent, channel.rent_payer)).or_default().push(Entry::bare(*id));
+            }
+        }
+        groups
+            .into_iter()
+            .flat_map(|((agent, rent_payer), entries)| {
+                let target = Target::Agent { agent: agent.into(), rent_payer: rent_payer.into() };
+                self.pack(Source { kind: Kind::Reclaim, target, entries })
+            })
+            .collect()
+    }
+
+    /// The same work in two transactions, or none if it cannot be divided.
+    pub fn halves(&self, planned: &Planned) -> Option<[Planned; 2]> {
+        let middle = planned.source.entries.len() / 2;
+        if middle == 0 {
+            return None;
+        }
+        let (first, second) = planned.source.entries.split_at(middle);
+        Some([self.build(&planned.source, first), self.build(&planned.source, second)])
+    }
+
+    /// What is due for one stored voucher.
+    fn due(&self, facts: &Facts, stored: &StoredVoucher) -> Option<(Kind, Entry)> {
+        let channel = facts.channels.get(&stored.channel())?;
+        let node = facts.nodes.get(&stored.node)?;
+        if !channel.is_settleable(facts.now) {
+            return None;
+        }
+        let voucher = &stored.signed.voucher;
+        let unsettled = voucher.cumulative.saturating_sub(Amount::new(channel.settled));
+        let rises = !unsettled.is_zero() && !is_expired(voucher.expires_at, facts.now);
+        // Only the node's own operator may close.
+        if stored.close && self.close_when_asked && Address::from(node.operator) == self.operator {
+            return Some((Kind::Close, Entry::of(stored, rises)));
+        }
+        // A closing channel is settled at once but not closed: its node may hold a better voucher that is still on
+        // its way, and a close would cut that off.
+        let urgent = stored.close || channel.status == status::CLOSING || expires_soon(voucher.expires_at, facts.now);
+        // r[impl settlement.worth]
+        (rises && (urgent || unsettled >= self.min_settle)).then(|| (Kind::Settle, Entry::of(stored, true)))
+    }
+
+    /// Fills transactions one after the other, each as full as its size allows.
+    // r[impl settlement.batch.size]
+    fn pack(&self, source: Source) -> Vec<Planned> {
+        let mut rest: &[Entry] = &source.entries;
+        let mut planned = Vec::new();
+        while !rest.is_empty() {
+            let mut count = 1;
+            while count < rest.len().min(MAX_BATCH) && self.fits(&source, &rest[..=count]) {
+                count += 1;
+            }
+            let (taken, left) = rest.split_at(count);
+            planned.push(self.build(&source, taken));
+            rest = left;
+        }
+        planned
+    }
+
+    fn fits(&self, source: &Source, entries: &[Entry]) -> bool {
+        transaction_bytes(&self.authority, &self.instruction(source, entries)) <= MAX_LEGACY_TRANSACTION
+    }
+
+    fn build(&self, source: &Source, entries: &[Entry]) -> Planned {
+        Planned {
+            kind: source.kind,
+            items: entries.iter().map(|entry| entry.item).collect(),
+            instruction: self.instruction(source, entries),
+            source: Source { kind: source.kind, target: source.target, entries: entries.to_vec() },
+        }
+    }
+
+    fn instruction(&self, source: &Source, entries: &[Entry]) -> Instruction {
+        let channels = || entries.iter().map(|entry| entry.voucher.0).collect::<Vec<_>>();
+        match source.target {
+            Target::Node { node, operator } => {
+                let vouchers: Vec<BatchVoucher> = entries.iter().map(|entry| entry.voucher.clone()).collect();
+                if source.kind == Kind::Close {
+                    instructions::close_batch(&self.program, &self.authority, &node, &operator, &vouchers)
+                } else {
+                    instructions::settle_batch(&self.program, &node, &operator, &vouchers)
+                }
+            }
+            Target::Anyone => instructions::finalize_batch(&self.program, &channels()),
+            Target::Agent { agent, rent_payer } => {
+                instructions::reclaim_batch(&self.program, &agent, &rent_payer, &channels())
+            }
+        }
+    }
+}
+
+/// Entries that may share a transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    kind: Kind,
+    target: Target,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    Node { node: Address, operator: Address },
+    Agent { agent: Address, rent_payer: Address },
+    Anyone,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    item: Item,
+    voucher: BatchVoucher,
+}
+
+impl Entry {
+    /// A stored voucher; without `rises` its channel closes where the chain stands.
+    fn of(stored: &StoredVoucher, rises: bool) -> Self {
+        let channel = stored.channel();
+        let item = Item { channel, voucher: Some(stored.cumulative()) };
+        let address = Address::new_from_array(channel.to_bytes());
+        if !rises {
+            return Self { item, voucher: (address, NO_VOUCHER, NEVER) };
+        }
+        let entry = VoucherEntry { signature: stored.signed.signature, cumulative: stored.cumulative().get() };
+        Self { item, voucher: (address, entry, stored.signed.voucher.expires_at) }
+    }
+
+    fn bare(channel: ChannelId) -> Self {
+        let address = Address::new_from_array(channel.to_bytes());
+        Self { item: Item { channel, voucher: None }, voucher: (address, NO_VOUCHER, NEVER) }
+    }
+}
+
+fn expires_soon(expires_at: i64, now: i64) -> bool {
+    expires_at != NEVER && expires_at.saturating_sub(now) <= SETTLE_MARGIN_S
+}
+
+#[cfg(test)]
+mod tests {
+    use aro_proto::SecretKey;
+    use aro_proto::channel::Voucher;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn planner() -> Planner {
+        let authority = Address::new_from_array([200; 32]);
+        let program = Program::local();
+        let operator = program.operator(&authority).0;
+        Planner { program, authority, operator, min_settle: Amount::new(10), close_when_asked: true }
+    }
+
+    fn node_address(node: u8) -> Address {
+        Address::new_from_array([node; 32])
+    }
+
+    /// A channel that has settled 100 of its deposit of a million.
+    fn add_channel(facts: &mut Facts, number: u16, node: u8) -> ChannelId {
+        let mut id = [3; 32];
+        id[..2].copy_from_slice(&number.to_le_bytes());
+        let id = ChannelId::from_bytes(id);
+        let mut channel = Channel::from_bytes(&[0; Channel::LEN]);
+        channel.node = [node; 32];
+        channel.agent = [u8::try_from(number % 3).unwrap(); 32];
+        channel.deposit = 1_000_000;
+        channel.settled = 100;
+        facts.channels.insert(id, channel);
+        let mut account = Node::from_bytes(&[0; Node::LEN]);
+        account.operator = planner().operator.to_bytes();
+        facts.nodes.insert(node_address(node), account);
+        id
+    }
+
+    fn voucher(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> StoredVoucher {
+        let voucher = Voucher { channel, cumulative: Amount::new(cumulative), expires_at };
+        StoredVoucher { signed: voucher.sign(&SecretKey::from_bytes(&[7; 32])), node: node_address(node), close }
+    }
+
+    fn facts() -> Facts {
+        Facts { now: NOW, ..Facts::default() }
+    }
+
+    fn kinds(planned: &[Planned]) -> Vec<(Kind, usize)> {
+        planned.iter().map(|planned| (planned.kind, planned.items.len())).collect()
+    }
+
+    // r[verify settlement.batch.size]
+    #[test]
+    fn batches_are_full_to_the_last_entry_that_fits() {
+        let planner = planner();
+        for (expires_at, close) in [(0, true), (0, false), (NOW + 7 * SETTLE_MARGIN_S, true)] {
+            let mut facts = facts();
+            let vouchers: Vec<_> =
+                (0..100).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, expires_at, close)).collect();
+            let planned = planner.plan(&facts, &vouchers, &HashSet::new());
+            let (last, full) = planned.split_last().unwrap();
+            for (batch, next) in full.iter().zip(&planned[1..]) {
+                let bytes = transaction_bytes(&planner.authority, &batch.instruction);
+                assert!(bytes <= MAX_LEGACY_TRANSACTION, "{bytes}");
+                let mut more = batch.source.entries.clone();
+                more.push(next.source.entries[0].clone());
+                let over = planner.instruction(&batch.source, &more);
+                assert!(transaction_bytes(&planner.authority, &over) > MAX_LEGACY_TRANSACTION);
+            }
+            assert!(last.items.len() <= full[0].items.len());
+            let expected = if expires_at == 0 { 8 } else { 7 };
+            assert!(full[0].items.len() >= expected, "{} entries", full[0].items.len());
+        }
+    }
+
+    // r[verify settlement.worth]
+    #[test]
+    fn only_what_is_worth_it_is_settled_and_only_what_is_asked_is_closed() {
+        let planner = planner();
+        let mut facts = facts();
+        let dust = add_channel(&mut facts, 1, 1);
+        let plan = |facts: &Facts, voucher| kinds(&planner.plan(facts, &[voucher], &HashSet::new()));
+        assert_eq!(plan(&facts, voucher(dust, 1, 109, 0, false)), []);
+        assert_eq!(plan(&facts, voucher(dust, 1, 110, 0, false)), [(Kind::Settle, 1)]);
+        assert_eq!(plan(&facts, voucher(dust, 1, 101, 0, true)), [(Kind::Close, 1)]);
+        assert_eq!(plan(&facts, voucher(dust, 1, 100, 0, true)), [(Kind::Close, 1)], "closes at the watermark");
+        assert_eq!(plan(&facts, voucher(dust, 1, 101, NOW + 5, false)), [(Kind::Settle, 1)], "before it expires");
+        assert_eq!(plan(&facts, voucher(dust, 1, 999, NOW, false)), [], "expired");
+
+        facts.nodes.get_mut(&node_address(1)).unwrap().operator = [9; 32];
+        assert_eq!(plan(&facts, voucher(dust, 1, 101, 0, true)), [(Kind::Settle, 1)], "another operator's node");
+    }
+
+    #[test]
+    fn closing_channels_are_settled_before_the_deadline_and_finalized_at_it() {
+        let planner = planner();
+        let mut facts = facts();
+        let id = add_channel(&mut facts, 1, 1);
+        let channel = facts.channels.get_mut(&id).unwrap();
+        channel.status = status::CLOSING;
+        channel.deadline = NOW + 1;
+        let stored = [voucher(id, 1, 101, 0, false)];
+        assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), [(Kind::Settle, 1)]);
+        facts.now = NOW + 1;
+        assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), [(Kind::Finalize, 1)]);
+        facts.channels.get_mut(&id).unwrap().status = status::CLOSED;
+        assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), []);
+        assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::new())), [(Kind::Reclaim, 1)]);
+        assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::from([id]))), [], "busy channels wait");
+    }
+
+    #[test]
+    fn expired_voucher_closes_at_the_watermark_without_its_signature() {
+        let planner = planner();
+        let mut facts = facts();
+        let id = add_channel(&mut facts, 1, 1);
+        let planned = planner.plan(&facts, &[voucher(id, 1, 500, NOW - 1, true)], &HashSet::new());
+        assert_eq!(planned[0].kind, Kind::Close);
+        assert_eq!(planned[0].source.entries[0].voucher.1, NO_VOUCHER);
+        assert_eq!(planned[0].items[0].voucher, Some(Amount::new(500)));
+    }
+
+    #[test]
+    fn halves_hold_the_same_entries() {
+        let planner = planner();
+        let mut facts = facts();
+        let vouchers: Vec<_> =
+            (0..5).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, 0, false)).collect();
+        let planned = planner.plan(&facts, &vouchers, &HashSet::new());
+        let [first, second] = planner.halves(&planned[0]).unwrap();
+        assert_eq!([first.items.as_slice(), &second.items].concat(), planned[0].items);
+        let [one, _] = planner.halves(&first).unwrap();
+        assert!(planner.halves(&one).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn nothing_is_lost_doubled_or_mixed_up(
+            channels in prop::collection::vec((0_u8..4, any::<bool>(), any::<bool>(), 0_u64..30), 0..120),
+        ) {
+            let planner = planner();
+            let mut facts = facts();
+            let mut expected = BTreeMap::new();
+            let mut vouchers = Vec::new();
+            for (number, (node, close, expires, rise)) in channels.into_iter().enumerate() {
+                let id = add_channel(&mut facts, u16::try_from(number).unwrap(), node);
+                let expires_at = if expires { NOW + 2 * SETTLE_MARGIN_S } else { 0 };
+                vouchers.push(voucher(id, node, 100 + rise, expires_at, close));
+                if close || rise >= 10 {
+                    expected.insert(id, (close, node));
+                }
+            }
+            for planned in planner.plan(&facts, &vouchers, &HashSet::new()) {
+                prop_assert!(transaction_bytes(&planner.authority, &planned.instruction) <= MAX_LEGACY_TRANSACTION);
+                prop_assert!(planned.items.len() <= MAX_BATCH);
+                let node_slot = if planned.kind == Kind::Close { 1 } else { 0 };
+                for item in &planned.items {
+                    let (close, node) = expected.remove(&item.channel).expect("planned once, and due");
+                    prop_assert_eq!(planned.kind == Kind::Close, close);
+                    prop_assert_eq!(planned.instruction.accounts[node_slot].pubkey, node_address(node));
+                }
+            }
+            prop_assert!(expected.is_empty());
+        }
+    }
+}

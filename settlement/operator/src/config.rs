@@ -1,0 +1,59 @@
+//! What an operator is told before it starts.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use aro_proto::Amount;
+use settlement_chain::{Address, Program};
+
+/// How an operator runs. `Default` fits a local chain; set at least `dir`.
+#[derive(Clone, Debug)]
+pub struct OperatorConfig {
+    /// Where the database lies. Default: the working directory.
+    pub dir: PathBuf,
+    /// UDP address to take vouchers at; port 0 is any free one. Default 127.0.0.1:0.
+    pub listen: SocketAddr,
+    /// The settlement program. Default: that of local chains.
+    pub program: Address,
+    /// Settling an open channel is not worth it below this much unsettled. Default 0.01 $ARO; lower costs more fees.
+    pub min_settle: Amount,
+    /// Whether channels are closed when their node asks; else they are only settled. Default true.
+    pub close_when_asked: bool,
+    /// Milliseconds between settling rounds; 0 settles only when asked. Default 60,000. A wish to close does not wait
+    /// for the next round.
+    pub settle_interval_ms: u64,
+    /// Connections at once. Default 1,024; each costs some 100 KiB and up to its receive window.
+    pub max_connections: usize,
+    /// Handoffs that may read chain and database at once; more are told to come back. Default 32.
+    pub max_handoffs_at_once: usize,
+    /// Milliseconds for which facts read from the chain are good enough to judge a handoff by. Default 2,000.
+    pub chain_cache_ms: u64,
+}
+
+impl Default for OperatorConfig {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("."),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            program: Program::local().id,
+            min_settle: Amount::new(10_000),
+            close_when_asked: true,
+            settle_interval_ms: 60_000,
+            max_connections: 1_024,
+            max_handoffs_at_once: 32,
+            chain_cache_ms: 2_000,
+        }
+    }
+}
+
+impl OperatorConfig {
+    /// The file of vouchers and journal.
+    pub fn database(&self) -> PathBuf {
+        self.dir.join("operator.redb")
+    }
+
+    /// The socket at which a running operator takes commands.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+}

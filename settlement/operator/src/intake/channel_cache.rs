@@ -1,0 +1,177 @@
+//! Channels and nodes as last read from the chain, for a moment: handoffs come in bursts.
+//!
+//! Old facts are harmless: deposits and watermarks only rise, and the chain judges again at the end. A node whose
+//! handoff is refused by an old fact gets a second, fresh look.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aro_proto::ChannelId;
+use settlement_chain::reads::{self, ReadError};
+use settlement_chain::{Address, ChainClient, Program};
+use settlement_interface::accounts::{Channel, Node};
+
+/// Remembers what was read, misses included.
+#[derive(Debug)]
+pub struct ChannelCache {
+    lifetime: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    channels: HashMap<ChannelId, (Instant, Option<Channel>)>,
+    nodes: HashMap<Address, (Instant, Option<Node>)>,
+    clock: Option<(Instant, i64)>,
+}
+
+/// What the chain says of some channels.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelFacts {
+    now: i64,
+    channels: HashMap<ChannelId, (Option<Channel>, Source)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Fresh,
+    Remembered,
+}
+
+impl ChannelCache {
+    /// A cache whose facts are good for `lifetime`.
+    pub(crate) fn new(lifetime: Duration) -> Self {
+        Self { lifetime, state: Mutex::new(State::default()) }
+    }
+
+    /// Makes the next read of these channels a fresh one.
+    pub(crate) fn forget(&self, channels: impl IntoIterator<Item = ChannelId>) {
+        let mut state = self.lock();
+        for channel in channels {
+            state.channels.remove(&channel);
+        }
+    }
+
+    /// The chain's time and these channels, read together where they are not remembered.
+    pub(super) async fn read(
+        &self,
+        chain: &dyn ChainClient,
+        program: &Program,
+        ids: &[ChannelId],
+    ) -> Result<ChannelFacts, ReadError> {
+        let (mut channels, missing, clock) = self.remembered(ids);
+        let now = match clock {
+            Some(now) => now,
+            None => chain.clock().await?,
+        };
+        let addresses: Vec<Address> = missing.iter().map(|id| Address::new_from_array(id.to_bytes())).collect();
+        let read = if addresses.is_empty() { Vec::new() } else { reads_lenient(chain, program, &addresses).await? };
+        let mut state = self.lock();
+        let at = Instant::now();
+        if clock.is_none() {
+            state.clock = Some((at, now));
+        }
+        make_room(&mut state.channels, self.lifetime);
+        for (id, channel) in missing.into_iter().zip(read) {
+            state.channels.insert(id, (at, channel.clone()));
+            channels.insert(id, (channel, Source::Fresh));
+        }
+        Ok(ChannelFacts { now, channels })
+    }
+
+    /// A node account.
+    pub(super) async fn node(
+        &self,
+        chain: &dyn ChainClient,
+        program: &Program,
+        address: &Address,
+    ) -> Result<Option<Node>, ReadError> {
+        if let Some((at, node)) = self.lock().nodes.get(address)
+            && at.elapsed() < self.lifetime
+        {
+            return Ok(node.clone());
+        }
+        let node = reads::node_at(chain, program, address).await?;
+        let mut state = self.lock();
+        make_room(&mut state.nodes, self.lifetime);
+        state.nodes.insert(*address, (Instant::now(), node.clone()));
+        Ok(node)
+    }
+
+    #[expect(clippy::type_complexity, reason = "one private step of `read`")]
+    fn remembered(
+        &self,
+        ids: &[ChannelId],
+    ) -> (HashMap<ChannelId, (Option<Channel>, Source)>, Vec<ChannelId>, Option<i64>) {
+        let state = self.lock();
+        let mut channels = HashMap::new();
+        let mut missing = Vec::new();
+        for id in ids {
+            match state.channels.get(id) {
+                Some((at, channel)) if at.elapsed() < self.lifetime => {
+                    channels.insert(*id, (channel.clone(), Source::Remembered));
+                }
+                _ if missing.contains(id) => {}
+                _ => missing.push(*id),
+            }
+        }
+        let clock = state.clock.filter(|(at, _)| at.elapsed() < self.lifetime).map(|(_, now)| now);
+        (channels, missing, clock)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whatever a panic left behind is at worst old.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ChannelFacts {
+    /// The chain's time in unix seconds.
+    pub(super) fn now(&self) -> i64 {
+        self.now
+    }
+
+    /// A channel, if there is one.
+    pub(super) fn channel(&self, id: ChannelId) -> Option<&Channel> {
+        self.channels.get(&id)?.0.as_ref()
+    }
+
+    /// True if this channel was not read just now.
+    pub(super) fn is_remembered(&self, id: ChannelId) -> bool {
+        self.channels.get(&id).is_some_and(|(_, source)| *source == Source::Remembered)
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(now: i64, channels: impl IntoIterator<Item = (ChannelId, Option<Channel>)>) -> Self {
+        let channels = channels.into_iter().map(|(id, channel)| (id, (channel, Source::Fresh))).collect();
+        Self { now, channels }
+    }
+}
+
+/// Channels by address. An address where something else lies is no channel: peers choose the addresses.
+async fn reads_lenient(
+    chain: &dyn ChainClient,
+    program: &Program,
+    addresses: &[Address],
+) -> Result<Vec<Option<Channel>>, ReadError> {
+    let accounts = chain.accounts(addresses).await?;
+    let decode = |account: settlement_chain::Account| {
+        (account.owner == program.id).then(|| Channel::decode(&account.data).ok()).flatten()
+    };
+    Ok(accounts.into_iter().map(|account| account.and_then(decode)).collect())
+}
+
+/// Keeps a map that peers can fill under its bound.
+fn make_room<K: Eq + Hash, V>(map: &mut HashMap<K, (Instant, V)>, lifetime: Duration) {
+    if map.len() >= MAX_REMEMBERED {
+        map.retain(|_, (at, _)| at.elapsed() < lifetime);
+    }
+    if map.len() >= MAX_REMEMBERED {
+        map.clear();
+    }
+}
+
+/// Accounts remembered at most: some 10 MB.
+const MAX_REMEMBERED: usize = 50_000;

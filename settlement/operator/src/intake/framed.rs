@@ -1,0 +1,88 @@
+//! Frames on QUIC streams, bounded in length and time.
+
+use std::time::Duration;
+
+use aro_proto::limits::EXCHANGE_TIMEOUT_MS;
+use aro_proto::message::Message;
+use aro_proto::wire::{DecodeError, EncodeError, FRAME_HEAD, FrameHead, encode_frame};
+use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
+use tokio::time::timeout;
+
+/// A frame as it came.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) kind: u8,
+    pub(super) body: Vec<u8>,
+}
+
+/// Why there is no next frame.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FrameError {
+    /// The peer broke the framing: the connection's error.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The peer took too long over it.
+    #[error("the peer did not complete a frame in time")]
+    Slow,
+    /// The stream or the connection is gone.
+    #[error("the stream is gone")]
+    Gone,
+}
+
+/// Why a frame could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("the peer does not read its answer")]
+    Slow,
+}
+
+/// Reads one frame, which must begin and end in time.
+pub(super) async fn read_frame(stream: &mut RecvStream) -> Result<Frame, FrameError> {
+    let reading = async {
+        let mut head = [0; FRAME_HEAD];
+        stream.read_exact(&mut head).await.map_err(cut)?;
+        read_body(stream, &head).await
+    };
+    timeout(PATIENCE, reading).await.map_err(|_| FrameError::Slow)?
+}
+
+/// Waits for one frame as long as it takes to begin; `None` when the peer has finished its side.
+pub(super) async fn next_frame(stream: &mut RecvStream) -> Result<Option<Frame>, FrameError> {
+    let mut head = [0; FRAME_HEAD];
+    match stream.read_exact(&mut head[..1]).await {
+        Ok(()) => {}
+        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+        Err(error) => return Err(cut(error)),
+    }
+    let reading = async {
+        stream.read_exact(&mut head[1..]).await.map_err(cut)?;
+        read_body(stream, &head).await.map(Some)
+    };
+    timeout(PATIENCE, reading).await.map_err(|_| FrameError::Slow)?
+}
+
+/// Sends one message.
+pub(super) async fn write_message<M: Message>(stream: &mut SendStream, message: &M) -> Result<(), SendError> {
+    let frame = encode_frame(message)?;
+    Ok(timeout(PATIENCE, stream.write_all(&frame)).await.map_err(|_| SendError::Slow)??)
+}
+
+async fn read_body(stream: &mut RecvStream, head: &[u8; FRAME_HEAD]) -> Result<Frame, FrameError> {
+    let head = FrameHead::parse(head)?;
+    let mut body = vec![0; head.body_len];
+    stream.read_exact(&mut body).await.map_err(cut)?;
+    Ok(Frame { kind: head.kind, body })
+}
+
+fn cut(error: ReadExactError) -> FrameError {
+    match error {
+        ReadExactError::FinishedEarly(_) => FrameError::Decode(DecodeError::Truncated),
+        ReadExactError::ReadError(_) => FrameError::Gone,
+    }
+}
+
+pub(super) const PATIENCE: Duration = Duration::from_millis(EXCHANGE_TIMEOUT_MS);

@@ -1,0 +1,181 @@
+//! What is wrong with a voucher by the chain's word alone, cheapest check first.
+//!
+//! Whatever the chain would refuse is refused here, so that a batch never fails for a voucher that was taken.
+
+use aro_proto::channel::{ChannelState, ChannelTerms, SignedVoucher, Voucher, VoucherError};
+use aro_proto::limits::SETTLE_MARGIN_S;
+use aro_proto::message::HandoffVoucher;
+use aro_proto::{Refusal, RefusalCode};
+use settlement_chain::Address;
+use settlement_interface::voucher::{NEVER, is_expired};
+
+use super::channel_cache::ChannelFacts;
+use crate::vouchers::{Accepted, Claim};
+
+/// Why a voucher is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    /// There is no channel at this address.
+    #[error("there is no such channel on this chain")]
+    UnknownChannel,
+    /// The channel pays another node than the one that hands its voucher over.
+    #[error("the channel pays another node")]
+    OtherNode,
+    /// The channel's account is of a later program.
+    #[error("the channel's account cannot be read")]
+    Unreadable,
+    /// The voucher itself.
+    #[error(transparent)]
+    Voucher(#[from] VoucherError),
+}
+
+impl Fault {
+    /// The refusal to send.
+    pub(super) fn refusal(&self) -> Refusal {
+        match self {
+            Self::UnknownChannel | Self::Unreadable => Refusal::new(RefusalCode::ChannelUnusable, self.to_string()),
+            Self::OtherNode => Refusal::new(RefusalCode::VoucherWrongChannel, self.to_string()),
+            Self::Voucher(error) => error.refusal(),
+        }
+    }
+}
+
+/// Judges one voucher that the node with account `node` hands over.
+// r[impl settlement.handoff.checks]
+pub(super) fn judge(handed: &HandoffVoucher, node: &Address, facts: &ChannelFacts) -> Result<Claim, Fault> {
+    let channel = facts.channel(handed.channel).ok_or(Fault::UnknownChannel)?;
+    if Address::from(channel.node) != *node {
+        return Err(Fault::OtherNode);
+    }
+    let terms = ChannelTerms::from_account(handed.channel, channel).map_err(|_| Fault::Unreadable)?;
+    match terms.state {
+        ChannelState::Open => {}
+        ChannelState::Closing { deadline } if facts.now() < deadline => {}
+        ChannelState::Closing { .. } | ChannelState::Closed => return Err(VoucherError::ChannelClosed.into()),
+    }
+    let offered = handed.cumulative;
+    if offered > terms.deposit {
+        return Err(VoucherError::AboveDeposit { deposit: terms.deposit, offered }.into());
+    }
+    if offered < terms.settled {
+        return Err(VoucherError::NotRising { watermark: terms.settled, offered }.into());
+    }
+    let rises = offered > terms.settled;
+    if rises {
+        check_expiry(handed.expires_at, facts.now())?;
+    }
+    let voucher = Voucher { channel: handed.channel, cumulative: offered, expires_at: handed.expires_at };
+    let voucher = SignedVoucher { voucher, signature: handed.signature }.verify(&terms.signer)?;
+    // At the chain's watermark there is nothing to credit, but there may be a channel to close.
+    if !rises && !handed.close {
+        return Ok(Claim::Settled);
+    }
+    Ok(Claim::Rise(Accepted { voucher, node: *node, close: handed.close }))
+}
+
+/// True if another look at the chain might change the judgement.
+pub(super) fn may_be_stale(handed: &HandoffVoucher, node: &Address, facts: &ChannelFacts) -> bool {
+    let Some(channel) = facts.channel(handed.channel) else { return true };
+    Address::from(channel.node) == *node && handed.cumulative.get() > channel.deposit
+}
+
+// r[impl voucher.expiry]
+fn check_expiry(expires_at: i64, now: i64) -> Result<(), VoucherError> {
+    if expires_at == NEVER {
+        return Ok(());
+    }
+    if is_expired(expires_at, now) {
+        return Err(VoucherError::Expired { expires_at, now });
+    }
+    // A node takes vouchers until this margin and may need a while to hand them over: half of it is still enough.
+    let earliest = now.saturating_add(SETTLE_MARGIN_S / 2);
+    if expires_at < earliest { Err(VoucherError::ExpiresTooSoon { expires_at, earliest }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use aro_proto::{Amount, ChannelId, SecretKey};
+    use settlement_interface::accounts::{Channel, status};
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn node() -> Address {
+        Address::new_from_array([1; 32])
+    }
+
+    fn id() -> ChannelId {
+        ChannelId::from_bytes([3; 32])
+    }
+
+    fn channel() -> Channel {
+        let mut channel = Channel::from_bytes(&[0; Channel::LEN]);
+        channel.node = node().to_bytes();
+        channel.signer = SecretKey::from_bytes(&[7; 32]).public();
+        channel.deposit = 1_000;
+        channel.settled = 100;
+        channel
+    }
+
+    fn handed(cumulative: u64, expires_at: i64) -> HandoffVoucher {
+        let voucher = Voucher { channel: id(), cumulative: Amount::new(cumulative), expires_at };
+        let signature = voucher.sign(&SecretKey::from_bytes(&[7; 32])).signature;
+        HandoffVoucher { channel: id(), cumulative: Amount::new(cumulative), expires_at, signature, close: false }
+    }
+
+    fn judged(handed: &HandoffVoucher, channel: Channel) -> Result<Claim, Fault> {
+        judge(handed, &node(), &ChannelFacts::of(NOW, [(id(), Some(channel))]))
+    }
+
+    // r[verify settlement.handoff.checks]
+    // r[verify voucher.expiry]
+    #[test]
+    fn each_fault_has_its_own_refusal() {
+        assert!(matches!(judged(&handed(1_000, 0), channel()), Ok(Claim::Rise(_))));
+        let refused = |handed: &HandoffVoucher, channel| match judged(handed, channel) {
+            Err(Fault::Voucher(error)) => error,
+            other => panic!("{other:?}"),
+        };
+        let deposit = Amount::new(1_000);
+        assert_eq!(
+            refused(&handed(1_001, 0), channel()),
+            VoucherError::AboveDeposit { deposit, offered: Amount::new(1_001) }
+        );
+        assert!(matches!(refused(&handed(99, 0), channel()), VoucherError::NotRising { .. }));
+        assert!(matches!(refused(&handed(500, NOW), channel()), VoucherError::Expired { .. }));
+        assert!(matches!(refused(&handed(500, NOW + 60), channel()), VoucherError::ExpiresTooSoon { .. }));
+        assert!(judged(&handed(500, NOW + SETTLE_MARGIN_S), channel()).is_ok());
+
+        let mut forged = handed(500, 0);
+        forged.signature[5] ^= 1;
+        assert_eq!(refused(&forged, channel()), VoucherError::BadSignature);
+
+        let mut other_node = channel();
+        other_node.node = [9; 32];
+        let fault = judged(&handed(500, 0), other_node).unwrap_err();
+        assert_eq!((fault, fault.refusal().code()), (Fault::OtherNode, RefusalCode::VoucherWrongChannel));
+        let mut closing = channel();
+        closing.status = status::CLOSING;
+        closing.deadline = NOW + 1;
+        assert!(judged(&handed(500, 0), closing.clone()).is_ok());
+        closing.deadline = NOW;
+        assert_eq!(refused(&handed(500, 0), closing), VoucherError::ChannelClosed);
+        let mut closed = channel();
+        closed.status = status::CLOSED;
+        assert_eq!(refused(&handed(500, 0), closed), VoucherError::ChannelClosed);
+        let unknown = ChannelFacts::of(NOW, [(id(), None)]);
+        let fault = judge(&handed(500, 0), &node(), &unknown).unwrap_err();
+        assert_eq!((fault, fault.refusal().code()), (Fault::UnknownChannel, RefusalCode::ChannelUnusable));
+    }
+
+    #[test]
+    fn what_is_settled_already_needs_no_storing_but_can_still_close() {
+        assert!(matches!(judged(&handed(100, 0), channel()), Ok(Claim::Settled)));
+        let close = HandoffVoucher { close: true, ..handed(100, 0) };
+        assert!(matches!(judged(&close, channel()), Ok(Claim::Rise(Accepted { close: true, .. }))));
+        let mut forged = close;
+        forged.signature[0] ^= 1;
+        assert!(matches!(judged(&forged, channel()), Err(Fault::Voucher(VoucherError::BadSignature))));
+    }
+}

@@ -1,0 +1,107 @@
+//! What a round of settling did.
+
+use aro_proto::{Amount, ChannelId};
+use serde_json::{Value, json};
+use settlement_chain::Signature;
+use settlement_chain::submit::Remedy;
+
+/// What a round of settling did, as the chain shows it afterwards.
+#[must_use]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SettleReport {
+    /// Channels that a transaction of this operator closed.
+    pub closed: Vec<SettledChannel>,
+    /// Channels whose watermark a transaction of this operator raised.
+    pub settled: Vec<SettledChannel>,
+    /// Channels closed because their grace was over.
+    pub finalized: Vec<ChannelId>,
+    /// Closed channels whose rest went back to their agents.
+    pub reclaimed: Vec<ReclaimedChannel>,
+    /// Every transaction that landed.
+    pub signatures: Vec<Signature>,
+    /// Channels that were due, and why nothing came of it.
+    pub skipped: Vec<Skipped>,
+    /// What went wrong that concerns no single channel; the next round tries again.
+    pub trouble: Vec<Trouble>,
+}
+
+/// A channel whose voucher was credited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettledChannel {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The transaction.
+    pub signature: Signature,
+    /// Base units credited to the node's side in all: the chain's watermark.
+    pub cumulative: Amount,
+}
+
+/// A channel that is gone from the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReclaimedChannel {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The transaction.
+    pub signature: Signature,
+    /// Base units that went back to the agent.
+    pub refunded: Amount,
+}
+
+/// A channel that was due without effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Something that held up more than one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What happened, for people.
+    pub message: String,
+    /// Who must do what; [`Remedy::Retry`] if the next round may do better by itself.
+    pub remedy: Remedy,
+}
+
+impl SettleReport {
+    /// The report as one JSON object; amounts are base units.
+    pub fn to_json(&self) -> Value {
+        let settled = |channels: &[SettledChannel]| -> Vec<Value> {
+            let one = |settled: &SettledChannel| {
+                json!({
+                    "channel": settled.channel.to_string(),
+                    "signature": settled.signature.to_string(),
+                    "cumulative": settled.cumulative.get(),
+                })
+            };
+            channels.iter().map(one).collect()
+        };
+        let reclaimed = |channel: &ReclaimedChannel| {
+            json!({
+                "channel": channel.channel.to_string(),
+                "signature": channel.signature.to_string(),
+                "refunded": channel.refunded.get(),
+            })
+        };
+        let skipped =
+            |skipped: &Skipped| json!({ "channel": skipped.channel.to_string(), "reason": skipped.reason.as_str() });
+        let trouble =
+            |trouble: &Trouble| json!({ "message": trouble.message, "remedy": format!("{:?}", trouble.remedy) });
+        json!({
+            "closed": settled(&self.closed),
+            "settled": settled(&self.settled),
+            "finalized": self.finalized.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "reclaimed": self.reclaimed.iter().map(reclaimed).collect::<Vec<_>>(),
+            "signatures": self.signatures.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "skipped": self.skipped.iter().map(skipped).collect::<Vec<_>>(),
+            "trouble": self.trouble.iter().map(trouble).collect::<Vec<_>>(),
+        })
+    }
+
+    /// True if nothing was due.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

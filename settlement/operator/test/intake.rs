@@ -1,0 +1,289 @@
+//! What could break: a voucher acknowledged and lost, one taken that the chain will refuse, a handoff that counts on
+//! another stream or from another key, a peer that breaks the framing.
+
+mod fixture;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aro_proto::error::close;
+use aro_proto::limits::{MAX_BAD_SIGNATURES, MAX_FRAME};
+use aro_proto::message::{ChainIds, HandoffVoucher, Hello};
+use aro_proto::wire::encode_frame;
+use aro_proto::{Amount, ChannelId, RefusalCode, SecretKey};
+use fixture::{Client, NOW, Reply, World, address};
+use settlement_chain::{Signature, instructions, submit};
+use settlement_operator::submit::{Journal, JournalEntry};
+use settlement_operator::vouchers::{Accepted, MemoryStore, StoreError, StoredVoucher, VoucherStore};
+use settlement_operator::{Operator, OperatorConfig};
+
+// r[verify settlement.handoff.durable]
+#[tokio::test]
+async fn acknowledged_vouchers_survive_a_crash() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let channels = world.open(3, 100_000).await;
+    let operator = world.start(dir.path()).await;
+    let client = world.client(&operator).await;
+    assert_eq!(client.hello.unwrap().operator, world.operator_account().to_bytes());
+
+    let vouchers: Vec<HandoffVoucher> = channels.iter().map(|id| world.voucher(*id, 5_000)).collect();
+    let ack = client.hand(&vouchers).await.ack();
+    assert!(ack.verdicts.iter().all(|v| v.refusal.is_none() && v.watermark == Some(Amount::new(5_000))));
+    drop(operator);
+
+    let operator = world.start(dir.path()).await;
+    let stored = operator.vouchers().await.unwrap();
+    assert_eq!(stored.len(), 3);
+    assert!(stored.iter().all(|stored| stored.cumulative() == Amount::new(5_000)));
+    let report = operator.settle_once().await.unwrap();
+    assert_eq!(report.settled.len(), 3);
+}
+
+// r[verify settlement.handoff.checks]
+#[tokio::test]
+async fn vouchers_that_the_chain_would_refuse_are_refused() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let client = world.client(&operator).await;
+    let channel = world.open(1, 100_000).await[0];
+    let other_node = world.register_node(&SecretKey::from_bytes(&[50; 32]), Some(world.operator_account())).await;
+    let elsewhere = world.open_to(other_node, 1, 100_000).await[0];
+
+    assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None);
+    assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None, "the same again");
+    let falling = client.refusal(world.voucher(channel, 4_999)).await.unwrap();
+    assert_eq!((falling.code(), falling.amount), (RefusalCode::VoucherNotRising, Some(Amount::new(5_000))));
+    let equal = world.voucher_until(channel, 5_000, NOW + 1_000_000);
+    assert_eq!(client.refused_with(equal).await, RefusalCode::VoucherEqualDiffers);
+    assert_eq!(client.refused_with(world.voucher(channel, 100_001)).await, RefusalCode::VoucherAboveDeposit);
+    assert_eq!(client.refused_with(world.voucher_until(channel, 6_000, NOW)).await, RefusalCode::VoucherExpired);
+    assert_eq!(client.refused_with(world.voucher_until(channel, 6_000, NOW + 60)).await, RefusalCode::VoucherExpired);
+    assert_eq!(client.refused_with(world.voucher(elsewhere, 5_000)).await, RefusalCode::VoucherWrongChannel);
+    let unknown = ChannelId::from_bytes([9; 32]);
+    assert_eq!(client.refused_with(world.voucher(unknown, 5_000)).await, RefusalCode::ChannelUnusable);
+    let not_a_channel = ChannelId::from_bytes(world.node_account().to_bytes());
+    assert_eq!(client.refused_with(world.voucher(not_a_channel, 5_000)).await, RefusalCode::ChannelUnusable);
+    let mut forged = world.voucher(channel, 7_000);
+    forged.signature = world.voucher(channel, 7_001).signature;
+    assert_eq!(client.refused_with(forged).await, RefusalCode::VoucherBadSignature);
+
+    let stored = operator.vouchers().await.unwrap();
+    assert_eq!(stored.iter().map(StoredVoucher::cumulative).collect::<Vec<_>>(), [Amount::new(5_000)]);
+}
+
+#[tokio::test]
+async fn top_up_counts_at_once_although_the_channel_is_remembered() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let client = world.client(&operator).await;
+    let channel = world.open(1, 10_000).await[0];
+    assert_eq!(client.refused_with(world.voucher(channel, 10_001)).await, RefusalCode::VoucherAboveDeposit);
+    let owner = settlement_chain::Signer::pubkey(&world.agent);
+    let top_up = instructions::top_up(&world.program, &owner, &address(channel), 5_000);
+    submit::submit(&world.chain, &world.agent, &[], &[top_up]).await.unwrap();
+    assert_eq!(client.refusal(world.voucher(channel, 10_001)).await, None);
+}
+
+// r[verify settlement.handoff.node_key]
+// r[verify request.signature.bound]
+#[tokio::test]
+async fn handoff_counts_only_on_its_stream_and_from_the_node_that_names_this_operator() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let client = world.client(&operator).await;
+    let channel = world.open(1, 100_000).await[0];
+    let vouchers = [world.voucher(channel, 5_000)];
+
+    let (first, first_recv) = client.connection.open_bi().await.unwrap();
+    let captured = client.signed(&client.key, &first, &vouchers).to_frame();
+    let (second, second_recv) = client.connection.open_bi().await.unwrap();
+    let replayed = client.exchange(second, second_recv, &captured).await.unwrap();
+    assert_eq!(replayed.refused().code(), RefusalCode::Unauthorised);
+    let other = world.client(&operator).await;
+    let (send, recv) = other.connection.open_bi().await.unwrap();
+    let replayed = other.exchange(send, recv, &captured).await.unwrap();
+    assert_eq!(replayed.refused().code(), RefusalCode::Unauthorised);
+    assert!(operator.vouchers().await.unwrap().is_empty());
+    assert!(matches!(client.exchange(first, first_recv, &captured).await, Some(Reply::Ack(_))), "its own stream");
+
+    let without_operator = SecretKey::from_bytes(&[51; 32]);
+    world.register_node(&without_operator, None).await;
+    for stranger in [without_operator, world.signer.clone(), SecretKey::from_bytes(&[99; 32])] {
+        let client = Client::connect(&operator, stranger, world.chain_ids()).await;
+        assert_eq!(client.hand(&vouchers).await.refused().code(), RefusalCode::Unauthorised);
+    }
+}
+
+// r[verify identity.chain]
+#[tokio::test]
+async fn other_chain_is_refused_before_anything_is_taken() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let channel = world.open(1, 100_000).await[0];
+    let right = world.chain_ids();
+    for wrong in [
+        ChainIds { genesis_hash: [1; 32], ..right },
+        ChainIds { program: [1; 32], ..right },
+        ChainIds { mint: [1; 32], ..right },
+    ] {
+        let mut client = Client::dial(&operator, world.node_key.clone()).await.unwrap();
+        let (send, recv) = client.connection.open_bi().await.unwrap();
+        let frame = client.signed(&client.key, &send, &[world.voucher(channel, 5_000)]).to_frame();
+        client.say_hello(wrong).await;
+        assert!(client.exchange(send, recv, &frame).await.is_none());
+        assert_eq!(client.goaway().await.code(), RefusalCode::WrongChain);
+        assert_eq!(client.closed_with().await, close::WRONG_CHAIN);
+    }
+    assert!(operator.vouchers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn broken_framing_closes_the_connection() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let too_long = [&u32::try_from(MAX_FRAME + 1).unwrap().to_le_bytes()[..], &[0x10, 1, 2]].concat();
+    let empty = 0_u32.to_le_bytes().to_vec();
+    let garbage = [&64_u32.to_le_bytes()[..], &[0x10], &[7; 63]].concat();
+    let truncated = vec![200, 0, 0, 0, 0x10, 1, 2, 3];
+    for bytes in [too_long, [empty, vec![0x10]].concat(), garbage, truncated] {
+        let client = world.client(&operator).await;
+        let (send, recv) = client.connection.open_bi().await.unwrap();
+        assert!(client.exchange(send, recv, &bytes).await.is_none(), "{bytes:?}");
+        assert_eq!(client.closed_with().await, close::PROTOCOL);
+    }
+
+    // A second hello on the control stream, and another message where the hello is due.
+    let mut client = world.client(&operator).await;
+    client.say_hello(world.chain_ids()).await;
+    assert_eq!(client.closed_with().await, close::PROTOCOL);
+    let mut client = Client::dial(&operator, world.node_key.clone()).await.unwrap();
+    client.raw_control(&[1, 0, 0, 0, 0x0e]).await;
+    assert_eq!(client.closed_with().await, close::PROTOCOL);
+
+    // A request that is not signed, or not a handoff, is refused by word.
+    let client = world.client(&operator).await;
+    let (send, recv) = client.connection.open_bi().await.unwrap();
+    let hello = encode_frame(&Hello { minor_version: 0, chain: world.chain_ids() }).unwrap();
+    let reply = client.exchange(send, recv, &hello).await.unwrap();
+    assert_eq!(reply.refused().code(), RefusalCode::BadRequest);
+}
+
+#[tokio::test]
+async fn too_many_bad_signatures_close_the_connection() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let client = world.client(&operator).await;
+    let channel = world.open(1, 100_000).await[0];
+    let mut forged = world.voucher(channel, 5_000);
+    forged.signature[0] ^= 1;
+    let count = usize::try_from(MAX_BAD_SIGNATURES).unwrap();
+    let ack = client.hand(&vec![forged; count]).await.ack();
+    let codes = ack.verdicts.iter().map(|verdict| verdict.refusal.as_ref().unwrap().code());
+    assert!(codes.into_iter().all(|code| code == RefusalCode::VoucherBadSignature));
+    assert_eq!(client.refused_with(forged).await, RefusalCode::VoucherBadSignature);
+    assert_eq!(client.closed_with().await, close::ABUSE);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_are_turned_away() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = OperatorConfig { max_connections: 1, ..world.config(dir.path()) };
+    let chain = Arc::new(world.chain.clone());
+    let key = world.operator_key.clone();
+    let operator = Operator::start(config, key, world.authority.insecure_clone(), chain).await.unwrap();
+    let first = world.client(&operator).await;
+    assert!(Client::dial(&operator, world.node_key.clone()).await.is_err());
+    let channel = world.open(1, 100_000).await[0];
+    assert_eq!(first.refusal(world.voucher(channel, 5_000)).await, None, "the first goes on");
+}
+
+/// The twin of [`MemoryStore`] whose disk is full on demand.
+#[derive(Default)]
+struct FailingStore {
+    inner: MemoryStore,
+    full: AtomicBool,
+}
+
+impl VoucherStore for FailingStore {
+    fn put(&self, batch: &[Accepted]) -> Result<(), StoreError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StoreError::Database("no space left".into()));
+        }
+        self.inner.put(batch)
+    }
+    fn get(&self, channel: ChannelId) -> Result<Option<StoredVoucher>, StoreError> {
+        self.inner.get(channel)
+    }
+    fn all(&self) -> Result<Vec<StoredVoucher>, StoreError> {
+        self.inner.all()
+    }
+    fn prune(&self, done: &[(ChannelId, Amount)]) -> Result<(), StoreError> {
+        self.inner.prune(done)
+    }
+}
+
+impl Journal for FailingStore {
+    fn record(&self, entry: &JournalEntry) -> Result<(), StoreError> {
+        self.inner.record(entry)
+    }
+    fn entries(&self) -> Result<Vec<JournalEntry>, StoreError> {
+        self.inner.entries()
+    }
+    fn resolve(&self, signature: &Signature) -> Result<(), StoreError> {
+        self.inner.resolve(signature)
+    }
+}
+
+// r[verify settlement.handoff.durable]
+#[tokio::test]
+async fn nothing_is_acknowledged_that_could_not_be_stored() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(FailingStore::default());
+    let operator = world.start_with_store(dir.path(), Arc::<FailingStore>::clone(&store)).await;
+    let client = world.client(&operator).await;
+    let channel = world.open(1, 100_000).await[0];
+    store.full.store(true, Ordering::SeqCst);
+    assert_eq!(client.hand(&[world.voucher(channel, 5_000)]).await.refused().code(), RefusalCode::Internal);
+    assert!(operator.vouchers().await.unwrap().is_empty());
+    store.full.store(false, Ordering::SeqCst);
+    assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None);
+}
+
+#[tokio::test]
+async fn concurrent_handoffs_leave_the_highest_voucher() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let client = Arc::new(world.client(&operator).await);
+    let channel = world.open(1, 100_000).await[0];
+    let mut tasks = tokio::task::JoinSet::new();
+    for cumulative in 1..=20_u64 {
+        let (client, voucher) = (Arc::clone(&client), world.voucher(channel, cumulative * 100));
+        tasks.spawn(async move { client.refusal(voucher).await.map(|refusal| refusal.code()) });
+    }
+    for refused in tasks.join_all().await {
+        assert!(matches!(refused, None | Some(RefusalCode::VoucherNotRising)), "{refused:?}");
+    }
+    assert_eq!(operator.vouchers().await.unwrap()[0].cumulative(), Amount::new(2_000));
+}
+
+#[tokio::test]
+async fn shutdown_says_goodbye() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let mut client = world.client(&operator).await;
+    let stopping = tokio::spawn(operator.shutdown());
+    assert_eq!(client.goaway().await.code(), RefusalCode::ShuttingDown);
+    assert_eq!(client.closed_with().await, close::SHUTDOWN);
+    stopping.await.unwrap();
+}

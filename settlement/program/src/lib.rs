@@ -1,0 +1,31 @@
+//! The ARO settlement program: one vault, an internal ledger, and channels that vouchers settle.
+//!
+//! Tokens move only on deposit and withdrawal; opening, settling, closing and reclaiming move integers between
+//! accounts. What the bytes mean is defined in `settlement-interface`; each instruction is one file of
+//! [`processor`] and relies on the pieces beside it:
+//!
+//! - [`account`]: who owns an account, which layout it has, who signed.
+//! - [`voucher`]: strict verification of an agent's signature.
+//! - [`batch`]: the piece that settling and closing share.
+//! - [`ledger`]: every sum, checked.
+//! - [`create`], [`token`], [`invoke`]: new accounts, token payments, calls to other programs.
+#![cfg_attr(any(target_os = "solana", target_arch = "bpf"), no_std)]
+
+pub mod account;
+pub mod batch;
+pub mod create;
+pub mod entrypoint;
+pub mod invoke;
+pub mod ledger;
+pub mod processor;
+pub mod refuse;
+pub mod token;
+pub mod voucher;
+
+/// Ends the program without a message: messages would carry paths of the building machine into the binary.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the syscall takes nothing and never returns.
+    unsafe { pinocchio::syscalls::abort() }
+}
