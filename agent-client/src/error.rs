@@ -392,7 +392,8 @@ mod tests {
             (RefusalCode::DepositExhausted, Some(Amount::new(4)), "DepositExhausted"),
         ]
         .map(|(code, amount, name)| {
-            let refusal = Refusal { amount, ..Refusal::new(code, "no") };
+            let mut refusal = Refusal::new(code, "no");
+            refusal.amount = amount;
             let error = FetchError::from_refusal(refusal, &facts((name == "DepositExhausted").then_some(channel)));
             assert_eq!(error.code(), name);
             assert_eq!(error.amount(), amount);

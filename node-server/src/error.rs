@@ -42,6 +42,12 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The public host cannot stand in an address.
+    #[error("the public host `{host}` is neither an IP address nor a name")]
+    PublicHost {
+        /// The host.
+        host: String,
+    },
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(io::Error),
@@ -53,9 +59,12 @@ impl StartError {
         match self {
             Self::Read(error) => error.is_retryable(),
             Self::Chain(error) => error.is_retryable(),
-            Self::NotRegistered { .. } | Self::Store(_) | Self::Ledger(_) | Self::Listen { .. } | Self::Thread(_) => {
-                false
-            }
+            Self::NotRegistered { .. }
+            | Self::Store(_)
+            | Self::Ledger(_)
+            | Self::Listen { .. }
+            | Self::PublicHost { .. }
+            | Self::Thread(_) => false,
         }
     }
 }

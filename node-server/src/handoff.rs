@@ -104,7 +104,7 @@ pub(crate) async fn hand_off(node: &Arc<Shared>) -> Result<HandoffReport, Handof
 }
 
 /// Only what the operator has acknowledged counts as handed.
-// r[impl settlement.handoff.acknowledged]
+// r[impl settlement.handoff.durable]
 fn note(
     node: &Shared,
     part: &[(Arc<PaidChannel>, HandoffVoucher)],

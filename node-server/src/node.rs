@@ -58,6 +58,10 @@ impl Node {
         key: SecretKey,
         chain: Arc<dyn ChainClient>,
     ) -> Result<RunningNode, StartError> {
+        if let Some(host) = &config.public_host {
+            let probe = Address::new(ContentId::from_bytes([0; 32]), key.node_id(), host, 1);
+            probe.map_err(|_| StartError::PublicHost { host: host.clone() })?;
+        }
         let store = ContentStore::open(&config.dir)?;
         let ledger = Arc::new(RedbLedger::open(&config.dir)?);
         let program = Program::new(config.program);
@@ -123,10 +127,11 @@ impl RunningNode {
     /// The address of a content at this node.
     ///
     /// # Errors
-    /// The configured public host is no host.
+    /// The address that is listened on cannot stand in one.
     pub fn address_of(&self, content: ContentId) -> Result<Address, AddressError> {
-        let host = self.shared.config.public_host.clone().unwrap_or_else(|| self.local_addr.ip().to_string());
-        Address::new(content, self.node_id(), &host, self.local_addr.port())
+        let listen = self.local_addr.ip().to_string();
+        let host = self.shared.config.public_host.as_ref().unwrap_or(&listen);
+        Address::new(content, self.node_id(), host, self.local_addr.port())
     }
 
     /// The contents. What is added is served at once.
@@ -162,6 +167,9 @@ impl RunningNode {
     /// # Errors
     /// As [`hand_off`](Self::hand_off).
     pub async fn hand_off_to_close(&self) -> Result<HandoffReport, HandoffError> {
+        if self.shared.config.operator.is_none() {
+            return Err(HandoffError::NoOperator);
+        }
         let channels = self.shared.channels.all();
         for channel in &channels {
             channel.retire();

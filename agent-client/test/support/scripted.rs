@@ -1,5 +1,6 @@
 //! A node that follows a script: right where the script says nothing, wrong exactly where it says so.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -84,8 +85,7 @@ pub struct ScriptedNode {
 struct Inner {
     endpoint: Endpoint,
     key: SecretKey,
-    content: Vec<u8>,
-    outboard: PreOrderOutboard<Vec<u8>>,
+    stored: Mutex<Arc<Stored>>,
     tariff: Tariff,
     chain: EmbeddedChain,
     chain_ids: ChainIds,
@@ -93,23 +93,37 @@ struct Inner {
     seen: watch::Sender<Seen>,
     /// What connections share about the one channel that tests use.
     best: Mutex<Option<SignedVoucher>>,
+    /// Content bytes sent and not declared unproven.
+    billed_bytes: Mutex<u64>,
+}
+
+/// The one content that the node has.
+pub struct Stored {
+    pub bytes: Vec<u8>,
+    outboard: PreOrderOutboard<Vec<u8>>,
+}
+
+impl Stored {
+    fn new(bytes: Vec<u8>) -> Arc<Self> {
+        let outboard = PreOrderOutboard::build(&bytes);
+        Arc::new(Self { bytes, outboard })
+    }
 }
 
 impl ScriptedNode {
     pub async fn start(world: &World, key: &SecretKey, content: Vec<u8>, per_mib: u64) -> Self {
         let endpoint = Endpoint::server(transport::server_config(key), "127.0.0.1:0".parse().unwrap()).unwrap();
-        let outboard = PreOrderOutboard::build(&content);
         let inner = Inner {
             endpoint,
             key: key.clone(),
-            content,
-            outboard,
+            stored: Mutex::new(Stored::new(content)),
             tariff: Tariff { per_mib },
             chain: world.chain.clone(),
             chain_ids: world.chain_ids().await,
             script: Mutex::default(),
             seen: watch::channel(Seen::default()).0,
             best: Mutex::default(),
+            billed_bytes: Mutex::default(),
         };
         let node = Self { inner: Arc::new(inner) };
         tokio::spawn(node.clone().accept());
@@ -129,12 +143,21 @@ impl ScriptedNode {
         Address::new(self.content_id(), node, "127.0.0.1", port).unwrap()
     }
 
-    pub fn content(&self) -> &[u8] {
-        &self.inner.content
+    /// From now on it has another content.
+    pub fn store(&self, content: Vec<u8>) {
+        *self.inner.stored.lock().unwrap() = Stored::new(content);
+    }
+
+    pub fn stored(&self) -> Arc<Stored> {
+        Arc::clone(&self.inner.stored.lock().unwrap())
+    }
+
+    pub fn content(&self) -> Vec<u8> {
+        self.stored().bytes.clone()
     }
 
     pub fn content_id(&self) -> ContentId {
-        self.inner.outboard.root()
+        self.stored().outboard.root()
     }
 
     pub fn seen(&self) -> Seen {
@@ -150,7 +173,7 @@ impl ScriptedNode {
 
     /// The whole right answer to a whole fetch.
     pub fn encoding(&self, group: GroupSize) -> (Vec<u8>, Vec<Step>) {
-        let answered = aro_proto::merkle::ByteRanges::all().answered(self.inner.content.len() as u64, group);
+        let answered = aro_proto::merkle::ByteRanges::all().answered(self.content().len() as u64, group);
         (self.encode(answered.clone()), Encoder::new(answered).collect())
     }
 
@@ -159,13 +182,14 @@ impl ScriptedNode {
     }
 
     fn encode(&self, answered: AnsweredRanges) -> Vec<u8> {
+        let stored = self.stored();
         let mut bytes = Vec::new();
         for step in Encoder::new(answered) {
             match step {
-                Step::Parent(node) => bytes.extend(self.inner.outboard.parent(node).unwrap()),
+                Step::Parent(node) => bytes.extend(stored.outboard.parent(node).unwrap()),
                 Step::Leaf { offset, len } => {
                     let start = usize::try_from(offset).unwrap();
-                    bytes.extend_from_slice(&self.inner.content[start..start + len as usize]);
+                    bytes.extend_from_slice(&stored.bytes[start..start + len as usize]);
                 }
             }
         }
@@ -189,11 +213,13 @@ impl ScriptedNode {
         connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").unwrap();
         let (paid, _) = watch::channel(self.inner.best.lock().unwrap().map_or(0, |best| best.voucher.cumulative.get()));
         let paid = Arc::new(paid);
-        tokio::spawn(self.clone().control(send, recv, exporter, Arc::clone(&paid)));
+        let answers = Answers::default();
+        tokio::spawn(self.clone().control(send, recv, exporter, Arc::clone(&paid), Arc::clone(&answers)));
         loop {
             match connection.accept_bi().await {
                 Ok((send, recv)) => {
-                    tokio::spawn(self.clone().request(send, recv, exporter, paid.subscribe()));
+                    let answers = Arc::clone(&answers);
+                    tokio::spawn(self.clone().request(send, recv, exporter, paid.subscribe(), answers));
                 }
                 Err(error) => {
                     if let quinn::ConnectionError::ApplicationClosed(close) = error {
@@ -211,6 +237,7 @@ impl ScriptedNode {
         mut recv: RecvStream,
         exporter: [u8; EXPORTER_LEN],
         paid: Arc<watch::Sender<u64>>,
+        answers: Answers,
     ) -> Option<()> {
         let mut channel: Option<(ChannelId, AgentId)> = None;
         loop {
@@ -241,6 +268,7 @@ impl ScriptedNode {
                     };
                     write(&mut send, &hello).await?;
                 }
+                Signed::KIND if matches!(script, Script::NoHello) => {}
                 Signed::KIND => {
                     let binding = Binding { exporter, stream: 0 };
                     let bind = Signed::from_bytes(&body).unwrap().verify::<Bind>(&binding).expect("bound to stream 0");
@@ -269,7 +297,7 @@ impl ScriptedNode {
                         billed: if let Script::Billed(billed) = script {
                             billed
                         } else {
-                            aro_proto::Charge::from_amount(owed).parts()
+                            self.inner.tariff.charge(ByteCount::new(*self.inner.billed_bytes.lock().unwrap())).parts()
                         },
                         deposit: Amount::new(account.deposit),
                         settled: Amount::new(account.settled),
@@ -305,6 +333,10 @@ impl ScriptedNode {
                 }
                 StreamEnd::KIND => {
                     let end: StreamEnd = decode_body(kind, &body).unwrap();
+                    let mut billed = self.inner.billed_bytes.lock().unwrap();
+                    let answer = answers.lock().unwrap().remove(&end.stream).unwrap_or(end.proven_bytes);
+                    *billed -= answer - end.proven_bytes;
+                    drop(billed);
                     self.inner.seen.send_modify(|seen| seen.ends.push(end));
                 }
                 _ => {}
@@ -318,6 +350,7 @@ impl ScriptedNode {
         mut recv: RecvStream,
         exporter: [u8; EXPORTER_LEN],
         paid: watch::Receiver<u64>,
+        answers: Answers,
     ) -> Option<()> {
         let (kind, body) = read_frame(&mut recv).await?;
         assert_eq!(kind, Signed::KIND);
@@ -345,7 +378,7 @@ impl ScriptedNode {
             self.describe(&mut send, &describe).await?;
         } else {
             let fetch = signed.verify::<Fetch>(&binding).unwrap().into_message();
-            self.fetch(&mut send, &fetch, paid).await?;
+            self.fetch(&mut send, &fetch, paid, answers).await?;
         }
         let _ = send.finish();
         let _ = send.stopped().await;
@@ -353,7 +386,7 @@ impl ScriptedNode {
     }
 
     async fn describe(&self, send: &mut SendStream, describe: &Describe) -> Option<()> {
-        let size = self.inner.content.len() as u64;
+        let size = self.content().len() as u64;
         let answered = describe.ranges.answered(size, GroupSize::from_log2(describe.group_log2).unwrap());
         let content_bytes = ByteCount::new(answered.content_bytes());
         let mut price = self.inner.tariff.price(content_bytes).unwrap();
@@ -376,12 +409,18 @@ impl ScriptedNode {
         write(send, &Description { quote: quote.sign(&key) }).await
     }
 
-    async fn fetch(&self, send: &mut SendStream, fetch: &Fetch, mut paid: watch::Receiver<u64>) -> Option<()> {
+    async fn fetch(
+        &self,
+        send: &mut SendStream,
+        fetch: &Fetch,
+        mut paid: watch::Receiver<u64>,
+        answers: Answers,
+    ) -> Option<()> {
         let script = self.script();
         let group = GroupSize::from_log2(fetch.group_log2).unwrap();
         let item = &fetch.items[0];
         assert_eq!(item.content, self.content_id());
-        let size = self.inner.content.len() as u64;
+        let size = self.content().len() as u64;
         let answered = item.ranges.answered(size, group);
         let claimed_size = if let Script::Size(size) = script { size } else { size };
         let claimed = item.ranges.answered(claimed_size, group);
@@ -401,9 +440,12 @@ impl ScriptedNode {
             let refusal = Refusal::new(RefusalCode::PriceTooHigh, "too much").with_amount(head.price);
             return write(send, &Refused { refusal }).await;
         }
+        let billed = answered.content_bytes();
+        *self.inner.billed_bytes.lock().unwrap() += billed;
+        answers.lock().unwrap().insert(u64::from(VarInt::from(send.id())), billed);
         write(send, &head).await?;
         let mut encoding = self.encode(answered.clone());
-        let mut stop = encoding.len();
+        let mut stop = usize::MAX;
         match script {
             Script::FlipBit { byte, bit } => encoding[byte] ^= 1 << bit,
             Script::CutAt(at) => encoding.truncate(at),
@@ -441,6 +483,9 @@ impl ScriptedNode {
         }
     }
 }
+
+/// Content bytes of each answer on a connection, by stream.
+type Answers = Arc<Mutex<HashMap<u64, u64>>>;
 
 /// A frame whose announced length is above the bound.
 pub fn too_long() -> Vec<u8> {

@@ -131,9 +131,8 @@ impl Plan {
     }
 }
 
-/// Content bytes of a batch: a quarter of a quantum, so that a credit window of one quantum is used up to its last
-/// quarter before the node waits.
-const BATCH_CONTENT: u64 = aro_proto::limits::QUANTUM_BYTES / 4;
+/// Content bytes of a batch: as many as the payee lets leave at once.
+const BATCH_CONTENT: u64 = aro_proto::channel::BATCH_BYTES;
 /// Bytes of the outboard that one read may span.
 const MAX_SPAN: u64 = 64 * 1024;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use aro_proto::channel::{Permit, StreamKey};
 use aro_proto::error::close;
 use aro_proto::identity::Verified;
-use aro_proto::limits::STREAM_WINDOW;
+use aro_proto::limits::{IDLE_TIMEOUT_MS, STREAM_WINDOW};
 use aro_proto::merkle::AnsweredRanges;
 use aro_proto::message::{Fetch, FetchHead, Refused};
 use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
@@ -66,7 +66,7 @@ impl Drop for Account {
     }
 }
 
-// r[impl request.refusals]
+// r[impl request.refusal.finish]
 async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item>, Option<Account>), Refusal> {
     let (fetch, tariff) = (request.message(), session.node.config.tariff);
     let items = look_up(&session.node, fetch, tariff).await?;
@@ -80,7 +80,7 @@ async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item
     if let [Item::Refuse(refusal)] = items.as_slice() {
         return Err(refusal.clone());
     }
-    // r[impl pricing.max_price]
+    // r[impl request.max_price]
     if price > fetch.max_price {
         let reason = format!("the price is {price} $ARO, the request allows {}", fetch.max_price);
         return Err(Refusal::new(RefusalCode::PriceTooHigh, reason).with_amount(price));
@@ -89,7 +89,7 @@ async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item
         return Ok((items, None));
     }
     let channel = session.channel().await.map_err(|refusal| with_price(refusal, price))?;
-    // r[impl request.signer]
+    // r[impl request.signature.bound]
     if request.signer() != channel.signer() {
         return Err(Refusal::new(RefusalCode::Unauthorised, "the request is not signed by the channel's signer"));
     }
@@ -126,6 +126,8 @@ enum Ending {
     Lost,
     /// Payment did not come in time, or the channel has closed.
     Unpaid,
+    /// The agent reads nothing any more.
+    Stalled,
     /// The disk failed.
     Failed,
 }
@@ -198,13 +200,17 @@ impl Delivery<'_> {
         }
         self.permit(ByteCount::new(batch.content_bytes)).await?;
         self.sent += batch.content_bytes;
-        self.send.write_chunk(batch.wire).await?;
+        // An agent that does not read would keep its place for ever.
+        match timeout(STALL_PATIENCE, self.send.write_chunk(batch.wire)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(Ending::Stalled),
+        }
         Counters::add(&self.node.counters.content_bytes, batch.content_bytes);
         Ok(())
     }
 
     /// Waits until the credit window has room for the batch, which is billed with that.
-    // r[impl channel.window.wait]
+    // r[impl channel.window]
     async fn permit(&mut self, bytes: ByteCount) -> Result<(), Ending> {
         let Some(account) = &self.account else { return Ok(()) };
         let mut news = account.channel.subscribe();
@@ -242,7 +248,7 @@ impl Delivery<'_> {
         };
         let code = match ending {
             Ending::Unpaid => Some(close::UNPAID),
-            Ending::Failed => Some(close::CANCELLED),
+            Ending::Stalled | Ending::Failed => Some(close::CANCELLED),
             Ending::Written | Ending::Stopped | Ending::Lost => None,
         };
         if let Some(code) = code {
@@ -253,7 +259,7 @@ impl Delivery<'_> {
         account.proven = match ending {
             Ending::Written => ended.try_recv().ok(),
             Ending::Lost => Some(ByteCount::new(arrived_at_least(self.sent))),
-            Ending::Stopped | Ending::Unpaid | Ending::Failed => {
+            Ending::Stopped | Ending::Unpaid | Ending::Stalled | Ending::Failed => {
                 tokio::select! {
                     said = timeout(session.exchange_timeout(), ended) => said.ok().and_then(Result::ok),
                     _ = session.connection.closed() => Some(ByteCount::new(arrived_at_least(self.sent))),
@@ -284,3 +290,6 @@ impl From<WriteError> for Ending {
         }
     }
 }
+
+/// How long an agent may leave a full receive window unread.
+const STALL_PATIENCE: Duration = Duration::from_millis(IDLE_TIMEOUT_MS);

@@ -28,11 +28,11 @@ pub(crate) async fn answer(
     let stream = send.id();
     let outcome = serve(&session, &mut send, receive, ended).await;
     session.forget_request(stream);
-    if let Err(fault) = outcome {
-        if !matches!(fault, Fault::Gone) {
-            tracing::info!(peer = %session.connection.remote_address(), %fault, "a connection is closed");
-            session.fail(&fault);
-        }
+    if let Err(fault) = outcome
+        && !matches!(fault, Fault::Gone)
+    {
+        tracing::info!(peer = %session.connection.remote_address(), %fault, "a connection is closed");
+        session.fail(&fault);
     }
 }
 
@@ -117,7 +117,7 @@ fn verify<M: Message>(
 }
 
 /// A refusal is a message followed by a clean finish, never a bare reset.
-// r[impl error.refusal.message]
+// r[impl request.refusal.finish]
 async fn refuse(send: &mut SendStream, refusal: Refusal) {
     tracing::debug!(%refusal, "a request is refused");
     // An agent that is gone need not hear it.

@@ -170,7 +170,7 @@ impl Session {
     }
 
     /// Waits until the hello has been checked.
-    // r[impl request.after_hello]
+    // r[impl identity.chain]
     pub(crate) async fn greeted(&self) -> Result<(), Fault> {
         let mut greeted = self.greeted.subscribe();
         let seen = timeout(self.exchange_timeout(), greeted.wait_for(|greeted| *greeted)).await;
@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// Counts a bad signature.
-    // r[impl request.signature.abuse]
+    // r[impl request.signature.bound]
     pub(crate) fn bad_signature(&self) -> Result<(), Fault> {
         let before = self.bad_signatures.fetch_add(1, Ordering::Relaxed);
         if before >= MAX_BAD_SIGNATURES { Err(Fault::Abuse) } else { Ok(()) }

@@ -44,7 +44,7 @@ struct Control {
 }
 
 impl Control {
-    // r[impl identity.chain.first]
+    // r[impl identity.chain]
     async fn hello(&mut self) -> Result<(), Fault> {
         let frame = timeout(self.session.exchange_timeout(), self.frames.next())
             .await
@@ -110,7 +110,7 @@ impl Control {
         }
     }
 
-    // r[impl channel.bind.signer]
+    // r[impl request.signature.bound]
     async fn bind(&mut self, frame: &Frame) -> Result<(), Fault> {
         let signed = Signed::from_bytes(&frame.body)?;
         if signed.kind() != Bind::KIND {

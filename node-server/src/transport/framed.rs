@@ -48,7 +48,7 @@ impl FrameReader {
     }
 
     /// The next frame; `None` after a clean end.
-    // r[impl framing.truncated]
+    // r[impl framing.kind]
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
             let missing = match self.missing()? {

@@ -1,1 +1,16 @@
+//! A real node on loopback, a real settlement program in process, and agents written here byte by byte.
+//!
+//! What could break: serving what is not paid, serving the wrong bytes, taking a voucher that the chain would refuse,
+//! a request that means something elsewhere, a peer that makes the node panic, wait or allocate, a voucher lost.
 
+mod agent;
+mod cancelling;
+mod closing;
+mod garbage;
+mod handing_over;
+mod refusals;
+mod restarting;
+mod serving;
+mod signatures;
+mod vouchers;
+mod world;

@@ -270,7 +270,7 @@ mod tests {
         assert!(matches!(reads::config(&chain, &elsewhere).await, Err(reads::ReadError::NotSetUp(_))));
     }
 
-    // r[verify settlement.mint.classic]
+    // r[verify settlement.mint.plain]
     #[tokio::test]
     async fn mint_that_is_not_classic_with_six_decimals_and_no_freeze_is_refused() {
         let (chain, admin, setup) = chain().await;

@@ -211,7 +211,7 @@ pub async fn rent_exempt_lamports(chain: &dyn ChainClient, data_len: usize) -> R
 }
 
 /// The mint at an address, if it can be $ARO: classic token program, 6 decimals, no freeze authority.
-// r[impl settlement.mint.classic]
+// r[impl settlement.mint.plain]
 pub async fn aro_mint(chain: &dyn ChainClient, address: &Address) -> Result<Mint, ReadError> {
     let bad = |why| ReadError::BadMint { address: *address, why };
     let account = one(chain, address).await?.ok_or_else(|| bad("there is no such account"))?;

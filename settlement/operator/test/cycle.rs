@@ -1,6 +1,8 @@
 //! What could break: money lost or made between deposit and payout, a voucher settled below the best one, a
 //! transaction sent twice with effect or forgotten in a crash, one bad entry that holds up all others.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
 mod fixture;
 
 use std::sync::Arc;

@@ -23,7 +23,7 @@ pub mod token;
 pub mod voucher;
 
 /// Ends the program without a message: messages would carry paths of the building machine into the binary.
-#[cfg(target_arch = "bpf")]
+#[cfg(any(target_os = "solana", target_arch = "bpf"))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: the syscall takes nothing and never returns.

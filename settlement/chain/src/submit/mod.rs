@@ -99,7 +99,7 @@ pub async fn prepare(
 }
 
 /// Sends a prepared transaction, again and again, until it is confirmed, has failed or can no longer land.
-// r[impl settlement.submit.same-bytes]
+// r[impl settlement.submit.same_bytes]
 pub async fn confirm(chain: &dyn ChainClient, prepared: &Prepared) -> Result<Signature, SubmitError> {
     confirm_at(&CLUSTER_PACE, chain, prepared).await
 }
@@ -180,7 +180,7 @@ pub enum Outcome {
 }
 
 /// Asks what has become of a transaction.
-// r[impl settlement.submit.uncertain-not-dead]
+// r[impl settlement.submit.uncertain_not_dead]
 pub async fn outcome(
     chain: &dyn ChainClient,
     signature: &Signature,

@@ -111,7 +111,7 @@ async fn run(sends: &[Send], answers: &[Answer]) -> (Prepared, Scripted, Result<
     (prepared, chain, result)
 }
 
-// r[verify settlement.submit.same-bytes]
+// r[verify settlement.submit.same_bytes]
 #[tokio::test]
 async fn lost_sends_are_repeated_with_the_same_bytes() {
     let mut answers = vec![UNKNOWN; 20];
@@ -174,7 +174,7 @@ async fn landed_failure_names_the_transaction_and_the_reason() {
     assert!(!error.is_retryable());
 }
 
-// r[verify settlement.submit.uncertain-not-dead]
+// r[verify settlement.submit.uncertain_not_dead]
 #[tokio::test]
 async fn silence_is_uncertain_and_never_dead() {
     let (_, _, result) = run(&[Send::Taken], &[UNKNOWN, Answer::Silence]).await;

@@ -1,0 +1,10 @@
+//! The product's own binaries as processes, on a real RPC server, from deposit to refund.
+//!
+//! What could break: a command of the README, a balance, a voucher that a crash loses, a refusal that does not say what
+//! to do. `ARO_TEST_RPC_URL` and `ARO_TEST_PAYER` (a funded key file) point the same tests at any cluster where the
+//! program is loaded (`ARO_TEST_PROGRAM_ID`, if not at the local id); without them each test starts its own devnet.
+
+mod crashes;
+mod market;
+mod quick_start;
+mod refusals;
