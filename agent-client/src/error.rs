@@ -235,11 +235,9 @@ impl FetchError {
             Self::Wallet(error) if !error.is_retryable() => WhoActs::Authorise,
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Wallet(_) => WhoActs::RetryHere,
             Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
-            Self::WrongChain { .. }
-            | Self::TooLarge { .. }
-            | Self::Request(_)
-            | Self::Sink(_)
-            | Self::Chain(_) => WhoActs::GiveUp,
+            Self::WrongChain { .. } | Self::TooLarge { .. } | Self::Request(_) | Self::Sink(_) | Self::Chain(_) => {
+                WhoActs::GiveUp
+            }
         }
     }
 

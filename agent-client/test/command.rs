@@ -128,7 +128,8 @@ fn without_a_wallet_or_a_chain_each_command_says_which_is_missing() {
     assert!(last_json(&no_wallet)["error"]["next_step"].as_str().unwrap().contains("aro keys new"));
 
     assert_eq!(aro(&home, &["keys", "new"]).status.code(), Some(0));
-    for arguments in [&get[..], &["quote", &address, "--json"], &["wallet", "status", "--json"], &["channel", "list", "--json"]]
+    for arguments in
+        [&get[..], &["quote", &address, "--json"], &["wallet", "status", "--json"], &["channel", "list", "--json"]]
     {
         let no_chain = aro(&home, arguments);
         assert_eq!(no_chain.status.code(), Some(6), "{arguments:?}: {}", stdout(&no_chain));

@@ -274,7 +274,8 @@ async fn a_node_that_never_acknowledges_gets_the_last_voucher_again_and_no_secon
 
     // The node lost it: it shows no watermark, and the very same voucher comes first.
     scene.node.follow(Script::Honest);
-    let (report, _) = hasty.fetch(&scene.node.address()).ranges(ByteRanges::single(0, 1).unwrap()).to_bytes(1).await.unwrap();
+    let (report, _) =
+        hasty.fetch(&scene.node.address()).ranges(ByteRanges::single(0, 1).unwrap()).to_bytes(1).await.unwrap();
     assert!(report.acknowledged);
     let vouchers = scene.node.seen().vouchers;
     assert_eq!(vouchers.len(), 3);

@@ -26,6 +26,16 @@ pub const SERVER_NAME: &str = "aro";
 /// How a server (node or operator) answers: with its key in place of a certificate.
 // r[impl identity.tls.raw_public_key]
 pub fn server_config(key: &SecretKey) -> ServerConfig {
+    let crypto =
+        QuicServerConfig::try_from(server_tls(key)).expect("the provider has the initial cipher suite of QUIC");
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = transport_config();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(MAX_REQUEST_STREAMS + 1));
+    config.transport_config(Arc::new(transport)).max_incoming(MAX_INCOMING);
+    config
+}
+
+fn server_tls(key: &SecretKey) -> rustls::ServerConfig {
     let provider = provider();
     let secret = PrivateKeyDer::Pkcs8(pkcs8_der(key).to_vec().into());
     let signer = provider.key_provider.load_private_key(secret).expect("PKCS #8 of an ed25519 key loads");
@@ -40,12 +50,7 @@ pub fn server_config(key: &SecretKey) -> ServerConfig {
     // r[impl identity.tls.no_early_data]
     tls.send_tls13_tickets = 0;
     tls.max_early_data_size = 0;
-    let crypto = QuicServerConfig::try_from(tls).expect("the provider has the initial cipher suite of QUIC");
-    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    let mut transport = transport_config();
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(MAX_REQUEST_STREAMS + 1));
-    config.transport_config(Arc::new(transport)).max_incoming(MAX_INCOMING);
-    config
+    tls
 }
 
 /// How a client dials one node (or operator), and refuses any other key.
@@ -135,5 +140,18 @@ impl ServerCertVerifier for PinnedKey {
 
     fn requires_raw_public_keys(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // r[verify identity.tls.no_early_data]
+    #[test]
+    fn a_server_gives_no_tickets_and_takes_no_early_data() {
+        let tls = server_tls(&SecretKey::from_bytes(&[7; 32]));
+        assert_eq!((tls.send_tls13_tickets, tls.max_early_data_size), (0, 0));
+        assert_eq!(tls.alpn_protocols, [ALPN]);
     }
 }

@@ -122,11 +122,9 @@ impl HandoffError {
         match self {
             Self::Unreachable { .. } | Self::Timeout => true,
             Self::Refused(refusal) => refusal.code().is_retryable(),
-            Self::NoOperator
-            | Self::Misbehaved(_)
-            | Self::WrongChain
-            | Self::WrongAccount { .. }
-            | Self::Ledger(_) => false,
+            Self::NoOperator | Self::Misbehaved(_) | Self::WrongChain | Self::WrongAccount { .. } | Self::Ledger(_) => {
+                false
+            }
         }
     }
 }

@@ -62,7 +62,9 @@ impl From<StartError> for Failure {
             StartError::Read(error) => error.into(),
             StartError::Chain(error) => error.into(),
             StartError::Store(error) => error.into(),
-            StartError::Ledger(_) => Self::new(1, "Ledger", "owner", error, "stop the other process, or check the disk"),
+            StartError::Ledger(_) => {
+                Self::new(1, "Ledger", "owner", error, "stop the other process, or check the disk")
+            }
             StartError::Listen { .. } => Self::usage(error, "free the address, or change `listen` in config.json"),
             StartError::PublicHost { .. } => Self::usage(error, "correct `public_host` in config.json"),
             StartError::Thread(_) => Self::internal(error),
@@ -95,7 +97,11 @@ impl From<ReadError> for Failure {
 
 impl From<ChainError> for Failure {
     fn from(error: ChainError) -> Self {
-        if error.is_retryable() { Self::unreachable(error) } else { Self::new(3, "Chain", "caller", error, "check the RPC address") }
+        if error.is_retryable() {
+            Self::unreachable(error)
+        } else {
+            Self::new(3, "Chain", "caller", error, "check the RPC address")
+        }
     }
 }
 
@@ -110,7 +116,9 @@ impl From<AccountError> for Failure {
         match error {
             AccountError::Read(error) => error.into(),
             AccountError::Submit(error) => error.into(),
-            AccountError::OtherOwner { .. } => Self::new(5, "OtherOwner", "owner", error, "give the owner's key: --owner"),
+            AccountError::OtherOwner { .. } => {
+                Self::new(5, "OtherOwner", "owner", error, "give the owner's key: --owner")
+            }
             AccountError::NotRegistered(_) => {
                 Self::new(5, "NotRegistered", "owner", error, "register the node: aro-node init")
             }
@@ -129,7 +137,9 @@ impl From<SubmitError> for Failure {
             Remedy::FundFees => Self::new(4, "Fees", "payer", error, "send SOL to the paying key"),
             Remedy::FundTokens => Self::new(4, "Tokens", "payer", error, "send $ARO to the paying wallet"),
             Remedy::Authorise => Self::new(5, "Unauthorised", "owner", error, "sign with the key that has the right"),
-            Remedy::CheckStatus => Self::new(6, "Uncertain", "caller", error, "look the transaction up before trying again"),
+            Remedy::CheckStatus => {
+                Self::new(6, "Uncertain", "caller", error, "look the transaction up before trying again")
+            }
             Remedy::AskAdmin | Remedy::Refresh | Remedy::GiveUp => {
                 Self::new(3, "Refused", "caller", error, "read the message; the chain will not take this as it is")
             }

@@ -78,9 +78,8 @@ pub async fn of_stopped(config: &NodeConfig, id: NodeId, chain: &dyn ChainClient
             let voucher = entry.signed.voucher;
             let address = settlement_chain::Address::from(voucher.channel.to_bytes());
             let account = reads::channel(chain, &program, &address).await.ok().flatten();
-            let terms = account.and_then(|account| {
-                aro_proto::channel::ChannelTerms::from_account(voucher.channel, &account).ok()
-            });
+            let terms = account
+                .and_then(|account| aro_proto::channel::ChannelTerms::from_account(voucher.channel, &account).ok());
             channels.push(ChannelStatus {
                 channel: voucher.channel.to_string(),
                 state: terms.map_or("gone", |terms| state_name(terms.state)).into(),
@@ -159,9 +158,9 @@ async fn earned(chain: &dyn ChainClient, program: &Program, id: NodeId) -> Resul
 }
 
 fn unsettled(channels: &[ChannelStatus]) -> Amount {
-    channels.iter().fold(Amount::ZERO, |sum, channel| {
-        sum.saturating_add(channel.watermark.saturating_sub(channel.settled))
-    })
+    channels
+        .iter()
+        .fold(Amount::ZERO, |sum, channel| sum.saturating_add(channel.watermark.saturating_sub(channel.settled)))
 }
 
 fn state_name(state: ChannelState) -> &'static str {

@@ -14,7 +14,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("node-server", &["aro-proto", "settlement-chain", "settlement-interface"]),
     (
         "aro-tests",
-        &["agent-client", "aro-proto", "node-server", "settlement-chain", "settlement-interface", "settlement-operator"],
+        &[
+            "agent-client",
+            "aro-proto",
+            "node-server",
+            "settlement-chain",
+            "settlement-interface",
+            "settlement-operator",
+        ],
     ),
 ];
 
@@ -30,7 +37,11 @@ fn crates_depend_only_along_the_arrows() {
         for dependency in &package.dependencies {
             // A crate may name itself for its own dev features.
             let inside = ours.contains(dependency.as_str()) && *dependency != package.name;
-            assert!(!inside || allowed.contains(&dependency.as_str()), "{} -> {dependency} is no arrow of the house", package.name);
+            assert!(
+                !inside || allowed.contains(&dependency.as_str()),
+                "{} -> {dependency} is no arrow of the house",
+                package.name
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Spec, code and tests name the same rules.
 //!
 //! A MUST stands in protocol-spec as `r[area.topic]` at the beginning of its paragraph; the code that does it says
-//! `r[impl area.topic]` and its test `r[verify area.topic]` in a comment. What is not done yet is listed in
+//! `impl` and the id in such brackets, its test `verify`, in a comment. What is not done yet is listed in
 //! `protocol-spec/exceptions.toml` with its reason.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,14 +20,21 @@ fn every_rule_is_written_implemented_and_tested() {
         }
     }
 
-    let mut marks: BTreeMap<&str, BTreeSet<String>> = BTreeMap::from([("impl", BTreeSet::new()), ("verify", BTreeSet::new())]);
+    let mut marks: BTreeMap<&str, BTreeSet<String>> =
+        BTreeMap::from([("impl", BTreeSet::new()), ("verify", BTreeSet::new())]);
     for folder in ["aro-proto", "agent-client", "node-server", "settlement", "tests"] {
         for file in files(&root.join(folder), "rs") {
             let text = fs::read_to_string(&file).expect("readable");
             for (kind, found) in &mut marks {
                 // Put together here, so that this file does not carry a mark of its own.
                 let mark = format!("r[{kind} ");
-                found.extend(text.split(&mark).skip(1).filter_map(|rest| rest.split(']').next()).map(str::to_owned).filter(|id| is_id(id)));
+                found.extend(
+                    text.split(&mark)
+                        .skip(1)
+                        .filter_map(|rest| rest.split(']').next())
+                        .map(str::to_owned)
+                        .filter(|id| is_id(id)),
+                );
             }
         }
     }

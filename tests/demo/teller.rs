@@ -42,7 +42,9 @@ impl Teller {
 
     /// Who paid and who earned.
     pub(crate) fn table(&self, result: &DemoResult) {
-        let row = |who: &str, what: &str, amount: Amount| println!("   | {who:<9} | {what:<32} | {:>16} |", amount.to_string());
+        let row = |who: &str, what: &str, amount: Amount| {
+            println!("   | {who:<9} | {what:<32} | {:>16} |", amount.to_string())
+        };
         let line = "   +-----------+----------------------------------+------------------+";
         println!("\n{line}\n   | who       | what                             |             $ARO |\n{line}");
         row("agent", "locked in the channel", result.deposit);

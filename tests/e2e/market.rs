@@ -97,9 +97,24 @@ impl Cluster {
         let made = run_ok(
             "aro-settle",
             &[
-                "--json", "init", "--dir", &dir, "--rpc", &self.rpc_url, "--program-id", &id, "--payer", &payer,
-                "--fee-bps", "100", "--listen", "127.0.0.1:0", "--payout-owner", &payout_owner,
-                "--settle-interval-ms", "0",
+                "--json",
+                "init",
+                "--dir",
+                &dir,
+                "--rpc",
+                &self.rpc_url,
+                "--program-id",
+                &id,
+                "--payer",
+                &payer,
+                "--fee-bps",
+                "100",
+                "--listen",
+                "127.0.0.1:0",
+                "--payout-owner",
+                &payout_owner,
+                "--settle-interval-ms",
+                "0",
             ],
         );
         OperatorProcess {
@@ -119,8 +134,24 @@ impl Cluster {
         let made = run_ok(
             "aro-node",
             &[
-                "init", "--json", "--dir", &dir, "--rpc", &self.rpc_url, "--program-id", &id, "--payer", &payer,
-                "--listen", "127.0.0.1:0", "--price", "0.0001", "--operator-account", &account, "--operator", &endpoint,
+                "init",
+                "--json",
+                "--dir",
+                &dir,
+                "--rpc",
+                &self.rpc_url,
+                "--program-id",
+                &id,
+                "--payer",
+                &payer,
+                "--listen",
+                "127.0.0.1:0",
+                "--price",
+                "0.0001",
+                "--operator-account",
+                &account,
+                "--operator",
+                &endpoint,
             ],
         );
         NodeProcess {
@@ -141,8 +172,20 @@ impl Cluster {
         run_ok(
             "aro-settle",
             &[
-                "--json", "mint-to", "--rpc", &self.rpc_url, "--program-id", &id, "--payer", &payer, "--to", &owner,
-                "--aro", aro, "--lamports", "100000000",
+                "--json",
+                "mint-to",
+                "--rpc",
+                &self.rpc_url,
+                "--program-id",
+                &id,
+                "--payer",
+                &payer,
+                "--to",
+                &owner,
+                "--aro",
+                aro,
+                "--lamports",
+                "100000000",
             ],
         );
         AgentHome { dir, owner: address(&owner), rpc_url: self.rpc_url.clone(), program: id }

@@ -176,7 +176,11 @@ fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
     let path = folder.join(name);
-    assert!(path.exists(), "{} is not built: run `cargo build --workspace --bins`, or test with --workspace", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --workspace --bins`, or test with --workspace",
+        path.display()
+    );
     path
 }
 

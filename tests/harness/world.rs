@@ -78,9 +78,15 @@ impl World {
         let (owner, authority) = (Keypair::new(), Keypair::new());
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         self.chain.airdrop(&authority.pubkey(), 10 * LAMPORTS_PER_SOL)?;
-        let registered =
-            settlement_operator::register(&*self.chain, &self.program, &self.payer, &authority, fee_bps, &owner.pubkey())
-                .await?;
+        let registered = settlement_operator::register(
+            &*self.chain,
+            &self.program,
+            &self.payer,
+            &authority,
+            fee_bps,
+            &owner.pubkey(),
+        )
+        .await?;
         let config = OperatorConfig {
             dir: dir.to_owned(),
             program: self.program.id,
@@ -111,8 +117,7 @@ impl World {
         let registered = node_server::register(&*self.chain, &self.program, &registration).await?;
         let endpoint =
             OperatorEndpoint { id: operator.running.id(), address: operator.running.local_addr().to_string() };
-        let config =
-            NodeConfig { tariff, program: self.program.id, operator: Some(endpoint), ..NodeConfig::new(dir) };
+        let config = NodeConfig { tariff, program: self.program.id, operator: Some(endpoint), ..NodeConfig::new(dir) };
         let running = Node::start(config, key, self.chain.clone()).await.context("the node does not start")?;
         self.chain.airdrop(&owner.pubkey(), LAMPORTS_PER_SOL)?;
         Ok(NodeHere { running, owner, account: registered.account, payout: registered.payout })

@@ -39,7 +39,12 @@ fn check(vector: &Vector) -> Result<(), String> {
     if !rest.is_empty() {
         return Err("bytes after the end".to_owned());
     }
-    assert_eq!(reference::encode(&content, &ranges, group), vector.bytes, "{} is not the one right answer", vector.name);
+    assert_eq!(
+        reference::encode(&content, &ranges, group),
+        vector.bytes,
+        "{} is not the one right answer",
+        vector.name
+    );
     Ok(())
 }
 

@@ -59,7 +59,10 @@ async fn close(agent: &Agent, channel: ChannelId, output: &Output) -> Result<(),
                 "signature": reclaimed.signature.to_string(),
             });
             return output.result(&object, || {
-                format!("closed: {} $ARO are available again, the node got {} $ARO", reclaimed.refunded, reclaimed.settled)
+                format!(
+                    "closed: {} $ARO are available again, the node got {} $ARO",
+                    reclaimed.refunded, reclaimed.settled
+                )
             });
         }
         Err(MoneyError::StillOpen(_)) => {
@@ -74,8 +77,7 @@ async fn close(agent: &Agent, channel: ChannelId, output: &Output) -> Result<(),
         Err(error) => return Err(error.into()),
     };
     let next_step = format!("in {left_s} s take back what is left: aro channel close {channel}");
-    let object =
-        json!({"channel": channel.to_string(), "phase": "closing", "left_s": left_s, "next_step": next_step});
+    let object = json!({"channel": channel.to_string(), "phase": "closing", "left_s": left_s, "next_step": next_step});
     output.result(&object, || format!("closing: the node may still settle\n  next: {next_step}"))
 }
 

@@ -49,7 +49,9 @@ mod tests {
     fn a_span_names_first_and_last_byte() {
         assert_eq!("0-0".parse(), Ok(Span { start: 0, end: 1 }));
         assert_eq!("5-".parse(), Ok(Span { start: 5, end: u64::MAX }));
-        for bad in ["", "-", "-5", "5", "5-4", "a-b", "1-2-3", "+1-2", "0-18446744073709551615", "99999999999999999999-"] {
+        for bad in
+            ["", "-", "-5", "5", "5-4", "a-b", "1-2-3", "+1-2", "0-18446744073709551615", "99999999999999999999-"]
+        {
             assert!(bad.parse::<Span>().is_err(), "{bad}");
         }
     }

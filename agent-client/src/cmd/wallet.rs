@@ -1,7 +1,7 @@
 //! `aro wallet`: what there is, and the ways in and out of the settlement program.
 
-use aro_proto::Amount;
 use agent_client::WalletStatus;
+use aro_proto::Amount;
 use clap::Subcommand;
 use serde_json::json;
 

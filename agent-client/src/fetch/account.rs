@@ -27,7 +27,12 @@ impl StreamAccount {
     }
 
     /// The head is accepted: `bytes` will be proven, on this channel, if any.
-    pub(crate) fn accept(&mut self, bytes: ByteCount, price: Amount, lane: Option<Arc<Lane>>) -> Result<(), FetchError> {
+    pub(crate) fn accept(
+        &mut self,
+        bytes: ByteCount,
+        price: Amount,
+        lane: Option<Arc<Lane>>,
+    ) -> Result<(), FetchError> {
         if let Some(lane) = &lane {
             lane.begin(StreamKey(self.stream), bytes, price)?;
             self.vouchers_before = lane.vouchers();

@@ -1,6 +1,7 @@
 //! Asking: the signed request goes out at once; what its answer claims is checked against our own sums.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aro_proto::merkle::{AnsweredRanges, ByteRanges, Decoder, GroupSize};
 use aro_proto::message::{Describe, Description, Fetch, FetchHead, FetchItem, Message, Quote, Refused};
@@ -43,7 +44,9 @@ impl Request {
         let Exchange { stream, mut recv } = session.request(&fetch).await?;
         let mut account = StreamAccount::open(session.control().clone(), stream);
         match self.accept(session, config, &mut recv, &mut account).await {
-            Ok((decoder, tariff, price, wire_bytes)) => Ok(Answer { recv, decoder, account, tariff, price, wire_bytes }),
+            Ok((decoder, tariff, price, wire_bytes)) => {
+                Ok(Answer { recv, decoder, account, tariff, price, wire_bytes })
+            }
             Err(error) => {
                 // Refused and broken streams are closed already; the rest is told to stop.
                 let _ = recv.stop(VarInt::from_u32(close::CANCELLED));
@@ -55,8 +58,7 @@ impl Request {
     /// Asks for a quote, and takes it only if the node signed it for this very request.
     // r[impl pricing.quote.checked]
     pub(crate) async fn quote(&self, session: &Session, config: &AgentConfig) -> Result<Quote, FetchError> {
-        let describe =
-            Describe { content: self.content, ranges: self.ranges.clone(), group_log2: self.group.log2() };
+        let describe = Describe { content: self.content, ranges: self.ranges.clone(), group_log2: self.group.log2() };
         let Exchange { mut recv, .. } = session.request(&describe).await?;
         let frame = self.first_frame(session, config, &mut recv).await?;
         self.hello(session, config).await?;
@@ -77,7 +79,11 @@ impl Request {
         recv: &mut RecvStream,
         account: &mut StreamAccount,
     ) -> Result<(Decoder, Tariff, Amount, u64), FetchError> {
-        let frame = match self.first_frame(session, config, recv).await {
+        let first = tokio::select! {
+            frame = self.first_frame(session, config, recv) => frame,
+            error = self.unpayable(session, config) => Err(error),
+        };
+        let frame = match first {
             Ok(frame) => frame,
             Err(error) => {
                 if !matches!(error, FetchError::Timeout { .. }) {
@@ -104,6 +110,22 @@ impl Request {
         Ok((decoder, tariff, price, frame.wire_len()))
     }
 
+    /// Resolves when a node that wants money has had its time to say something better than that no channel is bound,
+    /// which it only knows after waiting for one.
+    async fn unpayable(&self, session: &Session, config: &AgentConfig) -> FetchError {
+        if session.channel().is_some() {
+            return std::future::pending().await;
+        }
+        match self.hello(session, config).await {
+            Ok(tariff) if tariff.is_free() => std::future::pending().await,
+            Ok(_) => {
+                tokio::time::sleep(UNBOUND_WAIT).await;
+                FetchError::NoChannel { node: session.node() }
+            }
+            Err(error) => error,
+        }
+    }
+
     /// The first frame of the answer, if it is not a refusal.
     async fn first_frame(
         &self,
@@ -112,7 +134,7 @@ impl Request {
         recv: &mut RecvStream,
     ) -> Result<Frame, FetchError> {
         let waited_ms = config.answer_timeout_ms;
-        let limit = std::time::Duration::from_millis(waited_ms);
+        let limit = Duration::from_millis(waited_ms);
         let frame = match tokio::time::timeout(limit, read_any_frame(recv)).await {
             Err(_) => return Err(FetchError::Timeout { doing: "waiting for an answer", waited_ms }),
             Ok(Err(error)) => return Err(frame_failure(session, error)),
@@ -192,6 +214,9 @@ impl Request {
         RequestFacts { content, node: session.node(), allowed, channel: session.channel() }
     }
 }
+
+/// Longer than a node needs to see that it has no such content.
+const UNBOUND_WAIT: Duration = Duration::from_secs(1);
 
 /// Bytes of the asked ranges that a content of `size` has.
 pub(super) fn delivered_bytes(ranges: &ByteRanges, size: u64) -> u64 {

@@ -239,4 +239,3 @@ fn stream_id(send: &SendStream) -> u64 {
 
 /// TLS alerts about the peer's key: access_denied, bad_certificate, unsupported_certificate, certificate_unknown.
 const CERTIFICATE_ALERTS: [u8; 4] = [42, 43, 46, 49];
-

@@ -340,9 +340,7 @@ fn stream_failure(error: FrameError, setup: &LaneSetup, connection: &Connection)
     let misbehaved = |what: Misbehaviour| FetchError::misbehaved(setup.node, what);
     match error {
         FrameError::Decode(error) => (misbehaved(error.into()), close::PROTOCOL),
-        FrameError::Ended | FrameError::Cut => {
-            (misbehaved(Misbehaviour::Ended("a control message")), close::PROTOCOL)
-        }
+        FrameError::Ended | FrameError::Cut => (misbehaved(Misbehaviour::Ended("a control message")), close::PROTOCOL),
         FrameError::Read(quinn::ReadError::Reset(code)) => {
             (misbehaved(Misbehaviour::Reset(code.into_inner())), close::PROTOCOL)
         }

@@ -61,7 +61,9 @@ impl Lane {
             wallet.adopt(channel, payer.signed(), payer.conceded().parts())?;
         }
         // A claim about the window is taken only within the protocol's bounds; what is accepted was just proven.
-        payer.credited(payer.accepted(), bound.window).map_err(|error| FetchError::misbehaved(record.node, Misbehaviour::Credit(error)))?;
+        payer
+            .credited(payer.accepted(), bound.window)
+            .map_err(|error| FetchError::misbehaved(record.node, Misbehaviour::Credit(error)))?;
         let resend = if outcome.resend.is_some() { wallet.last_voucher(channel)? } else { None };
         let pot = guard.reserve(Spending::Vouchers, Amount::ZERO)?;
         let books = Mutex::new(Books { payer, pot, left: HashMap::new(), vouchers: 0 });

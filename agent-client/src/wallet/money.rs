@@ -7,8 +7,8 @@ use settlement_chain::submit::{SubmitError, submit};
 use settlement_chain::{Address, ChainError, Signature, instructions, tokens};
 use thiserror::Error;
 
-use super::channels::ChannelInfo;
 use super::WalletError;
+use super::channels::ChannelInfo;
 use crate::agent::Agent;
 use crate::budget::BudgetExceeded;
 

@@ -29,7 +29,10 @@ pub enum Script {
     #[default]
     Honest,
     // In the encoding.
-    FlipBit { byte: usize, bit: u8 },
+    FlipBit {
+        byte: usize,
+        bit: u8,
+    },
     CutAt(usize),
     Append(usize),
     StallAt(usize),
@@ -212,14 +215,13 @@ impl ScriptedNode {
         let mut exporter = [0; EXPORTER_LEN];
         connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").unwrap();
         let (paid, _) = watch::channel(self.inner.best.lock().unwrap().map_or(0, |best| best.voucher.cumulative.get()));
-        let paid = Arc::new(paid);
-        let answers = Answers::default();
-        tokio::spawn(self.clone().control(send, recv, exporter, Arc::clone(&paid), Arc::clone(&answers)));
+        let bound = Arc::new(watch::channel(false).0);
+        let shared = Shared { exporter, paid: Arc::new(paid), answers: Answers::default(), bound };
+        tokio::spawn(self.clone().control(send, recv, shared.clone()));
         loop {
             match connection.accept_bi().await {
                 Ok((send, recv)) => {
-                    let answers = Arc::clone(&answers);
-                    tokio::spawn(self.clone().request(send, recv, exporter, paid.subscribe(), answers));
+                    tokio::spawn(self.clone().request(send, recv, shared.clone()));
                 }
                 Err(error) => {
                     if let quinn::ConnectionError::ApplicationClosed(close) = error {
@@ -235,10 +237,9 @@ impl ScriptedNode {
         self,
         mut send: SendStream,
         mut recv: RecvStream,
-        exporter: [u8; EXPORTER_LEN],
-        paid: Arc<watch::Sender<u64>>,
-        answers: Answers,
+        shared: Shared,
     ) -> Option<()> {
+        let Shared { exporter, paid, answers, bound: is_bound } = shared;
         let mut channel: Option<(ChannelId, AgentId)> = None;
         loop {
             let (kind, body) = read_frame(&mut recv).await?;
@@ -304,6 +305,7 @@ impl ScriptedNode {
                         window: credit_window(owed, &self.inner.tariff),
                     };
                     write(&mut send, &bound).await?;
+                    is_bound.send_replace(true);
                 }
                 Pay::KIND => {
                     let pay: Pay = decode_body(kind, &body).unwrap();
@@ -348,14 +350,12 @@ impl ScriptedNode {
         self,
         mut send: SendStream,
         mut recv: RecvStream,
-        exporter: [u8; EXPORTER_LEN],
-        paid: watch::Receiver<u64>,
-        answers: Answers,
+        shared: Shared,
     ) -> Option<()> {
         let (kind, body) = read_frame(&mut recv).await?;
         assert_eq!(kind, Signed::KIND);
         self.inner.seen.send_modify(|seen| seen.requests += 1);
-        let binding = Binding { exporter, stream: u64::from(VarInt::from(send.id())) };
+        let binding = Binding { exporter: shared.exporter, stream: u64::from(VarInt::from(send.id())) };
         let signed = Signed::from_bytes(&body).unwrap();
         match self.script() {
             Script::Refuse(code, amount) => {
@@ -378,7 +378,7 @@ impl ScriptedNode {
             self.describe(&mut send, &describe).await?;
         } else {
             let fetch = signed.verify::<Fetch>(&binding).unwrap().into_message();
-            self.fetch(&mut send, &fetch, paid, answers).await?;
+            self.fetch(&mut send, &fetch, shared).await?;
         }
         let _ = send.finish();
         let _ = send.stopped().await;
@@ -409,13 +409,16 @@ impl ScriptedNode {
         write(send, &Description { quote: quote.sign(&key) }).await
     }
 
-    async fn fetch(
-        &self,
-        send: &mut SendStream,
-        fetch: &Fetch,
-        mut paid: watch::Receiver<u64>,
-        answers: Answers,
-    ) -> Option<()> {
+    async fn fetch(&self, send: &mut SendStream, fetch: &Fetch, shared: Shared) -> Option<()> {
+        let Shared { paid, answers, bound, .. } = shared;
+        let mut paid = paid.subscribe();
+        if !self.inner.tariff.is_free() {
+            let found = tokio::time::timeout(BIND_WAIT, bound.subscribe().wait_for(|bound| *bound)).await.is_ok();
+            if !found {
+                let refusal = Refusal::new(RefusalCode::NoChannel, "nothing is bound");
+                return write(send, &Refused { refusal }).await;
+            }
+        }
         let script = self.script();
         let group = GroupSize::from_log2(fetch.group_log2).unwrap();
         let item = &fetch.items[0];
@@ -487,6 +490,16 @@ impl ScriptedNode {
 /// Content bytes of each answer on a connection, by stream.
 type Answers = Arc<Mutex<HashMap<u64, u64>>>;
 
+/// What the streams of one connection share.
+#[derive(Clone)]
+struct Shared {
+    exporter: [u8; EXPORTER_LEN],
+    paid: Arc<watch::Sender<u64>>,
+    answers: Answers,
+    /// Paid requests wait for it, so that the bill in `Bound` is one from before them.
+    bound: Arc<watch::Sender<bool>>,
+}
+
 /// A frame whose announced length is above the bound.
 pub fn too_long() -> Vec<u8> {
     let mut bytes = u32::try_from(MAX_FRAME + 1).unwrap().to_le_bytes().to_vec();
@@ -536,4 +549,6 @@ async fn read_frame(recv: &mut RecvStream) -> Option<(u8, Vec<u8>)> {
     Some((kind, body))
 }
 
+/// How long a paid request waits for a binding.
+const BIND_WAIT: Duration = Duration::from_secs(3);
 const PIECE: usize = 256 << 10;

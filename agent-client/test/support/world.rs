@@ -7,9 +7,7 @@ use agent_client::{Agent, AgentBuilder, AgentConfig, OpenedChannel, Wallet};
 use aro_proto::message::ChainIds;
 use aro_proto::{Amount, NodeId, SecretKey};
 use settlement_chain::setup::Setup;
-use settlement_chain::{
-    ChainClient, EmbeddedChain, Keypair, Program, Signer, instructions, submit::submit, tokens,
-};
+use settlement_chain::{ChainClient, EmbeddedChain, Keypair, Program, Signer, instructions, submit::submit, tokens};
 use tempfile::TempDir;
 
 pub struct World {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aro_proto::ChannelId;
-use settlement_chain::reads::{self, ReadError};
 use settlement_chain::Address;
+use settlement_chain::reads::{self, ReadError};
 
 use super::PaidChannel;
 use crate::shared::Shared;

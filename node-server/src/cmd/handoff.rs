@@ -39,7 +39,9 @@ impl Handoff {
             .map(|entry| format!("handed   {} {} base units", field(entry, "channel"), field(entry, "cumulative")))
             .collect();
         let refused = list("refused");
-        lines.extend(refused.iter().map(|entry| format!("refused  {} {}", field(entry, "channel"), field(entry, "reason"))));
+        lines.extend(
+            refused.iter().map(|entry| format!("refused  {} {}", field(entry, "channel"), field(entry, "reason"))),
+        );
         if lines.is_empty() {
             lines.push("nothing to hand over".into());
         }

@@ -32,7 +32,8 @@ impl Status {
 
 fn lines(status: &NodeStatus) -> Vec<String> {
     let listen = status.listen.map_or("not serving".to_owned(), |listen| listen.to_string());
-    let earned = status.earned.map_or("unknown, the chain does not answer".to_owned(), |earned| format!("{earned} $ARO"));
+    let earned =
+        status.earned.map_or("unknown, the chain does not answer".to_owned(), |earned| format!("{earned} $ARO"));
     let mut lines = vec![
         format!("node id      {}", status.node_id),
         format!("account      {}", status.account),
@@ -42,7 +43,10 @@ fn lines(status: &NodeStatus) -> Vec<String> {
         format!("earned       {earned}"),
         format!("unsettled    {} $ARO", status.unsettled),
         format!("connections  {}", status.connections),
-        format!("requests     {} running, {} answered, {} refused", status.running_requests, status.answered, status.refused),
+        format!(
+            "requests     {} running, {} answered, {} refused",
+            status.running_requests, status.answered, status.refused
+        ),
         format!("served       {} bytes", status.bytes_served),
     ];
     lines.extend(status.channels.iter().map(|channel| {

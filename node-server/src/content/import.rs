@@ -133,7 +133,8 @@ pub(super) fn clear_leftovers(contents: &Path, age: Duration) -> Result<(), Stor
     let io_error = |source| StoreError::Io { path: contents.to_owned(), source };
     for entry in fs::read_dir(contents).map_err(io_error)? {
         let path = entry.map_err(io_error)?.path();
-        let is_incoming = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(INCOMING));
+        let is_incoming =
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(INCOMING));
         if is_incoming && is_dead(&path, age) {
             let _ = fs::remove_dir_all(&path);
         }
@@ -178,7 +179,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, [1; 100]).unwrap();
-        let (data, outboard) = (File::create(dir.path().join("d")).unwrap(), File::create(dir.path().join("o")).unwrap());
+        let (data, outboard) =
+            (File::create(dir.path().join("d")).unwrap(), File::create(dir.path().join("o")).unwrap());
         let outcome = copy_and_hash(File::open(&path).unwrap(), 99, &path, &data, &outboard, dir.path());
         assert!(matches!(outcome, Err(StoreError::Changed { expected: 99, got: 100, .. })));
     }

@@ -140,9 +140,7 @@ const QUEUE: usize = 1024;
 mod tests {
     use std::sync::Mutex;
 
-    use aro_proto::channel::{
-        ChannelState, ChannelTerms, MemoryVouchers, Offer, Payee, SignedVoucher, Voucher,
-    };
+    use aro_proto::channel::{ChannelState, ChannelTerms, MemoryVouchers, Offer, Payee, SignedVoucher, Voucher};
     use aro_proto::{Amount, SecretKey, Tariff};
 
     use super::*;

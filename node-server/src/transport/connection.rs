@@ -118,9 +118,8 @@ async fn run(node: Arc<Shared>, connection: Connection, _slot: Slot) {
 
 async fn serve(session: &Arc<Session>) -> Result<(), Fault> {
     let opened = timeout(session.exchange_timeout(), session.connection.accept_bi()).await;
-    let (send, receive) = opened
-        .map_err(|_| Fault::Protocol("no control stream was opened in time".into()))?
-        .map_err(|_| Fault::Gone)?;
+    let (send, receive) =
+        opened.map_err(|_| Fault::Protocol("no control stream was opened in time".into()))?.map_err(|_| Fault::Gone)?;
     let control = control::run(Arc::clone(session), send, receive);
     tokio::pin!(control);
     let mut has_control = true;

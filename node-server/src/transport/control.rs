@@ -52,7 +52,8 @@ impl Control {
         let hello: Hello = frame.ok_or(DecodeError::Truncated)?.decode()?;
         let node = Arc::clone(&self.session.node);
         if hello.chain != node.chain_ids {
-            let refusal = Refusal::new(RefusalCode::WrongChain, "genesis hash, program or mint differ from this node's");
+            let refusal =
+                Refusal::new(RefusalCode::WrongChain, "genesis hash, program or mint differ from this node's");
             send_frame(&mut self.send, &Goaway { refusal }).await?;
             // Let it arrive before the close, which would overtake it.
             let _ = self.send.finish();
@@ -161,7 +162,9 @@ impl Control {
         }
         match timeout(self.session.exchange_timeout(), follow::look_up(node, id)).await {
             Ok(Ok(Some(channel))) => Ok(channel),
-            Ok(Ok(None)) => Err(Refusal::new(RefusalCode::ChannelUnusable, "the chain has no such channel to this node")),
+            Ok(Ok(None)) => {
+                Err(Refusal::new(RefusalCode::ChannelUnusable, "the chain has no such channel to this node"))
+            }
             Ok(Err(error)) => {
                 tracing::warn!(channel = %id, %error, "a channel could not be looked up");
                 Err(Refusal::new(RefusalCode::Internal, "the channel could not be looked up on chain"))
@@ -178,11 +181,7 @@ impl Control {
             return Ok(send_frame(&mut self.send, &answer).await?);
         };
         let signed = SignedVoucher {
-            voucher: Voucher {
-                channel: channel.id(),
-                cumulative: voucher.cumulative,
-                expires_at: voucher.expires_at,
-            },
+            voucher: Voucher { channel: channel.id(), cumulative: voucher.cumulative, expires_at: voucher.expires_at },
             signature: voucher.signature,
         };
         match channel.offer(&signed, unix_now()) {

@@ -8,8 +8,8 @@ use aro_proto::identity::{Binding, Signed};
 use aro_proto::limits::{EXPORTER_LABEL, MINOR_VERSION};
 use aro_proto::merkle::{ByteRanges, Decoder, GroupSize};
 use aro_proto::message::{
-    Bind, Bound, ChainIds, Fetch, FetchHead, FetchItem, Goaway, Hello, Message, NodeHello, Pay, PayRefused, Refused,
-    VoucherOnWire, Credit,
+    Bind, Bound, ChainIds, Credit, Fetch, FetchHead, FetchItem, Goaway, Hello, Message, NodeHello, Pay, PayRefused,
+    Refused, VoucherOnWire,
 };
 use aro_proto::transport::{SERVER_NAME, client_config};
 use aro_proto::wire::{FRAME_HEAD, FrameHead, decode_body, encode_frame};
@@ -21,32 +21,32 @@ use settlement_chain::{EMBEDDED_GENESIS_HASH, Program};
 use crate::world::{Funded, World};
 
 /// A connection with its control stream.
-pub struct Agent {
-    pub connection: Connection,
-    pub control: (SendStream, RecvStream),
-    pub tariff: Tariff,
+pub(crate) struct Agent {
+    pub(crate) connection: Connection,
+    pub(crate) control: (SendStream, RecvStream),
+    pub(crate) tariff: Tariff,
     _endpoint: Endpoint,
 }
 
 /// Fails the test instead of hanging it.
-pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("this takes far too long")
 }
 
 /// A bare connection: nothing is said on it.
-pub async fn dial(node: &RunningNode) -> (Endpoint, Connection) {
+pub(crate) async fn dial(node: &RunningNode) -> (Endpoint, Connection) {
     dial_as(node, node.node_id()).await.unwrap()
 }
 
 /// The same, expecting a certain key.
-pub async fn dial_as(node: &RunningNode, id: NodeId) -> Result<(Endpoint, Connection), ConnectionError> {
+pub(crate) async fn dial_as(node: &RunningNode, id: NodeId) -> Result<(Endpoint, Connection), ConnectionError> {
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let connecting = endpoint.connect_with(client_config(id), node.local_addr(), SERVER_NAME).unwrap();
     Ok((endpoint, soon(connecting).await?))
 }
 
 /// The chain of the tests.
-pub fn chain_ids(world: &World) -> ChainIds {
+pub(crate) fn chain_ids(world: &World) -> ChainIds {
     ChainIds {
         genesis_hash: EMBEDDED_GENESIS_HASH,
         program: Program::local().id.to_bytes(),
@@ -56,14 +56,14 @@ pub fn chain_ids(world: &World) -> ChainIds {
 
 /// What the node answers on a request stream first.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     Head(FetchHead),
     Refused(Refusal),
 }
 
 impl Agent {
     /// Connects and greets.
-    pub async fn greet(world: &World, node: &RunningNode) -> Self {
+    pub(crate) async fn greet(world: &World, node: &RunningNode) -> Self {
         let (endpoint, connection) = dial(node).await;
         let mut control = connection.open_bi().await.unwrap();
         say(&mut control.0, &Hello { minor_version: MINOR_VERSION, chain: chain_ids(world) }).await;
@@ -73,17 +73,17 @@ impl Agent {
     }
 
     /// Connects, greets and binds.
-    pub async fn bound(world: &World, node: &RunningNode, funded: &Funded) -> Self {
+    pub(crate) async fn bound(world: &World, node: &RunningNode, funded: &Funded) -> Self {
         let mut agent = Self::greet(world, node).await;
         agent.bind(funded).await.unwrap();
         agent
     }
 
-    pub async fn bind(&mut self, funded: &Funded) -> Result<Bound, Refusal> {
+    pub(crate) async fn bind(&mut self, funded: &Funded) -> Result<Bound, Refusal> {
         self.bind_as(funded, &funded.signer).await
     }
 
-    pub async fn bind_as(&mut self, funded: &Funded, key: &SecretKey) -> Result<Bound, Refusal> {
+    pub(crate) async fn bind_as(&mut self, funded: &Funded, key: &SecretKey) -> Result<Bound, Refusal> {
         let binding = self.binding(&self.control.0);
         let signed = Signed::new(&Bind { channel: funded.channel }, key, &binding).unwrap();
         self.control.0.write_all(&signed.to_frame()).await.unwrap();
@@ -98,14 +98,14 @@ impl Agent {
         }
     }
 
-    pub fn binding(&self, stream: &SendStream) -> Binding {
+    pub(crate) fn binding(&self, stream: &SendStream) -> Binding {
         let mut exporter = [0; 32];
         self.connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").unwrap();
         Binding { exporter, stream: u64::from(VarInt::from(stream.id())) }
     }
 
     /// Sends a signed request on a stream of its own.
-    pub async fn ask<M: Message>(&self, message: &M, key: &SecretKey) -> (SendStream, RecvStream) {
+    pub(crate) async fn ask<M: Message>(&self, message: &M, key: &SecretKey) -> (SendStream, RecvStream) {
         let (mut send, receive) = self.connection.open_bi().await.unwrap();
         let signed = Signed::new(message, key, &self.binding(&send)).unwrap();
         send.write_all(&signed.to_frame()).await.unwrap();
@@ -113,14 +113,14 @@ impl Agent {
     }
 
     /// Asks for a content and hears the first answer.
-    pub async fn open(&self, fetch: &Fetch, key: &SecretKey) -> (SendStream, RecvStream, Answer) {
+    pub(crate) async fn open(&self, fetch: &Fetch, key: &SecretKey) -> (SendStream, RecvStream, Answer) {
         let (send, mut receive) = self.ask(fetch, key).await;
         let answer = answer(&mut receive).await;
         (send, receive, answer)
     }
 
     /// Why the node refuses a fetch. The refusal is followed by a clean finish.
-    pub async fn refusal_of(&self, fetch: &Fetch, key: &SecretKey) -> Refusal {
+    pub(crate) async fn refusal_of(&self, fetch: &Fetch, key: &SecretKey) -> Refusal {
         let (_send, mut receive, answer) = self.open(fetch, key).await;
         let Answer::Refused(refusal) = answer else { panic!("{answer:?}") };
         assert_eq!(soon(receive.read(&mut [0; 1])).await.unwrap(), None);
@@ -128,13 +128,13 @@ impl Agent {
     }
 
     /// Pays a total, and waits until it is credited or refused.
-    pub async fn pay(&mut self, funded: &Funded, cumulative: u64) -> Result<Credit, PayRefused> {
+    pub(crate) async fn pay(&mut self, funded: &Funded, cumulative: u64) -> Result<Credit, PayRefused> {
         let voucher = Voucher { channel: funded.channel, cumulative: Amount::new(cumulative), expires_at: 0 };
         self.pay_with(voucher, &funded.signer).await
     }
 
     /// Pays with any voucher.
-    pub async fn pay_with(&mut self, voucher: Voucher, key: &SecretKey) -> Result<Credit, PayRefused> {
+    pub(crate) async fn pay_with(&mut self, voucher: Voucher, key: &SecretKey) -> Result<Credit, PayRefused> {
         let signature = voucher.sign(key).signature;
         let (cumulative, expires_at) = (voucher.cumulative, voucher.expires_at);
         say(&mut self.control.0, &Pay { voucher: VoucherOnWire { cumulative, expires_at, signature } }).await;
@@ -155,7 +155,7 @@ impl Agent {
     }
 
     /// Fetches all of a content, proving each byte and paying for it on top of `paid` base units.
-    pub async fn fetch(&mut self, content: ContentId, funded: &Funded, paid: u64) -> Vec<u8> {
+    pub(crate) async fn fetch(&mut self, content: ContentId, funded: &Funded, paid: u64) -> Vec<u8> {
         let (_send, mut receive, answer) = self.open(&whole(content), &funded.signer).await;
         let Answer::Head(head) = answer else { panic!("{answer:?}") };
         let mut reader = Proving::new(content, head.size.get());
@@ -176,13 +176,13 @@ impl Agent {
     }
 
     /// The code with which the node closes the connection.
-    pub async fn closed_with(&self) -> u32 {
+    pub(crate) async fn closed_with(&self) -> u32 {
         close_code(&self.connection).await
     }
 }
 
 /// The code with which the node closes a connection.
-pub async fn close_code(connection: &Connection) -> u32 {
+pub(crate) async fn close_code(connection: &Connection) -> u32 {
     match soon(connection.closed()).await {
         ConnectionError::ApplicationClosed(close) => u64::from(close.error_code) as u32,
         other => panic!("{other}"),
@@ -190,19 +190,19 @@ pub async fn close_code(connection: &Connection) -> u32 {
 }
 
 /// Proves a response item by item.
-pub struct Proving {
+pub(crate) struct Proving {
     decoder: Decoder,
-    pub proven: Vec<u8>,
+    pub(crate) proven: Vec<u8>,
 }
 
 impl Proving {
-    pub fn new(content: ContentId, size: u64) -> Self {
+    pub(crate) fn new(content: ContentId, size: u64) -> Self {
         let answered = ByteRanges::all().answered(size, GroupSize::KIB64);
         Self { decoder: Decoder::new(content, answered).unwrap(), proven: Vec::new() }
     }
 
     /// Reads one item; false at the end.
-    pub async fn next(&mut self, receive: &mut RecvStream) -> bool {
+    pub(crate) async fn next(&mut self, receive: &mut RecvStream) -> bool {
         let Some(len) = self.decoder.expects() else { return false };
         let mut item = vec![0; len];
         soon(receive.read_exact(&mut item)).await.expect("the node sends on");
@@ -214,7 +214,7 @@ impl Proving {
 }
 
 /// A fetch of all of one content, at any price.
-pub fn whole(content: ContentId) -> Fetch {
+pub(crate) fn whole(content: ContentId) -> Fetch {
     Fetch {
         items: vec![FetchItem { content, ranges: ByteRanges::all() }],
         group_log2: GroupSize::KIB64.log2(),
@@ -222,7 +222,7 @@ pub fn whole(content: ContentId) -> Fetch {
     }
 }
 
-pub async fn answer(receive: &mut RecvStream) -> Answer {
+pub(crate) async fn answer(receive: &mut RecvStream) -> Answer {
     let (kind, body) = soon(frame(receive)).await.expect("the node answers");
     match kind {
         FetchHead::KIND => Answer::Head(decode_body(kind, &body).unwrap()),
@@ -231,17 +231,17 @@ pub async fn answer(receive: &mut RecvStream) -> Answer {
     }
 }
 
-pub async fn say<M: Message>(send: &mut SendStream, message: &M) {
+pub(crate) async fn say<M: Message>(send: &mut SendStream, message: &M) {
     send.write_all(&encode_frame(message).unwrap()).await.unwrap();
 }
 
-pub async fn hear<M: Message>(receive: &mut RecvStream) -> M {
+pub(crate) async fn hear<M: Message>(receive: &mut RecvStream) -> M {
     let (kind, body) = soon(frame(receive)).await.expect("a frame");
     decode_body(kind, &body).unwrap()
 }
 
 /// The next frame; none if the stream or connection ends.
-pub async fn frame(receive: &mut RecvStream) -> Option<(u8, Vec<u8>)> {
+pub(crate) async fn frame(receive: &mut RecvStream) -> Option<(u8, Vec<u8>)> {
     let mut head = [0; FRAME_HEAD];
     receive.read_exact(&mut head).await.ok()?;
     let head = FrameHead::parse(&head).unwrap();

@@ -28,10 +28,7 @@ async fn a_cancelled_stream_is_billed_by_what_the_agent_proved() {
 
     // A second bind shows the node's count, once it has settled.
     let proven = Tariff { per_mib: PRICE }.charge(ByteCount::new(proven_bytes));
-    soon(async {
-        while Charge::from_parts(agent.bind(&funded).await.unwrap().billed) != proven {}
-    })
-    .await;
+    soon(async { while Charge::from_parts(agent.bind(&funded).await.unwrap().billed) != proven {} }).await;
     node.shutdown().await.unwrap();
 }
 

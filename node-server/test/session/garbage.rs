@@ -2,7 +2,7 @@
 
 use aro_proto::error::close;
 use aro_proto::limits::MAX_FRAME;
-use aro_proto::message::{Hello, NodeHello, Pay, Message};
+use aro_proto::message::{Hello, Message, NodeHello, Pay};
 use aro_proto::wire::encode_frame;
 use node_server::NodeConfig;
 
@@ -100,11 +100,8 @@ async fn a_request_without_a_hello_is_never_answered() {
     // Nor is a payment.
     let (_endpoint, connection) = dial(&node).await;
     let (mut control, _receive) = connection.open_bi().await.unwrap();
-    let voucher = aro_proto::message::VoucherOnWire {
-        cumulative: aro_proto::Amount::new(1),
-        expires_at: 0,
-        signature: [0; 64],
-    };
+    let voucher =
+        aro_proto::message::VoucherOnWire { cumulative: aro_proto::Amount::new(1), expires_at: 0, signature: [0; 64] };
     say(&mut control, &Pay { voucher }).await;
     assert_eq!(close_code(&connection).await, close::PROTOCOL);
     assert_still_serves(&world, node).await;

@@ -14,14 +14,14 @@ use crate::agent::{Agent, chain_ids, frame, hear, say, soon, whole};
 use crate::world::{World, bytes, store, units};
 
 /// An operator that acknowledges, or refuses all.
-pub struct Scripted {
-    pub endpoint: OperatorEndpoint,
+pub(crate) struct Scripted {
+    pub(crate) endpoint: OperatorEndpoint,
     got: Arc<Mutex<Vec<HandoffVoucher>>>,
     refuse: Arc<Mutex<bool>>,
 }
 
 impl Scripted {
-    pub fn start(world: &World) -> Self {
+    pub(crate) fn start(world: &World) -> Self {
         let key = SecretKey::from_bytes(&[11; 32]);
         let server = Endpoint::server(server_config(&key), "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = server.local_addr().unwrap().to_string();
@@ -34,8 +34,7 @@ impl Scripted {
                 let (mut send, mut receive) = connection.accept_bi().await.unwrap();
                 let hello: Hello = hear(&mut receive).await;
                 assert_eq!(hello.chain, chain);
-                let answer =
-                    OperatorHello { minor_version: 0, chain, operator: [0; 32], min_settle: units(0) };
+                let answer = OperatorHello { minor_version: 0, chain, operator: [0; 32], min_settle: units(0) };
                 say(&mut send, &answer).await;
                 tokio::spawn(take(connection, (send, receive), node.clone(), Arc::clone(&noted), Arc::clone(&refuses)));
             }
@@ -43,7 +42,7 @@ impl Scripted {
         Self { endpoint: OperatorEndpoint { id: key.node_id(), address }, got, refuse }
     }
 
-    pub fn got(&self) -> Vec<HandoffVoucher> {
+    pub(crate) fn got(&self) -> Vec<HandoffVoucher> {
         std::mem::take(&mut self.got.lock().unwrap())
     }
 }

@@ -113,9 +113,6 @@ async fn connections_beyond_the_bound_are_refused_and_places_come_back() {
     assert!(crate::agent::dial_as(&node, node.node_id()).await.is_err());
     first.connection.close(0_u32.into(), b"");
     // The place is free once the node has seen the close.
-    crate::agent::soon(async {
-        while crate::agent::dial_as(&node, node.node_id()).await.is_err() {}
-    })
-    .await;
+    crate::agent::soon(async { while crate::agent::dial_as(&node, node.node_id()).await.is_err() {} }).await;
     node.shutdown().await.unwrap();
 }

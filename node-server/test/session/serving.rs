@@ -138,7 +138,10 @@ async fn an_address_names_the_public_host_which_must_be_one() {
     let with_host = |host: &str| node_server::NodeConfig { public_host: Some(host.into()), ..world.config() };
     let node = world.start(with_host("node.example")).await;
     let address = node.address_of(ContentId::of(b"x")).unwrap();
-    assert_eq!((address.host(), address.port(), address.node()), ("node.example", node.local_addr().port(), node.node_id()));
+    assert_eq!(
+        (address.host(), address.port(), address.node()),
+        ("node.example", node.local_addr().port(), node.node_id())
+    );
     node.shutdown().await.unwrap();
     let chain = std::sync::Arc::new(world.chain.clone());
     let refused = node_server::Node::start(with_host("no host"), world.key.clone(), chain).await;

@@ -2,7 +2,7 @@
 
 use aro_proto::channel::Voucher;
 use aro_proto::error::close;
-use aro_proto::message::{ToppedUp, PayRefused};
+use aro_proto::message::{PayRefused, ToppedUp};
 use aro_proto::{ChannelId, RefusalCode, SecretKey};
 use settlement_chain::submit::submit;
 use settlement_chain::{Address, Program, Signer, instructions};
@@ -27,17 +27,48 @@ async fn each_bad_voucher_has_its_own_refusal_and_the_watermark_stays() {
     assert_eq!(agent.pay(&funded, 500).await.unwrap().cumulative, units(500));
 
     let good = Voucher { channel: funded.channel, cumulative: units(600), expires_at: 0 };
-    let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    let now =
+        i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap();
     let stranger = SecretKey::from_bytes(&[9; 32]);
     let other_channel = ChannelId::from_bytes([5; 32]);
     let cases = [
-        ("falling", Voucher { cumulative: units(499), ..good }, &funded.signer, RefusalCode::VoucherNotRising, Some(500)),
-        ("equal differs", Voucher { cumulative: units(500), expires_at: now + 1_000_000, ..good }, &funded.signer, RefusalCode::VoucherEqualDiffers, Some(500)),
-        ("above the deposit", Voucher { cumulative: units(1_000_001), ..good }, &funded.signer, RefusalCode::VoucherAboveDeposit, Some(1_000_000)),
+        (
+            "falling",
+            Voucher { cumulative: units(499), ..good },
+            &funded.signer,
+            RefusalCode::VoucherNotRising,
+            Some(500),
+        ),
+        (
+            "equal differs",
+            Voucher { cumulative: units(500), expires_at: now + 1_000_000, ..good },
+            &funded.signer,
+            RefusalCode::VoucherEqualDiffers,
+            Some(500),
+        ),
+        (
+            "above the deposit",
+            Voucher { cumulative: units(1_000_001), ..good },
+            &funded.signer,
+            RefusalCode::VoucherAboveDeposit,
+            Some(1_000_000),
+        ),
         ("expired", Voucher { expires_at: now - 10, ..good }, &funded.signer, RefusalCode::VoucherExpired, None),
-        ("expires too soon", Voucher { expires_at: now + 60, ..good }, &funded.signer, RefusalCode::VoucherExpired, None),
+        (
+            "expires too soon",
+            Voucher { expires_at: now + 60, ..good },
+            &funded.signer,
+            RefusalCode::VoucherExpired,
+            None,
+        ),
         ("another signer", good, &stranger, RefusalCode::VoucherBadSignature, None),
-        ("another channel", Voucher { channel: other_channel, ..good }, &funded.signer, RefusalCode::VoucherBadSignature, None),
+        (
+            "another channel",
+            Voucher { channel: other_channel, ..good },
+            &funded.signer,
+            RefusalCode::VoucherBadSignature,
+            None,
+        ),
     ];
     for (what, voucher, key, code, amount) in cases {
         let PayRefused { cumulative, refusal, watermark } = agent.pay_with(voucher, key).await.unwrap_err();

@@ -12,29 +12,29 @@ use settlement_chain::{Address, EmbeddedChain, Keypair, Program, Signer, reads};
 use tempfile::TempDir;
 
 /// Base units per MiB in these tests.
-pub const PRICE: u64 = 1000;
+pub(crate) const PRICE: u64 = 1000;
 /// One MiB.
-pub const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 
-pub struct World {
-    pub chain: EmbeddedChain,
-    pub setup: Setup,
-    pub admin: Keypair,
-    pub key: SecretKey,
-    pub dir: TempDir,
+pub(crate) struct World {
+    pub(crate) chain: EmbeddedChain,
+    pub(crate) setup: Setup,
+    pub(crate) admin: Keypair,
+    pub(crate) key: SecretKey,
+    pub(crate) dir: TempDir,
 }
 
 /// An agent's channel and the key that signs for it.
 #[derive(Clone)]
-pub struct Funded {
-    pub channel: ChannelId,
-    pub signer: SecretKey,
-    pub owner: Arc<Keypair>,
+pub(crate) struct Funded {
+    pub(crate) channel: ChannelId,
+    pub(crate) signer: SecretKey,
+    pub(crate) owner: Arc<Keypair>,
 }
 
 impl World {
     /// A chain and a node that is registered on it, but does not serve yet.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let chain = EmbeddedChain::new().unwrap();
         let admin = Keypair::new();
         chain.airdrop(&admin.pubkey(), 100_000_000_000).unwrap();
@@ -46,7 +46,7 @@ impl World {
     }
 
     /// Registers a node.
-    pub async fn register(&self, key: &SecretKey, operator: Option<Address>) -> Address {
+    pub(crate) async fn register(&self, key: &SecretKey, operator: Option<Address>) -> Address {
         let registration = Registration {
             payer: &self.admin,
             owner: &self.admin,
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Settings that let tests end quickly.
-    pub fn config(&self) -> NodeConfig {
+    pub(crate) fn config(&self) -> NodeConfig {
         NodeConfig {
             tariff: Tariff { per_mib: PRICE },
             follow_interval_ms: 3_600_000,
@@ -72,22 +72,23 @@ impl World {
     }
 
     /// Serves.
-    pub async fn start(&self, config: NodeConfig) -> RunningNode {
+    pub(crate) async fn start(&self, config: NodeConfig) -> RunningNode {
         Node::start(config, self.key.clone(), Arc::new(self.chain.clone())).await.unwrap()
     }
 
     /// An agent with an open channel to the node.
-    pub async fn fund(&self, deposit: u64) -> Funded {
+    pub(crate) async fn fund(&self, deposit: u64) -> Funded {
         self.fund_to(&self.key, deposit).await
     }
 
     /// An agent with an open channel to any registered node.
-    pub async fn fund_to(&self, node: &SecretKey, deposit: u64) -> Funded {
+    pub(crate) async fn fund_to(&self, node: &SecretKey, deposit: u64) -> Funded {
         let (program, owner, signer) = (Program::local(), Keypair::new(), Keypair::new());
         self.chain.airdrop(&owner.pubkey(), 10_000_000_000).unwrap();
         let source = self.chain.mint_to(&self.setup.mint, &self.admin, &owner.pubkey(), deposit * 2).await.unwrap();
         let (node, _) = program.node(&Address::from(node.public()));
-        let nonce = reads::agent(&self.chain, &program, &owner.pubkey()).await.unwrap().map_or(0, |agent| agent.next_nonce);
+        let nonce =
+            reads::agent(&self.chain, &program, &owner.pubkey()).await.unwrap().map_or(0, |agent| agent.next_nonce);
         let open = OpenChannel { node, nonce, deposit, grace_s: 900, signer: signer.pubkey() };
         let steps = [
             instructions::deposit(&program, &owner.pubkey(), &owner.pubkey(), &source, deposit * 2),
@@ -104,7 +105,7 @@ impl World {
 }
 
 /// Puts bytes into a node's store.
-pub fn store(node: &RunningNode, dir: &Path, bytes: &[u8]) -> ContentId {
+pub(crate) fn store(node: &RunningNode, dir: &Path, bytes: &[u8]) -> ContentId {
     let path = dir.join("to-add");
     std::fs::write(&path, bytes).unwrap();
     let stored = node.store().add_file(&path).unwrap();
@@ -113,11 +114,11 @@ pub fn store(node: &RunningNode, dir: &Path, bytes: &[u8]) -> ContentId {
 }
 
 /// Bytes that differ everywhere.
-pub fn bytes(len: usize) -> Vec<u8> {
+pub(crate) fn bytes(len: usize) -> Vec<u8> {
     (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8).collect()
 }
 
 /// An amount of base units.
-pub fn units(amount: u64) -> Amount {
+pub(crate) fn units(amount: u64) -> Amount {
     Amount::new(amount)
 }
