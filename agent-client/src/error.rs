@@ -272,7 +272,7 @@ impl FetchError {
             Self::TooLarge { .. } => "ask for a range, or take more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
             Self::Sink(_) => "check the folder, its permissions and the space left".into(),
-            Self::Wallet(error) => wallet_next_step(error).into(),
+            Self::Wallet(error) => error.next_step().into(),
             Self::Chain(_) => "check --rpc and that the chain runs, then try again".into(),
         }
     }
@@ -324,23 +324,6 @@ pub(crate) struct RequestFacts {
     pub(crate) node: NodeId,
     pub(crate) allowed: Amount,
     pub(crate) channel: Option<ChannelId>,
-}
-
-/// What to do about a wallet error, for people.
-pub fn wallet_next_step(error: &WalletError) -> &'static str {
-    match error {
-        WalletError::Missing(_) => "make one with `aro keys new`, or point --home at it",
-        WalletError::Exists(_) => "use it, or give another --home",
-        WalletError::InUse(_) => "wait for the other command to end",
-        WalletError::Key(_) | WalletError::Folder { .. } => "check the folder, the key files and their permissions",
-        WalletError::Store(_) | WalletError::Damaged(_) => {
-            "check the disk; with a new record file the wallet learns its channels from the chain and the nodes"
-        }
-        WalletError::UnknownChannel(_) => "look at `aro channel list`",
-        WalletError::NotRising { .. } | WalletError::AboveDeposit { .. } | WalletError::NotPermitted { .. } => {
-            "nothing was signed; report this, for it should not happen"
-        }
-    }
 }
 
 impl From<WalletError> for FetchError {

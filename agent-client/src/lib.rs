@@ -50,7 +50,7 @@ mod wallet;
 pub use agent::{Agent, AgentBuilder, BuildError};
 pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
-pub use error::{FetchError, Misbehaviour, wallet_next_step};
+pub use error::{FetchError, Misbehaviour};
 pub use fetch::{FetchBuilder, FetchReport, Progress};
 pub use wallet::{
     ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,

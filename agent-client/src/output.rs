@@ -3,7 +3,7 @@
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
-use agent_client::{BuildError, FetchError, MoneyError, WalletError, wallet_next_step};
+use agent_client::{BuildError, FetchError, MoneyError, WalletError};
 use aro_proto::{Amount, WhoActs};
 use serde::Serialize;
 use serde_json::json;
@@ -121,7 +121,7 @@ impl From<FetchError> for Failure {
 impl From<WalletError> for Failure {
     fn from(error: WalletError) -> Self {
         let who_acts = if error.is_retryable() { WhoActs::RetryHere } else { WhoActs::Authorise };
-        let next_step = wallet_next_step(&error).to_owned();
+        let next_step = error.next_step().to_owned();
         Self { code: "Wallet", who_acts, message: error.to_string(), next_step, amount: None, exit: KEYS }
     }
 }

@@ -1,5 +1,7 @@
 //! The `aro` command as its users see it: what it prints, where, and its exit codes.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

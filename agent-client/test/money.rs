@@ -1,5 +1,7 @@
 //! Money on the real program: in, into channels, back out; and what stops it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod support;
 
 use agent_client::{ChannelPhase, MoneyError, Place, Spending};

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use aro_proto::limits::{EXCHANGE_TIMEOUT_MS, PAYMENT_TIMEOUT_MS};
+use aro_proto::limits::{EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, PAYMENT_TIMEOUT_MS};
 use aro_proto::{NodeId, Tariff};
 use settlement_chain::{Address, Program};
 
@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub bind_timeout_ms: u64,
     /// Milliseconds that a stream waits at an exhausted credit window. Default 15,000.
     pub payment_timeout_ms: u64,
+    /// Milliseconds for which an agent may leave a full receive window unread. Default 30,000.
+    pub stall_timeout_ms: u64,
     /// Milliseconds that running requests have to finish when the node stops. Default 10,000.
     pub shutdown_grace_ms: u64,
 }
@@ -73,6 +75,7 @@ impl NodeConfig {
             exchange_timeout_ms: EXCHANGE_TIMEOUT_MS,
             bind_timeout_ms: 1_000,
             payment_timeout_ms: PAYMENT_TIMEOUT_MS,
+            stall_timeout_ms: IDLE_TIMEOUT_MS,
             shutdown_grace_ms: 10_000,
         }
     }

@@ -17,13 +17,23 @@ pub(crate) struct StreamAccount {
     lane: Option<Arc<Lane>>,
     vouchers_before: u64,
     proven: u64,
+    cost: Amount,
     expected: Option<u64>,
     is_open: bool,
 }
 
 impl StreamAccount {
     pub(crate) fn open(control: Control, stream: u64) -> Self {
-        Self { control, stream, lane: None, vouchers_before: 0, proven: 0, expected: None, is_open: true }
+        Self {
+            control,
+            stream,
+            lane: None,
+            vouchers_before: 0,
+            proven: 0,
+            cost: Amount::ZERO,
+            expected: None,
+            is_open: true,
+        }
     }
 
     /// The head is accepted: `bytes` will be proven, on this channel, if any.
@@ -51,15 +61,22 @@ impl StreamAccount {
     // r[impl channel.pay_proven_only]
     pub(crate) fn proved(&mut self, bytes: u64) {
         self.proven += bytes;
-        if let Some(lane) = &self.lane
-            && lane.proved(StreamKey(self.stream), ByteCount::new(bytes))
-        {
+        let Some(lane) = &self.lane else { return };
+        let (rise, is_due) = lane.proved(StreamKey(self.stream), ByteCount::new(bytes));
+        self.cost = self.cost.saturating_add(rise);
+        if is_due {
             self.control.wake_payment();
         }
     }
 
     pub(crate) fn proven(&self) -> u64 {
         self.proven
+    }
+
+    /// What the proven bytes added to the channel's bill, in base units: at most their price, because the channel is
+    /// rounded up as a whole.
+    pub(crate) fn cost(&self) -> Amount {
+        self.cost
     }
 
     /// Vouchers signed on the channel since the head was accepted.

@@ -55,8 +55,8 @@ pub struct FetchReport {
     pub delivered_bytes: u64,
     /// Bytes of the answer on its stream, proofs and head included.
     pub wire_bytes: u64,
-    /// The price of the proven bytes by themselves, in base units. Rounding is done once for a channel, so several
-    /// fetches together may pay a few units less than the sum of their reports, never more.
+    /// What this fetch added to the channel's bill, in base units: the reports of a channel sum to what it paid. At
+    /// most the price, because the channel is rounded up as a whole.
     pub paid: Amount,
     /// Vouchers signed on the channel while this fetch ran; fetches that share a channel share them.
     pub vouchers: u64,
@@ -159,7 +159,7 @@ impl FetchBuilder {
             verified_bytes: answer.decoder.proven_bytes(),
             delivered_bytes: written.bytes,
             wire_bytes: answer.wire_bytes,
-            paid: answer.price,
+            paid: answer.account.cost(),
             vouchers: answer.account.vouchers(),
             acknowledged,
             elapsed: started.elapsed(),

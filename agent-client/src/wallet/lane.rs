@@ -89,14 +89,18 @@ impl Lane {
         Ok(())
     }
 
-    /// Counts proven bytes; true if a voucher is due.
-    pub(crate) fn proved(&self, stream: StreamKey, bytes: ByteCount) -> bool {
+    /// Counts proven bytes. Says by how much they raised what the channel owes, in whole base units (so that these
+    /// rises sum to what is paid), and whether a voucher is due.
+    pub(crate) fn proved(&self, stream: StreamKey, bytes: ByteCount) -> (Amount, bool) {
         let mut books = self.lock();
+        let before = books.payer.owes().to_amount();
         books.payer.proved(stream, bytes).expect("the decoder proves no more than the head announced");
+        let after = books.payer.owes().to_amount();
+        let rise = after.unwrap_or_default().saturating_sub(before.unwrap_or_default());
         if let Some(left) = books.left.get_mut(&stream) {
             *left = left.saturating_sub(bytes);
         }
-        books.payer.due(false).is_some()
+        (rise, books.payer.due(false).is_some())
     }
 
     /// Ends an answer, whole or not; what it will not need any more goes back to the budget.

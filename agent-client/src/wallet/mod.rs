@@ -106,6 +106,23 @@ impl WalletError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::InUse(_)) || matches!(self, Self::Key(error) if error.is_retryable())
     }
+
+    /// What to do next, for people.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "make one with `aro keys new`, or point --home at it",
+            Self::Exists(_) => "use it, or give another --home",
+            Self::InUse(_) => "wait for the other command to end",
+            Self::Key(_) | Self::Folder { .. } => "check the folder, the key files and their permissions",
+            Self::Store(_) | Self::Damaged(_) => {
+                "check the disk; with a new record file the wallet learns its channels from the chain and the nodes"
+            }
+            Self::UnknownChannel(_) => "look at `aro channel list`",
+            Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } => {
+                "nothing was signed; report this, for it should not happen"
+            }
+        }
+    }
 }
 
 impl Wallet {

@@ -233,12 +233,7 @@ impl ScriptedNode {
         }
     }
 
-    async fn control(
-        self,
-        mut send: SendStream,
-        mut recv: RecvStream,
-        shared: Shared,
-    ) -> Option<()> {
+    async fn control(self, mut send: SendStream, mut recv: RecvStream, shared: Shared) -> Option<()> {
         let Shared { exporter, paid, answers, bound: is_bound } = shared;
         let mut channel: Option<(ChannelId, AgentId)> = None;
         loop {
@@ -269,7 +264,7 @@ impl ScriptedNode {
                     };
                     write(&mut send, &hello).await?;
                 }
-                Signed::KIND if matches!(script, Script::NoHello) => {}
+                Signed::KIND if matches!(script, Script::NoHello | Script::ControlBytes(_)) => {}
                 Signed::KIND => {
                     let binding = Binding { exporter, stream: 0 };
                     let bind = Signed::from_bytes(&body).unwrap().verify::<Bind>(&binding).expect("bound to stream 0");
@@ -346,12 +341,7 @@ impl ScriptedNode {
         }
     }
 
-    async fn request(
-        self,
-        mut send: SendStream,
-        mut recv: RecvStream,
-        shared: Shared,
-    ) -> Option<()> {
+    async fn request(self, mut send: SendStream, mut recv: RecvStream, shared: Shared) -> Option<()> {
         let (kind, body) = read_frame(&mut recv).await?;
         assert_eq!(kind, Signed::KIND);
         self.inner.seen.send_modify(|seen| seen.requests += 1);

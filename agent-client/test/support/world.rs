@@ -46,10 +46,10 @@ impl World {
 
     pub fn builder(&self, wallet: Wallet) -> AgentBuilder {
         let config = AgentConfig {
-            connect_timeout_ms: 5_000,
-            answer_timeout_ms: 5_000,
-            stall_timeout_ms: 5_000,
-            credit_timeout_ms: 5_000,
+            connect_timeout_ms: 30_000,
+            answer_timeout_ms: 30_000,
+            stall_timeout_ms: 30_000,
+            credit_timeout_ms: 30_000,
             ..AgentConfig::default()
         };
         Agent::builder().chain(Arc::new(self.chain.clone())).wallet(wallet).config(config)

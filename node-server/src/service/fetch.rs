@@ -11,7 +11,7 @@ use std::time::Duration;
 use aro_proto::channel::{Permit, StreamKey};
 use aro_proto::error::close;
 use aro_proto::identity::Verified;
-use aro_proto::limits::{IDLE_TIMEOUT_MS, STREAM_WINDOW};
+use aro_proto::limits::STREAM_WINDOW;
 use aro_proto::merkle::AnsweredRanges;
 use aro_proto::message::{Fetch, FetchHead, Refused};
 use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
@@ -201,7 +201,8 @@ impl Delivery<'_> {
         self.permit(ByteCount::new(batch.content_bytes)).await?;
         self.sent += batch.content_bytes;
         // An agent that does not read would keep its place for ever.
-        match timeout(STALL_PATIENCE, self.send.write_chunk(batch.wire)).await {
+        let patience = Duration::from_millis(self.node.config.stall_timeout_ms);
+        match timeout(patience, self.send.write_chunk(batch.wire)).await {
             Ok(written) => written?,
             Err(_) => return Err(Ending::Stalled),
         }
@@ -290,6 +291,3 @@ impl From<WriteError> for Ending {
         }
     }
 }
-
-/// How long an agent may leave a full receive window unread.
-const STALL_PATIENCE: Duration = Duration::from_millis(IDLE_TIMEOUT_MS);

@@ -4,7 +4,7 @@ use aro_proto::error::close;
 use aro_proto::message::{ChainIds, Fetch, Goaway, Hello};
 use aro_proto::{ContentId, RefusalCode, SecretKey, WhoActs};
 
-use crate::agent::{Agent, chain_ids, close_code, dial, hear, say, whole};
+use crate::agent::{Agent, Answer, chain_ids, close_code, dial, hear, say, soon, whole};
 use crate::world::{MIB, PRICE, World, bytes, store, units};
 
 // r[verify request.refusal.finish]
@@ -113,6 +113,28 @@ async fn connections_beyond_the_bound_are_refused_and_places_come_back() {
     assert!(crate::agent::dial_as(&node, node.node_id()).await.is_err());
     first.connection.close(0_u32.into(), b"");
     // The place is free once the node has seen the close.
-    crate::agent::soon(async { while crate::agent::dial_as(&node, node.node_id()).await.is_err() {} }).await;
+    soon(async { while crate::agent::dial_as(&node, node.node_id()).await.is_err() {} }).await;
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_reads_nothing_takes_a_place_only_for_a_while() {
+    let world = World::new().await;
+    let config = node_server::NodeConfig {
+        tariff: aro_proto::Tariff { per_mib: 0 },
+        max_requests: 1,
+        stall_timeout_ms: 1_000,
+        ..world.config()
+    };
+    let node = world.start(config).await;
+    // More than a stream's receive window.
+    let id = store(&node, world.dir.path(), &bytes(8 * MIB));
+    let small = store(&node, world.dir.path(), &bytes(10));
+    let agent = Agent::greet(&world, &node).await;
+    let (_send, mut stalled, first) = agent.open(&whole(id), &world.key).await;
+    assert!(matches!(first, Answer::Head(_)));
+    assert_eq!(agent.refusal_of(&whole(small), &world.key).await.code(), RefusalCode::OverCapacity);
+    assert_eq!(soon(stalled.received_reset()).await.unwrap(), Some(close::CANCELLED.into()));
+    soon(async { while matches!(agent.open(&whole(small), &world.key).await.2, Answer::Refused(_)) {} }).await;
     node.shutdown().await.unwrap();
 }

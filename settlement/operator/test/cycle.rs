@@ -219,7 +219,8 @@ async fn transaction_that_can_never_land_is_signed_anew_but_an_uncertain_one_is_
 
     let operator = world.start_on(dir.path(), Arc::new(chain.clone())).await;
     chain.set(Fault::NoStatuses);
-    let error = operator.settle_once().await.unwrap_err();
+    let round = tokio::time::timeout(Duration::from_secs(30), operator.settle_once()).await;
+    let error = round.expect("nothing is sent that would have to be waited for").unwrap_err();
     assert!(error.is_retryable(), "{error}");
     assert!(chain.sent().is_empty(), "uncertain is never dead");
 
@@ -227,6 +228,29 @@ async fn transaction_that_can_never_land_is_signed_anew_but_an_uncertain_one_is_
     let report = settle(&operator).await;
     assert_eq!(report.closed.len(), 1, "{report:?}");
     assert_eq!(chain.sent().len(), 2);
+}
+
+// r[verify settlement.prune]
+#[tokio::test]
+async fn voucher_is_kept_until_its_settlement_is_final() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let chain = TestChain::new(world.chain.clone());
+    let [settled, closed] = world.open(2, 1_000_000).await[..] else { panic!("two channels") };
+    let operator = world.start_on(dir.path(), Arc::new(chain.clone())).await;
+    let vouchers = [world.voucher(settled, 5_000), world.closing(closed, 5_000)];
+    world.client(&operator).await.hand(&vouchers).await.ack();
+    chain.set(Fault::NotFinal);
+    let report = settle(&operator).await;
+    assert_eq!((report.settled.len(), report.closed.len()), (1, 1));
+    assert_eq!(operator.vouchers().await.unwrap().len(), 2, "a fork may still take it back");
+    let sent = chain.sent().len();
+    assert!(settle(&operator).await.is_empty(), "told once");
+    assert_eq!((operator.vouchers().await.unwrap().len(), chain.sent().len()), (2, sent));
+
+    chain.set(Fault::None);
+    assert!(settle(&operator).await.is_empty());
+    assert!(operator.vouchers().await.unwrap().is_empty());
 }
 
 #[tokio::test]
