@@ -42,7 +42,7 @@ async fn contents_of_awkward_sizes_arrive_whole_and_paid_to_the_unit() {
         assert!(report.size_proven && report.acknowledged);
         let len = len as u64;
         assert_eq!((report.size, report.verified_bytes, report.delivered_bytes), (len, len, len));
-        assert_eq!(report.paid.get(), price(len));
+        assert_eq!(report.paid.get(), price(total + len) - price(total), "rounded once for the channel");
         assert!(report.wire_bytes > len);
         total += len;
         assert_eq!(agent.channels().await.unwrap()[0].signed.get(), price(total), "{len} bytes");
@@ -95,9 +95,7 @@ async fn ranges_deliver_exactly_what_was_asked_and_bill_whole_groups() {
         assert_eq!(bytes, asked.iter().flat_map(part).collect::<Vec<u8>>(), "{asked:?}");
         assert_eq!(report.verified_bytes, billed as u64, "{asked:?}");
         assert_eq!(report.size_proven, proven);
-        // One rounding for the channel: at most the report's own price, at least one unit less.
-        let paid = node.seen().paid() - before;
-        assert!(paid <= report.paid.get() && paid + 1 >= report.paid.get());
+        assert_eq!(node.seen().paid() - before, report.paid.get(), "{asked:?}");
     }
 }
 

@@ -48,6 +48,7 @@ fn price(bytes: u64) -> u64 {
 }
 
 // r[verify content.verify.first_error]
+// r[verify content.verify.unproven]
 // r[verify channel.pay_proven_only]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bit_flipped_anywhere_is_found_within_its_group_and_not_paid() {

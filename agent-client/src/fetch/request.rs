@@ -32,7 +32,6 @@ pub(crate) struct Answer {
     pub(crate) decoder: Decoder,
     pub(crate) account: StreamAccount,
     pub(crate) tariff: Tariff,
-    pub(crate) price: Amount,
     pub(crate) wire_bytes: u64,
 }
 
@@ -44,9 +43,7 @@ impl Request {
         let Exchange { stream, mut recv } = session.request(&fetch).await?;
         let mut account = StreamAccount::open(session.control().clone(), stream);
         match self.accept(session, config, &mut recv, &mut account).await {
-            Ok((decoder, tariff, price, wire_bytes)) => {
-                Ok(Answer { recv, decoder, account, tariff, price, wire_bytes })
-            }
+            Ok((decoder, tariff, wire_bytes)) => Ok(Answer { recv, decoder, account, tariff, wire_bytes }),
             Err(error) => {
                 // Refused and broken streams are closed already; the rest is told to stop.
                 let _ = recv.stop(VarInt::from_u32(close::CANCELLED));
@@ -78,7 +75,7 @@ impl Request {
         config: &AgentConfig,
         recv: &mut RecvStream,
         account: &mut StreamAccount,
-    ) -> Result<(Decoder, Tariff, Amount, u64), FetchError> {
+    ) -> Result<(Decoder, Tariff, u64), FetchError> {
         let first = tokio::select! {
             frame = self.first_frame(session, config, recv) => frame,
             error = self.unpayable(session, config) => Err(error),
@@ -107,7 +104,7 @@ impl Request {
         let size = head.size.get();
         let decoder = Decoder::new(self.content, answered)
             .map_err(|_| FetchError::misbehaved(session.node(), Misbehaviour::Size(size)))?;
-        Ok((decoder, tariff, price, frame.wire_len()))
+        Ok((decoder, tariff, frame.wire_len()))
     }
 
     /// Resolves when a node that wants money has had its time to say something better than that no channel is bound,
