@@ -125,7 +125,7 @@ async fn open(world: &World, agent: &Agent, node: &NodeHere, price: Amount, tell
     node.running.follow_now().await?;
     teller.fact("deposit", format!("{deposit} $ARO"));
     teller.fact("channel", opened.channel);
-    teller.fact("open", &opened.signature);
+    teller.fact("open", opened.signature);
     Ok(Opened { channel: opened.channel, deposit, signature: opened.signature.to_string() })
 }
 

@@ -1,5 +1,7 @@
 //! The product's own binaries as processes: started, listened to, stopped with a signal, never waited for blindly.
 
+#![allow(clippy::panic, reason = "a test that cannot start its processes fails")]
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -3,6 +3,8 @@
 //! What could break: a buffer that holds a whole content or outboard, a queue without a bound, an allocation by a
 //! claimed size. Alone in its process, whose peak it reads.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "that is how tests fail")]
+
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;

@@ -88,7 +88,7 @@ fn refuses_the_vault_as_payout_and_a_second_account() {
 
     node.payout = payout;
     let instruction = ix::register_node(&world, &node, MIN_GRACE_S, 0);
-    world.run(&[instruction.clone()], &[&node.owner, &node.id]).unwrap();
+    world.run(std::slice::from_ref(&instruction), &[&node.owner, &node.id]).unwrap();
     assert_refused(world.run(&[instruction], &[&node.owner, &node.id]), SettlementError::AlreadyExists);
 }
 

@@ -69,7 +69,7 @@ fn a_payout_that_was_closed_or_frozen_fails_without_a_change() {
     let (mut world, node, _) = earned();
     world.poke(&node.payout, 108, 2);
     let instruction = ix::withdraw_earned(&node.owner.pubkey(), &node, 100);
-    assert_refused(world.run(&[instruction.clone()], &[&node.owner]), SettlementError::BadTokenAccount);
+    assert_refused(world.run(std::slice::from_ref(&instruction), &[&node.owner]), SettlementError::BadTokenAccount);
     world.place_at(node.payout, crate::ledger::SYSTEM_PROGRAM, vec![]);
     assert_refused(world.run(&[instruction], &[&node.owner]), SettlementError::BadTokenAccount);
     assert_eq!(world.read_node(&node).earned, 985);
