@@ -63,7 +63,8 @@ async fn a_content_larger_than_the_window_flows_on_many_vouchers() {
     let seen = node.seen();
     assert_eq!(seen.paid(), price(node.content().len() as u64));
     assert_eq!(report.vouchers, seen.vouchers.len() as u64);
-    assert!(report.vouchers >= 9, "{}", report.vouchers);
+    // Each voucher pays at most the window, which grows from 1 MiB to half of what is paid: 1, 2, 3, 4.5, 6.75, all.
+    assert!(report.vouchers >= 6, "{}", report.vouchers);
     assert_eq!(seen.ends, [], "a whole fetch needs no word about its end");
 
     let reports: Vec<Progress> = reports.lock().unwrap().clone();

@@ -53,7 +53,8 @@ async fn content_goes_one_way_and_money_the_other_to_the_last_unit() {
     assert_eq!(account.available, refunded);
 
     // Everyone withdraws, and has it.
-    run_ok("aro-node", &["withdraw", "--json", "--dir", &node.dir]);
+    let payer = cluster.payer.to_string_lossy();
+    run_ok("aro-node", &["withdraw", "--json", "--dir", &node.dir, "--payer", &payer]);
     run_ok("aro-settle", &["--json", "withdraw", "--dir", &operator.dir]);
     run_ok("aro-settle", &["--json", "withdraw", "--dir", &operator.dir, "--protocol-fees-of", &node.id]);
     let back = aro_proto::Amount::new(refunded).to_string();
