@@ -1,5 +1,5 @@
+use settlement_chain::{Address, Signer};
 use settlement_interface::{accounts::status, errors::SettlementError};
-use solana_sdk::{pubkey::Pubkey, signature::Signer};
 
 use crate::{
     instructions as ix,
@@ -22,11 +22,11 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    fn channel(&mut self) -> Pubkey {
+    fn channel(&mut self) -> Address {
         self.world.channel(&self.agent, &self.node, 100)
     }
 
-    fn close(&mut self, entries: &[(Pubkey, Voucher)]) -> u64 {
+    fn close(&mut self, entries: &[(Address, Voucher)]) -> u64 {
         let instruction = ix::close_batch(&self.operator.authority.pubkey(), &self.node, entries);
         skipped(&self.world.run(&[instruction], &[&self.operator.authority]).unwrap())
     }

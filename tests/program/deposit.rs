@@ -1,5 +1,5 @@
+use settlement_chain::{Address, Signer};
 use settlement_interface::errors::SettlementError;
-use solana_sdk::{pubkey::Pubkey, signature::Signer};
 
 use crate::{
     instructions as ix,
@@ -59,7 +59,7 @@ fn refuses_to_credit_an_agent_that_is_not_the_beneficiarys() {
 
     let newcomer = world.agent_without_account(10);
     let mut instruction = ix::deposit(&newcomer, 5);
-    instruction.accounts[2].pubkey = Pubkey::new_unique();
+    instruction.accounts[2].pubkey = Address::new_unique();
     assert_refused(world.run(&[instruction], &[&newcomer.owner]), SettlementError::WrongAddress);
 }
 
@@ -71,7 +71,7 @@ fn refuses_another_vault_and_another_mints_tokens() {
     instruction.accounts[4].pubkey = world.treasury;
     assert_refused(world.run(&[instruction], &[&agent.owner]), SettlementError::WrongAddress);
 
-    let foreign = token_data(&Pubkey::new_unique(), &agent.owner.pubkey(), 10);
+    let foreign = token_data(&Address::new_unique(), &agent.owner.pubkey(), 10);
     for source in [world.place(TOKEN_PROGRAM, foreign), vault()] {
         let mut instruction = ix::deposit(&agent, 5);
         instruction.accounts[3].pubkey = source;

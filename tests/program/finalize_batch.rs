@@ -1,5 +1,5 @@
+use settlement_chain::Address;
 use settlement_interface::{accounts::status, errors::SettlementError};
-use solana_sdk::pubkey::Pubkey;
 
 use crate::{
     instructions as ix,
@@ -50,6 +50,6 @@ fn refuses_an_empty_batch_and_accounts_that_are_no_channels() {
     assert_refused(world.run(&[ix::finalize_batch(&[])], &[]), SettlementError::BadBatch);
     assert_refused(world.run(&[ix::finalize_batch(&[agent.account])], &[]), SettlementError::WrongLayout);
     assert_refused(world.run(&[ix::finalize_batch(&[agent.tokens])], &[]), SettlementError::WrongOwner);
-    let many: Vec<Pubkey> = vec![agent.account; 65];
+    let many: Vec<Address> = vec![agent.account; 65];
     assert_refused(world.run(&[ix::finalize_batch(&many)], &[]), SettlementError::BadBatch);
 }

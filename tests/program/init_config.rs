@@ -1,5 +1,6 @@
+use settlement_chain::{Address, Signer};
 use settlement_interface::errors::SettlementError;
-use solana_sdk::{account::Account, pubkey::Pubkey, signature::Signer};
+use solana_account::Account;
 
 use crate::{
     instructions as ix,
@@ -56,7 +57,7 @@ fn only_the_upgrade_authority_configures() {
     let mut world = World::bare();
     let mut data = world.data(&ix::program_data());
     data[12] = 1;
-    data[13..45].copy_from_slice(Pubkey::new_unique().as_ref());
+    data[13..45].copy_from_slice(Address::new_unique().as_ref());
     world.place_at(ix::program_data(), LOADER, data.clone());
     let refused = world.run(&[ix::init_config(&world)], &[]);
     assert_refused(refused, SettlementError::Unauthorised);
@@ -70,7 +71,7 @@ fn only_the_upgrade_authority_configures() {
 fn program_data_must_be_this_programs_and_well_formed() {
     let mut world = World::bare();
     let mut instruction = ix::init_config(&world);
-    instruction.accounts[6].pubkey = Pubkey::new_unique();
+    instruction.accounts[6].pubkey = Address::new_unique();
     assert_refused(world.run(&[instruction], &[]), SettlementError::WrongAddress);
 
     world.place_at(ix::program_data(), LOADER, vec![3; 20]);
@@ -89,19 +90,19 @@ fn refuses_every_mint_that_is_not_plain() {
     uninitialised[45] = 0;
     let mut longer = mint_data(None, 6);
     longer.push(0);
-    let token_2022 = Pubkey::from_str_const("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb");
+    let token_2022 = Address::from_str_const("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb");
     let cases = [
-        (TOKEN_PROGRAM, mint_data(Some(Pubkey::new_unique()), 6)),
+        (TOKEN_PROGRAM, mint_data(Some(Address::new_unique()), 6)),
         (TOKEN_PROGRAM, mint_data(None, 9)),
         (TOKEN_PROGRAM, uninitialised),
         (TOKEN_PROGRAM, longer),
-        (TOKEN_PROGRAM, token_data(&Pubkey::new_unique(), &Pubkey::new_unique(), 0)),
+        (TOKEN_PROGRAM, token_data(&Address::new_unique(), &Address::new_unique(), 0)),
         (token_2022, mint_data(None, 6)),
     ];
     for (owner, data) in cases {
         let mut world = World::bare();
         world.mint = world.place(owner, data);
-        world.treasury = world.token_account(&Pubkey::new_unique(), 0);
+        world.treasury = world.token_account(&Address::new_unique(), 0);
         let refused = world.run(&[ix::init_config(&world)], &[]);
         assert_refused(refused, SettlementError::BadMint);
     }
@@ -110,7 +111,7 @@ fn refuses_every_mint_that_is_not_plain() {
 #[test]
 fn refuses_a_treasury_of_another_mint_or_kind() {
     let mut world = World::bare();
-    let other = Pubkey::new_unique();
+    let other = Address::new_unique();
     let foreign = world.place(TOKEN_PROGRAM, token_data(&other, &other, 0));
     let wallet = world.payer.pubkey();
     for treasury in [foreign, wallet, vault()] {
@@ -135,7 +136,7 @@ fn config_and_vault_live_only_at_their_addresses() {
     for slot in [2, 3] {
         let mut world = World::bare();
         let mut instruction = ix::init_config(&world);
-        instruction.accounts[slot].pubkey = Pubkey::new_unique();
+        instruction.accounts[slot].pubkey = Address::new_unique();
         assert_refused(world.run(&[instruction], &[]), SettlementError::WrongAddress);
     }
 }

@@ -1,14 +1,10 @@
 //! The instructions as an honest caller builds them; tests change what they want wrong.
 
+use settlement_chain::{AccountMeta, Address, Instruction, Signer};
 use settlement_interface::instructions::{
     Deposit, FLAG_EXPIRIES, FinalizeBatch, InitConfig, OpenBatch, OpenEntry, ReclaimBatch, RegisterNode,
     RegisterOperator, RequestClose, TopUp, VoucherBatch, VoucherEntry, WithdrawAvailable, WithdrawEarned, WithdrawFees,
     tag,
-};
-use solana_sdk::{
-    instruction::{AccountMeta, Instruction},
-    pubkey::Pubkey,
-    signature::Signer,
 };
 
 use crate::ledger::{
@@ -16,19 +12,19 @@ use crate::ledger::{
     SYSTEM_PROGRAM, TOKEN_PROGRAM, Voucher, World, config, vault,
 };
 
-fn r(key: Pubkey) -> AccountMeta {
+fn r(key: Address) -> AccountMeta {
     AccountMeta::new_readonly(key, false)
 }
 
-fn s(key: Pubkey) -> AccountMeta {
+fn s(key: Address) -> AccountMeta {
     AccountMeta::new_readonly(key, true)
 }
 
-fn w(key: Pubkey) -> AccountMeta {
+fn w(key: Address) -> AccountMeta {
     AccountMeta::new(key, false)
 }
 
-fn ws(key: Pubkey) -> AccountMeta {
+fn ws(key: Address) -> AccountMeta {
     AccountMeta::new(key, true)
 }
 
@@ -36,8 +32,8 @@ fn instruction(data: &[u8], accounts: Vec<AccountMeta>) -> Instruction {
     Instruction { program_id: PROGRAM, accounts, data: data.to_vec() }
 }
 
-pub fn program_data() -> Pubkey {
-    Pubkey::find_program_address(&[PROGRAM.as_ref()], &LOADER).0
+pub fn program_data() -> Address {
+    Address::find_program_address(&[PROGRAM.as_ref()], &LOADER).0
 }
 
 pub fn init_config(world: &World) -> Instruction {
@@ -110,7 +106,7 @@ pub fn withdraw_available(agent: &AgentParty, amount: u64) -> Instruction {
 }
 
 /// Entries of (what to open, node account, channel account).
-pub fn open_batch(world: &World, agent: &AgentParty, entries: &[(OpenEntry, Pubkey, Pubkey)]) -> Instruction {
+pub fn open_batch(world: &World, agent: &AgentParty, entries: &[(OpenEntry, Address, Address)]) -> Instruction {
     let mut accounts =
         vec![s(agent.owner.pubkey()), ws(world.sponsor.pubkey()), w(agent.account), r(config()), r(SYSTEM_PROGRAM)];
     let mut data = OpenBatch { tag: tag::OPEN_BATCH, count: entries.len() as u8 }.to_bytes().to_vec();
@@ -121,18 +117,18 @@ pub fn open_batch(world: &World, agent: &AgentParty, entries: &[(OpenEntry, Pubk
     instruction(&data, accounts)
 }
 
-pub fn top_up(agent: &AgentParty, channel: &Pubkey, amount: u64) -> Instruction {
+pub fn top_up(agent: &AgentParty, channel: &Address, amount: u64) -> Instruction {
     let accounts = vec![s(agent.owner.pubkey()), w(agent.account), w(*channel)];
     instruction(&TopUp { tag: tag::TOP_UP, amount }.to_bytes(), accounts)
 }
 
-pub fn settle_batch(node: &NodeParty, entries: &[(Pubkey, Voucher)]) -> Instruction {
+pub fn settle_batch(node: &NodeParty, entries: &[(Address, Voucher)]) -> Instruction {
     let mut accounts = vec![w(node.account), operator_slot(node)];
     accounts.extend(entries.iter().map(|(channel, _)| w(*channel)));
     instruction(&voucher_batch(tag::SETTLE_BATCH, entries), accounts)
 }
 
-pub fn close_batch(authority: &Pubkey, node: &NodeParty, entries: &[(Pubkey, Voucher)]) -> Instruction {
+pub fn close_batch(authority: &Address, node: &NodeParty, entries: &[(Address, Voucher)]) -> Instruction {
     let mut accounts = vec![s(*authority), w(node.account), operator_slot(node)];
     accounts.extend(entries.iter().map(|(channel, _)| w(*channel)));
     instruction(&voucher_batch(tag::CLOSE_BATCH, entries), accounts)
@@ -143,7 +139,7 @@ fn operator_slot(node: &NodeParty) -> AccountMeta {
     if node.operator == SYSTEM_PROGRAM { r(node.operator) } else { w(node.operator) }
 }
 
-fn voucher_batch(tag: u8, entries: &[(Pubkey, Voucher)]) -> Vec<u8> {
+fn voucher_batch(tag: u8, entries: &[(Address, Voucher)]) -> Vec<u8> {
     let expires = entries.iter().any(|(_, voucher)| voucher.expires_at != 0);
     let flags = if expires { FLAG_EXPIRIES } else { 0 };
     let mut data = VoucherBatch { tag, flags, count: entries.len() as u8 }.to_bytes().to_vec();
@@ -156,23 +152,23 @@ fn voucher_batch(tag: u8, entries: &[(Pubkey, Voucher)]) -> Vec<u8> {
     data
 }
 
-pub fn request_close(agent: &AgentParty, channel: &Pubkey) -> Instruction {
+pub fn request_close(agent: &AgentParty, channel: &Address) -> Instruction {
     let accounts = vec![s(agent.owner.pubkey()), r(agent.account), w(*channel)];
     instruction(&RequestClose { tag: tag::REQUEST_CLOSE }.to_bytes(), accounts)
 }
 
-pub fn finalize_batch(channels: &[Pubkey]) -> Instruction {
+pub fn finalize_batch(channels: &[Address]) -> Instruction {
     let accounts = channels.iter().map(|channel| w(*channel)).collect();
     instruction(&FinalizeBatch { tag: tag::FINALIZE_BATCH }.to_bytes(), accounts)
 }
 
-pub fn reclaim_batch(world: &World, agent: &AgentParty, channels: &[Pubkey]) -> Instruction {
+pub fn reclaim_batch(world: &World, agent: &AgentParty, channels: &[Address]) -> Instruction {
     let mut accounts = vec![w(agent.account), w(world.sponsor.pubkey())];
     accounts.extend(channels.iter().map(|channel| w(*channel)));
     instruction(&ReclaimBatch { tag: tag::RECLAIM_BATCH }.to_bytes(), accounts)
 }
 
-pub fn withdraw_earned(authority: &Pubkey, node: &NodeParty, amount: u64) -> Instruction {
+pub fn withdraw_earned(authority: &Address, node: &NodeParty, amount: u64) -> Instruction {
     let accounts = vec![
         s(*authority),
         w(node.account),
@@ -185,7 +181,7 @@ pub fn withdraw_earned(authority: &Pubkey, node: &NodeParty, amount: u64) -> Ins
     instruction(&WithdrawEarned { tag: tag::WITHDRAW_EARNED, amount }.to_bytes(), accounts)
 }
 
-pub fn withdraw_fees(source: &Pubkey, destination: &Pubkey, amount: u64) -> Instruction {
+pub fn withdraw_fees(source: &Address, destination: &Address, amount: u64) -> Instruction {
     let accounts = vec![w(*source), w(*destination), w(vault()), r(config()), r(TOKEN_PROGRAM)];
     instruction(&WithdrawFees { tag: tag::WITHDRAW_FEES, amount }.to_bytes(), accounts)
 }

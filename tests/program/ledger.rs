@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use litesvm::{LiteSVM, types::TransactionMetadata};
+use settlement_chain::{Address, Instruction, InstructionError, Keypair, Signer, TransactionError};
 use settlement_interface::{
     LOCAL_PROGRAM_ID,
     accounts::{Agent, Channel, Config, Node, Operator, discriminator},
@@ -12,21 +13,16 @@ use settlement_interface::{
     seeds,
     voucher::voucher_bytes,
 };
-use solana_sdk::{
-    account::Account,
-    clock::Clock,
-    instruction::{Instruction, InstructionError},
-    pubkey::Pubkey,
-    signature::{Keypair, Signer},
-    transaction::{Transaction, TransactionError},
-};
+use solana_account::Account;
+use solana_clock::Clock;
+use solana_transaction::Transaction;
 
 use crate::instructions as ix;
 
-pub const PROGRAM: Pubkey = Pubkey::new_from_array(LOCAL_PROGRAM_ID);
-pub const TOKEN_PROGRAM: Pubkey = Pubkey::from_str_const("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA");
-pub const SYSTEM_PROGRAM: Pubkey = Pubkey::new_from_array([0; 32]);
-pub const LOADER: Pubkey = Pubkey::from_str_const("BPFLoaderUpgradeab1e11111111111111111111111");
+pub const PROGRAM: Address = Address::new_from_array(LOCAL_PROGRAM_ID);
+pub const TOKEN_PROGRAM: Address = Address::from_str_const("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA");
+pub const SYSTEM_PROGRAM: Address = Address::new_from_array([0; 32]);
+pub const LOADER: Address = Address::from_str_const("BPFLoaderUpgradeab1e11111111111111111111111");
 
 /// Unix seconds at which every world begins.
 pub const START: i64 = 1_800_000_000;
@@ -49,31 +45,31 @@ pub struct World {
     /// Pays rent.
     pub sponsor: Keypair,
     pub admin: Keypair,
-    pub mint: Pubkey,
-    pub treasury: Pubkey,
+    pub mint: Address,
+    pub treasury: Address,
 }
 
 pub struct AgentParty {
     pub owner: Keypair,
     /// Signs vouchers: a session key, not the owner's.
     pub signer: Keypair,
-    pub account: Pubkey,
-    pub tokens: Pubkey,
+    pub account: Address,
+    pub tokens: Address,
 }
 
 pub struct OperatorParty {
     pub authority: Keypair,
-    pub account: Pubkey,
-    pub payout: Pubkey,
+    pub account: Address,
+    pub payout: Address,
 }
 
 pub struct NodeParty {
     pub owner: Keypair,
     pub id: Keypair,
-    pub account: Pubkey,
-    pub payout: Pubkey,
+    pub account: Address,
+    pub payout: Address,
     /// The operator account, or the system program.
-    pub operator: Pubkey,
+    pub operator: Address,
 }
 
 /// What a transaction came to; refusals keep only the cause.
@@ -107,10 +103,10 @@ impl World {
         for key in [&payer, &sponsor, &admin] {
             svm.airdrop(&key.pubkey(), 1_000_000_000_000).unwrap();
         }
-        let mut world = Self { svm, payer, sponsor, admin, mint: Pubkey::default(), treasury: Pubkey::default() };
+        let mut world = Self { svm, payer, sponsor, admin, mint: Address::default(), treasury: Address::default() };
         world.set_time(START);
         world.mint = world.place(TOKEN_PROGRAM, mint_data(None, 6));
-        world.treasury = world.token_account(&Pubkey::new_unique(), 0);
+        world.treasury = world.token_account(&Address::new_unique(), 0);
         world
     }
 
@@ -131,7 +127,7 @@ impl World {
 
     /// As [`run`](Self::run), for worlds whose accounts a test has broken on purpose.
     pub fn send(&mut self, instructions: &[Instruction], signers: &[&Keypair]) -> Outcome {
-        let is_asked = |key: &Pubkey| {
+        let is_asked = |key: &Address| {
             instructions.iter().flat_map(|ix| &ix.accounts).any(|meta| meta.is_signer && meta.pubkey == *key)
         };
         let mut keys = vec![&self.payer];
@@ -187,29 +183,29 @@ impl World {
     }
 
     /// Puts an account with this data at a new address.
-    pub fn place(&mut self, owner: Pubkey, data: Vec<u8>) -> Pubkey {
-        let address = Pubkey::new_unique();
+    pub fn place(&mut self, owner: Address, data: Vec<u8>) -> Address {
+        let address = Address::new_unique();
         self.place_at(address, owner, data);
         address
     }
 
-    pub fn place_at(&mut self, address: Pubkey, owner: Pubkey, data: Vec<u8>) {
+    pub fn place_at(&mut self, address: Address, owner: Address, data: Vec<u8>) {
         let lamports = self.svm.minimum_balance_for_rent_exemption(data.len());
         let account = Account { lamports, data, owner, executable: false, rent_epoch: u64::MAX };
         self.svm.set_account(address, account).unwrap();
     }
 
-    pub fn token_account(&mut self, owner: &Pubkey, amount: u64) -> Pubkey {
+    pub fn token_account(&mut self, owner: &Address, amount: u64) -> Address {
         self.place(TOKEN_PROGRAM, token_data(&self.mint, owner, amount))
     }
 
-    pub fn tokens(&self, account: &Pubkey) -> u64 {
+    pub fn tokens(&self, account: &Address) -> u64 {
         let data = self.svm.get_account(account).unwrap().data;
         u64::from_le_bytes(data[64..72].try_into().unwrap())
     }
 
     /// Changes one byte of an account behind the program's back.
-    pub fn poke(&mut self, address: &Pubkey, offset: usize, byte: u8) {
+    pub fn poke(&mut self, address: &Address, offset: usize, byte: u8) {
         let mut account = self.svm.get_account(address).unwrap();
         account.data[offset] = byte;
         self.svm.set_account(*address, account).unwrap();
@@ -263,7 +259,7 @@ impl World {
     }
 
     /// Opens a channel with the agent's next nonce and the shortest grace.
-    pub fn channel(&mut self, agent: &AgentParty, node: &NodeParty, deposit: u64) -> Pubkey {
+    pub fn channel(&mut self, agent: &AgentParty, node: &NodeParty, deposit: u64) -> Address {
         let nonce = self.read_agent(agent).next_nonce;
         let (entry, channel) = open_entry(agent, node, nonce, deposit);
         let instruction = ix::open_batch(self, agent, &[(entry, node.account, channel)]);
@@ -277,7 +273,7 @@ impl World {
         key
     }
 
-    pub fn data(&self, address: &Pubkey) -> Vec<u8> {
+    pub fn data(&self, address: &Address) -> Vec<u8> {
         self.svm.get_account(address).map(|account| account.data).unwrap_or_default()
     }
 
@@ -293,7 +289,7 @@ impl World {
         Operator::decode(&self.data(&operator.account)).unwrap()
     }
 
-    pub fn read_channel(&self, channel: &Pubkey) -> Channel {
+    pub fn read_channel(&self, channel: &Address) -> Channel {
         Channel::decode(&self.data(channel)).unwrap()
     }
 
@@ -303,9 +299,9 @@ impl World {
 }
 
 /// The entry and address of a channel not yet open.
-pub fn open_entry(agent: &AgentParty, node: &NodeParty, nonce: u64, deposit: u64) -> (OpenEntry, Pubkey) {
+pub fn open_entry(agent: &AgentParty, node: &NodeParty, nonce: u64, deposit: u64) -> (OpenEntry, Address) {
     let seeds = [seeds::CHANNEL, agent.account.as_ref(), node.account.as_ref(), &nonce.to_le_bytes()];
-    let (channel, bump) = Pubkey::find_program_address(&seeds, &PROGRAM);
+    let (channel, bump) = Address::find_program_address(&seeds, &PROGRAM);
     let signer = agent.signer.pubkey().to_bytes();
     (OpenEntry { nonce, deposit, grace_s: MIN_GRACE_S, bump, signer }, channel)
 }
@@ -319,13 +315,13 @@ pub struct Voucher {
 }
 
 impl Voucher {
-    pub fn signed(signer: &Keypair, channel: &Pubkey, cumulative: u64, expires_at: i64) -> Self {
+    pub fn signed(signer: &Keypair, channel: &Address, cumulative: u64, expires_at: i64) -> Self {
         let message = voucher_bytes(&channel.to_bytes(), cumulative, expires_at);
         Self { cumulative, signature: signer.sign_message(&message).into(), expires_at }
     }
 
     /// A voucher of the agent's session key that never expires.
-    pub fn of(agent: &AgentParty, channel: &Pubkey, cumulative: u64) -> Self {
+    pub fn of(agent: &AgentParty, channel: &Address, cumulative: u64) -> Self {
         Self::signed(&agent.signer, channel, cumulative, 0)
     }
 
@@ -355,22 +351,22 @@ pub fn assert_refused(outcome: Outcome, expected: SettlementError) {
     }
 }
 
-pub fn address(seeds: &[&[u8]]) -> Pubkey {
-    Pubkey::find_program_address(seeds, &PROGRAM).0
+pub fn address(seeds: &[&[u8]]) -> Address {
+    Address::find_program_address(seeds, &PROGRAM).0
 }
 
-pub fn config() -> Pubkey {
+pub fn config() -> Address {
     address(&[seeds::CONFIG])
 }
 
-pub fn vault() -> Pubkey {
+pub fn vault() -> Address {
     address(&[seeds::VAULT])
 }
 
-pub fn mint_data(freeze_authority: Option<Pubkey>, decimals: u8) -> Vec<u8> {
+pub fn mint_data(freeze_authority: Option<Address>, decimals: u8) -> Vec<u8> {
     let mut data = vec![0; 82];
     data[0] = 1;
-    data[4..36].copy_from_slice(Pubkey::new_unique().as_ref());
+    data[4..36].copy_from_slice(Address::new_unique().as_ref());
     data[44] = decimals;
     data[45] = 1;
     if let Some(authority) = freeze_authority {
@@ -380,7 +376,7 @@ pub fn mint_data(freeze_authority: Option<Pubkey>, decimals: u8) -> Vec<u8> {
     data
 }
 
-pub fn token_data(mint: &Pubkey, owner: &Pubkey, amount: u64) -> Vec<u8> {
+pub fn token_data(mint: &Address, owner: &Address, amount: u64) -> Vec<u8> {
     let mut data = vec![0; 165];
     data[..32].copy_from_slice(mint.as_ref());
     data[32..64].copy_from_slice(owner.as_ref());

@@ -1,5 +1,5 @@
+use settlement_chain::{Address, Signer};
 use settlement_interface::{accounts::status, errors::SettlementError};
-use solana_sdk::{pubkey::Pubkey, signature::Signer};
 
 use crate::{
     instructions as ix,
@@ -198,7 +198,7 @@ fn the_node_must_be_a_node() {
     let (mut world, agent, node) = setup();
     let (entry, channel) = open_entry(&agent, &node, 0, 10);
     for (slot, expected) in
-        [(agent.account, SettlementError::WrongLayout), (Pubkey::new_unique(), SettlementError::WrongOwner)]
+        [(agent.account, SettlementError::WrongLayout), (Address::new_unique(), SettlementError::WrongOwner)]
     {
         let instruction = ix::open_batch(&world, &agent, &[(entry.clone(), slot, channel)]);
         // The agent's account is then named twice; the runtime allows it and the program must notice.

@@ -1,5 +1,5 @@
+use settlement_chain::{Address, Signer};
 use settlement_interface::{accounts::status, errors::SettlementError};
-use solana_sdk::{pubkey::Pubkey, signature::Signer};
 
 use crate::{
     instructions as ix,
@@ -13,7 +13,7 @@ fn setup() -> (World, AgentParty, NodeParty) {
     (world, agent, node)
 }
 
-fn close(world: &mut World, node: &NodeParty, channel: Pubkey, voucher: Voucher) {
+fn close(world: &mut World, node: &NodeParty, channel: Address, voucher: Voucher) {
     let instruction = ix::close_batch(&node.owner.pubkey(), node, &[(channel, voucher)]);
     world.run(&[instruction], &[&node.owner]).unwrap();
 }
@@ -75,11 +75,11 @@ fn lamports_sent_in_the_same_transaction_revive_nothing() {
     close(&mut world, &node, channel, Voucher::none());
     let mut data = vec![2, 0, 0, 0];
     data.extend(10_000_000u64.to_le_bytes());
-    let transfer = solana_sdk::instruction::Instruction {
+    let transfer = settlement_chain::Instruction {
         program_id: SYSTEM_PROGRAM,
         accounts: vec![
-            solana_sdk::instruction::AccountMeta::new(world.payer.pubkey(), true),
-            solana_sdk::instruction::AccountMeta::new(channel, false),
+            settlement_chain::AccountMeta::new(world.payer.pubkey(), true),
+            settlement_chain::AccountMeta::new(channel, false),
         ],
         data,
     };

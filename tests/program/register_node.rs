@@ -1,5 +1,5 @@
+use settlement_chain::{Keypair, Signer};
 use settlement_interface::errors::SettlementError;
-use solana_sdk::signature::{Keypair, Signer};
 
 use crate::{
     instructions as ix,

@@ -1,5 +1,5 @@
+use settlement_chain::{Address, Signer};
 use settlement_interface::errors::SettlementError;
-use solana_sdk::{pubkey::Pubkey, signature::Signer};
 
 use crate::{
     instructions as ix,
@@ -47,7 +47,7 @@ fn succeeds_where_someone_sent_lamports_ahead() {
 fn refuses_a_payout_that_could_not_be_paid() {
     let mut world = World::new();
     let mut operator = world.unregistered_operator();
-    let other = Pubkey::new_unique();
+    let other = Address::new_unique();
     let foreign = world.place(TOKEN_PROGRAM, token_data(&other, &other, 0));
     let mut frozen = token_data(&world.mint, &other, 0);
     frozen[108] = 2;

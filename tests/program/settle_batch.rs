@@ -1,5 +1,5 @@
+use settlement_chain::{Address, Signer};
 use settlement_interface::{accounts::status, errors::SettlementError, fees::split};
-use solana_sdk::{pubkey::Pubkey, signature::Signer};
 
 use crate::{
     instructions as ix,
@@ -27,11 +27,11 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    fn channel(&mut self, deposit: u64) -> Pubkey {
+    fn channel(&mut self, deposit: u64) -> Address {
         self.world.channel(&self.agent, &self.node, deposit)
     }
 
-    fn settle(&mut self, entries: &[(Pubkey, Voucher)]) -> Result<u64, solana_sdk::transaction::TransactionError> {
+    fn settle(&mut self, entries: &[(Address, Voucher)]) -> Result<u64, settlement_chain::TransactionError> {
         self.world.run(&[ix::settle_batch(&self.node, entries)], &[]).map(|done| skipped(&done))
     }
 
@@ -217,7 +217,7 @@ fn the_operator_slot_holds_the_nodes_operator_and_no_other() {
     let channel = scene.channel(100);
     let (rival, without) = (scene.world.operator(100), scene.world.node(None));
     let voucher = Voucher::of(&scene.agent, &channel, 10);
-    for slot in [rival.account, Pubkey::default(), scene.node.account] {
+    for slot in [rival.account, Address::default(), scene.node.account] {
         let mut instruction = ix::settle_batch(&scene.node, &[(channel, voucher.clone())]);
         instruction.accounts[1].pubkey = slot;
         assert_refused(scene.world.run(&[instruction], &[]), SettlementError::WrongParty);

@@ -7,9 +7,9 @@ use curve25519_dalek::{
     traits::Identity,
 };
 use ed25519_dalek::{Signature, VerifyingKey};
+use settlement_chain::{Address, Signer};
 use settlement_interface::voucher::voucher_bytes;
 use sha2::{Digest, Sha512};
-use solana_sdk::{pubkey::Pubkey, signature::Signer};
 
 use crate::{
     instructions as ix,
@@ -29,7 +29,7 @@ struct Bench {
     world: World,
     agent: AgentParty,
     node: NodeParty,
-    channel: Pubkey,
+    channel: Address,
 }
 
 /// A key and a signature over the voucher of some amount.
@@ -188,7 +188,7 @@ fn second_spellings_of_points_are_refused() {
 fn the_known_answers_of_the_ecosystem_settle() {
     let mut bench = Bench::new();
     // Secret 07 x 32 signs for the channel at address 09 x 32.
-    let channel = Pubkey::new_from_array([9; 32]);
+    let channel = Address::new_from_array([9; 32]);
     let mut forged = bench.world.svm.get_account(&bench.channel).unwrap();
     forged.data[SIGNER_OFFSET..SIGNER_OFFSET + 32]
         .copy_from_slice(&hex("ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c"));

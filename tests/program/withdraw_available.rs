@@ -1,5 +1,5 @@
+use settlement_chain::Address;
 use settlement_interface::{errors::SettlementError, instructions::EVERYTHING};
-use solana_sdk::pubkey::Pubkey;
 
 use crate::{
     instructions as ix,
@@ -54,7 +54,7 @@ fn refuses_another_owner() {
 fn refuses_destinations_that_are_not_plain_token_accounts_of_the_mint() {
     let mut world = World::new();
     let agent = world.agent(100);
-    let foreign = token_data(&Pubkey::new_unique(), &Pubkey::new_unique(), 0);
+    let foreign = token_data(&Address::new_unique(), &Address::new_unique(), 0);
     for destination in [world.place(TOKEN_PROGRAM, foreign), vault(), agent.account] {
         let mut instruction = ix::withdraw_available(&agent, 5);
         instruction.accounts[2].pubkey = destination;

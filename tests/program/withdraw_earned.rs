@@ -1,5 +1,5 @@
+use settlement_chain::Signer;
 use settlement_interface::{errors::SettlementError, instructions::EVERYTHING};
-use solana_sdk::signature::Signer;
 
 use crate::{
     instructions as ix,

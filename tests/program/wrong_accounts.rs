@@ -1,12 +1,8 @@
 //! Every instruction, every account slot: an account with the wrong owner, kind, version or length is refused, and
 //! so are missing signatures, missing or surplus accounts and data of the wrong length.
 
+use settlement_chain::{Address, Instruction, Keypair, Signer};
 use settlement_interface::errors::SettlementError;
-use solana_sdk::{
-    instruction::Instruction,
-    pubkey::Pubkey,
-    signature::{Keypair, Signer},
-};
 
 use crate::{
     instructions as ix,
@@ -155,7 +151,7 @@ fn program_slots_take_only_their_program() {
                 continue;
             }
             let mut instruction = case.instruction.clone();
-            for wrong in [Pubkey::new_unique(), PROGRAM] {
+            for wrong in [Address::new_unique(), PROGRAM] {
                 instruction.accounts[index].pubkey = wrong;
                 println!("{}: slot {index}", case.name);
                 assert_refused(case.send(&mut world, &instruction), SettlementError::WrongProgram);
@@ -168,7 +164,7 @@ fn program_slots_take_only_their_program() {
 fn the_config_is_the_one_at_its_address() {
     let (mut world, cases) = scene();
     let honest = world.svm.get_account(&crate::ledger::config()).unwrap();
-    let forged = Pubkey::new_unique();
+    let forged = Address::new_unique();
     world.svm.set_account(forged, honest).unwrap();
     for case in &cases {
         let mut instruction = case.instruction.clone();
@@ -217,7 +213,7 @@ fn the_vault_is_not_to_be_replaced() {
     let (mut world, cases) = scene();
     let vault = crate::ledger::vault();
     let honest = world.svm.get_account(&vault).unwrap();
-    let forged = Pubkey::new_unique();
+    let forged = Address::new_unique();
     world.svm.set_account(forged, honest).unwrap();
     for case in &cases {
         let mut instruction = case.instruction.clone();
