@@ -16,7 +16,7 @@ use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder};
 use crate::transport::{Endpoints, Session, SessionSetup};
-use crate::wallet::{ChannelRecord, Money, Wallet};
+use crate::wallet::{ChannelRecord, Money, Wallet, WalletError};
 
 /// Fetches, pays and keeps the books. Clones share everything.
 #[derive(Clone)]
@@ -231,8 +231,21 @@ impl Agent {
             Some(account) => ChannelRecord::from_chain(channel, known.node, &account),
             None => ChannelRecord { status: settlement_interface::accounts::status::CLOSED, ..known },
         };
-        self.inner.wallet.remember(record)?;
+        self.remember(record).await?;
         Ok(())
+    }
+
+    /// Takes what the chain says of a channel into the wallet's record, which may sync the disk and so has a thread of
+    /// its own.
+    pub(crate) async fn remember(&self, record: ChannelRecord) -> Result<(), WalletError> {
+        let wallet = self.inner.wallet.clone();
+        match tokio::task::spawn_blocking(move || wallet.remember(record)).await {
+            Ok(remembered) => remembered,
+            Err(panicked) => match panicked.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(ending) => Err(WalletError::Store(std::io::Error::other(ending).into())),
+            },
+        }
     }
 
     /// The open channel to a node: from the wallet's record, or from the chain where the record has none.
@@ -246,7 +259,7 @@ impl Agent {
             let ours = account.signer == *self.inner.wallet.signer().as_bytes();
             if ours && account.node == node_account.to_bytes() {
                 let channel = ChannelId::from_bytes(address.to_bytes());
-                self.inner.wallet.remember(ChannelRecord::from_chain(channel, node, &account))?;
+                self.remember(ChannelRecord::from_chain(channel, node, &account)).await?;
             }
         }
         Ok(self.inner.wallet.open_channel_to(node)?)

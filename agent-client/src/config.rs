@@ -5,10 +5,12 @@ use aro_proto::{Amount, limits};
 /// An agent's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentConfig {
-    /// Milliseconds for a handshake. Default 10,000. More: a dead node is noticed later.
+    /// Milliseconds for a handshake, and again for the host's lookup before it and for the greeting after it. Default
+    /// 10,000. More: a dead node is noticed later.
     pub connect_timeout_ms: u64,
-    /// Milliseconds from a request to its answer's head, the node's hello included. Default 20,000, for a node may
-    /// first have to look a new channel up on chain. More: a silent node is noticed later.
+    /// Milliseconds for a request to leave, and again from there to its answer's head, the node's hello included.
+    /// Default 20,000, for a node may first have to look a new channel up on chain. More: a silent node is noticed
+    /// later.
     pub answer_timeout_ms: u64,
     /// Milliseconds in which at least one byte of an answer must come. Default 20,000, above a node's patience at
     /// its window. More: a stalled node is noticed later.

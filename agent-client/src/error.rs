@@ -63,7 +63,7 @@ pub enum FetchError {
     /// What the node sent is not the content.
     #[error("what the node sent is not the content: {source}; {} bytes before it are proven", .proven.get())]
     Proof {
-        /// The first chunk group that is wrong or missing; none for bytes after the end.
+        /// The first chunk group that is wrong or missing; none if no single group is.
         group: Option<GroupIndex>,
         /// The first content byte that could not be proven.
         offset: u64,
@@ -253,8 +253,9 @@ impl FetchError {
             Self::NotFound { .. } => "check the content id, or ask another node".into(),
             Self::PriceTooHigh { price, .. } => format!("allow it with --max-price {price}, or ask a cheaper node"),
             Self::NoChannel { node } => format!("open one: aro channel open {node} --deposit ARO"),
-            Self::DepositExhausted { .. } => {
-                "close the channel and open one with a larger deposit: aro channel close CHANNEL".into()
+            Self::DepositExhausted { channel, missing } => {
+                let channel = channel.map_or_else(|| "CHANNEL".to_owned(), |channel| channel.to_string());
+                format!("add what is missing, at least: aro channel top-up {channel} {missing}")
             }
             Self::ChannelUnusable { channel } => {
                 format!("take back what it holds (aro channel close {channel}), then open a new one")
@@ -268,7 +269,7 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "check the address: the node may have moved, or another runs there".into(),
             Self::Unreachable { .. } => "check that the node runs and that UDP reaches it, then try again".into(),
             Self::Timeout { .. } => "try again, or ask another node".into(),
-            Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.needed),
+            Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
             Self::TooLarge { .. } => "ask for a range, or take more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
             Self::Sink(_) => "check the folder, its permissions and the space left".into(),

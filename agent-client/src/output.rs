@@ -60,7 +60,9 @@ impl Output {
 /// Ends a command whose arguments make no sense; help and version end well.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args().any(|argument| argument == "--json") {
-        let message = error.kind().as_str().unwrap_or("the arguments make no sense");
+        let text = error.to_string();
+        let text = text.trim_end();
+        let message = text.strip_prefix("error: ").unwrap_or(text);
         return Output::new(true).fail(&Failure::usage(message, "see aro --help"));
     }
     // A reader that went away needs no answer.
@@ -159,7 +161,8 @@ impl From<MoneyError> for Failure {
                 ("Transaction", who_acts, next_step.into(), None)
             }
             MoneyError::Budget(error) => {
-                ("BudgetExceeded", WhoActs::Pay, "allow more, or ask for less".into(), Some(error.needed))
+                let next_step = format!("allow {} $ARO in all, or ask for less", error.sufficient);
+                ("BudgetExceeded", WhoActs::Pay, next_step, Some(error.needed))
             }
             MoneyError::NotEnough { needed, .. } => (
                 "NotEnough",

@@ -104,7 +104,11 @@ fn arguments_that_make_no_sense_are_usage_errors() {
     }
     let json = aro(dir.path(), &["get", "nonsense", "-o", "x", "--json"]);
     assert_eq!(json.status.code(), Some(2));
-    assert_eq!(last_json(&json)["error"]["code"], "Usage");
+    let error = &last_json(&json)["error"];
+    assert_eq!(error["code"], "Usage");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("'nonsense'") && message.contains("<ADDRESS>"), "{message}");
+    assert!(!message.starts_with("error"), "{message}");
 }
 
 #[test]

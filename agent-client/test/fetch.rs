@@ -163,6 +163,7 @@ async fn max_price_and_budget_are_held_before_anything_is_sent() {
     let error = fetch.to_bytes(u64::MAX).await.unwrap_err();
     let FetchError::BudgetExceeded(exceeded) = error else { panic!("{error}") };
     assert_eq!((exceeded.needed.get(), exceeded.left.get()), (PER_MIB, PER_MIB - 1));
+    assert_eq!(exceeded.sufficient.get(), PER_MIB, "what the fetch is then run with");
     assert_eq!(node.seen().vouchers, []);
 
     let fetch = agent.fetch(&node.address()).max_price(Amount::new(PER_MIB)).budget(Amount::new(PER_MIB));

@@ -5,7 +5,10 @@
 
 mod support;
 
-use agent_client::{Agent, FetchError, Misbehaviour};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use agent_client::{Agent, FetchError, Misbehaviour, Spending};
 use aro_proto::merkle::{ByteRanges, GroupSize, Step};
 use aro_proto::message::{ChainIds, Message, NodeHello, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, RefusalCode, SecretKey, Tariff, error::close};
@@ -14,6 +17,8 @@ use support::world::World;
 
 const PER_MIB: u64 = 1_000_000;
 const KIB: usize = 1024;
+/// Longer than all timeouts of a test together.
+const HANG: Duration = Duration::from_secs(20);
 
 struct Scene {
     world: World,
@@ -94,7 +99,7 @@ async fn a_bit_flipped_anywhere_is_found_within_its_group_and_not_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_cut_short_or_too_long_is_refused() {
+async fn an_answer_cut_short_is_refused() {
     let scene = Scene::new(200 * KIB).await;
     let len = scene.node.encoding(GroupSize::KIB64).0.len();
     for (at, proven) in [(0, 0), (63, 0), (64 + 64 + 64 * KIB, 64 * KIB), (len - 1, 192 * KIB)] {
@@ -104,9 +109,56 @@ async fn an_answer_cut_short_or_too_long_is_refused() {
         assert_eq!(got.get(), proven as u64);
         assert_eq!(group.get(), (proven / (64 * KIB)) as u64);
     }
-    scene.node.follow(Script::Append(1));
-    let error = scene.failing_fetch().await;
-    assert!(matches!(error, FetchError::Proof { group: None, .. }), "{error}");
+}
+
+// r[verify content.end.harmless]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_the_end_of_an_answer_reaches_nobody_and_takes_nothing_back() {
+    let scene = Scene::new(200 * KIB).await;
+    let len = scene.node.encoding(GroupSize::KIB64).0.len();
+    let path = scene.world.path("out");
+    // One byte more, a batch more, and no end at all.
+    for (fetched, script) in
+        [Script::Append(1), Script::Append(300 * KIB), Script::StallAt(len)].into_iter().enumerate()
+    {
+        scene.node.follow(script.clone());
+        let report = scene.agent.fetch(&scene.node.address()).to_file(&path).await.unwrap();
+        assert!(std::fs::read(&path).unwrap() == scene.node.content(), "{script:?}");
+        assert!(report.size_proven && report.acknowledged, "{script:?}");
+        assert_eq!(report.verified_bytes, 200 * KIB as u64);
+        assert!(report.paid.get() <= price(200 * KIB as u64), "{script:?}");
+        assert_eq!(scene.node.seen().paid(), price((fetched as u64 + 1) * 200 * KIB as u64), "{script:?}");
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(scene.node.seen().ends, [], "nothing of it was disputed");
+    assert_eq!(scene.node.seen().hellos, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_grants_no_streams_is_given_up_and_holds_up_nobody() {
+    let world = World::new().await;
+    let config = agent_client::AgentConfig {
+        connect_timeout_ms: 1_000,
+        answer_timeout_ms: 1_000,
+        ..agent_client::AgentConfig::default()
+    };
+    let agent = world.builder(world.wallet("agent", 0).await).config(config).build().await.unwrap();
+    for (streams, expected) in [(0, "greeting"), (1, "asking")] {
+        let key = SecretKey::from_bytes(&[23 + streams as u8; 32]);
+        let node = ScriptedNode::start_granting(streams, &world, &key, content(KIB), 0).await;
+        let address = node.address();
+        let fetches = async {
+            tokio::join!(
+                agent.fetch(&address).to_bytes(1 << 20),
+                agent.fetch(&address).to_bytes(1 << 20),
+                agent.quote(&address, ByteRanges::all()),
+            )
+        };
+        let (one, other, quote) = tokio::time::timeout(HANG, fetches).await.expect("all are given up");
+        for error in [one.unwrap_err(), other.unwrap_err(), quote.unwrap_err()] {
+            assert!(matches!(error, FetchError::Timeout { doing, .. } if doing == expected), "{error}");
+        }
+    }
 }
 
 // r[verify request.head.checked]
@@ -340,6 +392,64 @@ async fn a_refused_voucher_or_goodbye_is_told_with_its_reason() {
     assert_eq!(scene.failing_fetch().await.code(), "VoucherBadSignature");
     scene.node.follow(Script::GoAway(RefusalCode::ShuttingDown));
     assert_eq!(scene.failing_fetch().await.code(), "ShuttingDown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voucher_that_the_node_could_not_keep_goes_out_again_a_few_times() {
+    let scene = Scene::new(100 * KIB).await;
+    scene.node.follow(Script::PayRefusedFirst(RefusalCode::Internal, 3));
+    let (report, bytes) = scene.agent.fetch(&scene.node.address()).to_bytes(1 << 20).await.unwrap();
+    assert_eq!((bytes, report.acknowledged), (scene.node.content(), true));
+    let vouchers = scene.node.seen().vouchers;
+    assert_eq!(vouchers, [vouchers[0]; 4], "the very same bytes each time");
+
+    let scene = Scene::new(3 * 1024 * KIB).await;
+    scene.node.follow(Script::PayRefused(RefusalCode::Internal));
+    assert_eq!(scene.failing_fetch().await.code(), "Internal");
+    let vouchers = scene.node.seen().vouchers;
+    let highest = vouchers.iter().map(|signed| signed.voucher.cumulative).max();
+    assert_eq!(vouchers.iter().filter(|signed| Some(signed.voucher.cumulative) == highest).count(), 4);
+}
+
+// r[verify channel.pay_proven_only]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_proven_when_the_connection_died_is_signed_and_shown_to_the_node_at_the_next() {
+    let scene = Scene::new(700 * KIB).await;
+    scene.node.follow(Script::StallAt(450 * KIB));
+    let (at, mut reached) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let fetch = scene.agent.fetch(&scene.node.address()).progress(move |progress| {
+        at.send(progress.proven_bytes).unwrap();
+        // Held up here, the request outlives its connection.
+        tokio::task::block_in_place(|| gate.lock().unwrap().recv_timeout(HANG).unwrap_or(()));
+    });
+    let fetch = tokio::spawn(fetch.to_bytes(1 << 20));
+    let proven = reached.recv().await.unwrap();
+    assert_eq!(scene.node.seen().vouchers, [], "less than a payment step");
+    scene.node.hang_up();
+    let budget = scene.agent.budget().clone();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while budget.spent(Spending::Vouchers).get() != price(proven) || budget.reserved(Spending::Vouchers).get() != 0 {
+        let held = (budget.spent(Spending::Vouchers), budget.reserved(Spending::Vouchers));
+        assert!(Instant::now() < deadline, "{held:?} for {proven} bytes");
+        tokio::task::yield_now().await;
+    }
+
+    go_on.send(()).unwrap();
+    let error = fetch.await.unwrap().unwrap_err();
+    assert!(matches!(error, FetchError::Unreachable { .. }), "{error}");
+    scene.agent.close().await;
+    let signed = scene.agent.channels().await.unwrap()[0].signed.get();
+    let groups = (proven / (64 * KIB as u64)..=7).map(|groups| price(groups * 64 * KIB as u64));
+    assert!(groups.into_iter().any(|price| price == signed), "{signed} are whole groups");
+    assert_eq!(budget.reserved(Spending::Vouchers), Amount::ZERO);
+    assert_eq!(scene.node.seen().vouchers, [], "nothing could be sent");
+
+    scene.node.follow(Script::Honest);
+    let fetch = scene.agent.fetch(&scene.node.address()).ranges(ByteRanges::single(0, 1).unwrap());
+    let _ = fetch.to_bytes(1).await.unwrap();
+    assert_eq!(scene.node.seen().vouchers[0].voucher.cumulative.get(), signed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,10 +34,16 @@ pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
 
 /// Request streams that an agent may have open at once on a connection.
 pub const MAX_REQUEST_STREAMS: u32 = 256;
-/// Receive window of one stream in bytes: 4 MiB; above it reordering can exceed quinn's gap limit.
-pub const STREAM_WINDOW: u32 = 4 << 20;
-/// Receive window of one connection in bytes.
+/// Receive window of one stream in bytes: 2 MiB. It stays below 2,048 full packets, about 2.9 MB, above which quinn
+/// compacts what it holds under the connection's lock; what a longer path needs, several streams have together.
+pub const STREAM_WINDOW: u32 = 2 << 20;
+/// Receive window of one connection in bytes: 32 MiB, shared by its streams.
 pub const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Receive window of one stream at a server, in bytes: 128 KiB. A server receives only frames, of which two of the
+/// largest fit, so a client cannot make it hold more.
+pub const SERVER_STREAM_WINDOW: u32 = 128 << 10;
+/// Receive window of one connection at a server, in bytes: 2 MiB, sixteen streams full of frames that wait.
+pub const SERVER_CONNECTION_WINDOW: u32 = 2 << 20;
 /// UDP socket buffers asked of the system, in bytes.
 pub const UDP_BUFFER: usize = 4 << 20;
 /// Handshakes in progress that an endpoint holds before it refuses more.
@@ -54,5 +60,8 @@ pub const PAYMENT_TIMEOUT_MS: u64 = 15_000;
 /// Bad signatures on one connection before it is closed: honest peers send none.
 pub const MAX_BAD_SIGNATURES: u32 = 8;
 
+/// Seconds before a closing channel's deadline after which a node takes no voucher and serves nothing more on it: what
+/// came later might not reach the operator and the chain in time.
+pub const CLOSING_MARGIN_S: i64 = 120;
 /// Seconds before its expiry at which a node stops accepting a voucher: the longest time settling may take.
 pub const SETTLE_MARGIN_S: i64 = 24 * 60 * 60;

@@ -17,7 +17,8 @@ use rustls::{CertificateError, DigitallySignedStruct, PeerIncompatible, Signatur
 use crate::identity::{SecretKey, node_id_of_spki, pkcs8_der, spki_der};
 use crate::ids::NodeId;
 use crate::limits::{
-    ALPN, CONNECTION_WINDOW, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, MAX_INCOMING, MAX_REQUEST_STREAMS, STREAM_WINDOW,
+    ALPN, CONNECTION_WINDOW, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, MAX_INCOMING, MAX_REQUEST_STREAMS,
+    SERVER_CONNECTION_WINDOW, SERVER_STREAM_WINDOW, STREAM_WINDOW,
 };
 
 /// The name that clients put into a handshake, where TLS wants one: nodes have keys, not names.
@@ -30,7 +31,10 @@ pub fn server_config(key: &SecretKey) -> ServerConfig {
         QuicServerConfig::try_from(server_tls(key)).expect("the provider has the initial cipher suite of QUIC");
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let mut transport = transport_config();
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(MAX_REQUEST_STREAMS + 1));
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_REQUEST_STREAMS + 1))
+        .stream_receive_window(VarInt::from_u32(SERVER_STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(SERVER_CONNECTION_WINDOW));
     config.transport_config(Arc::new(transport)).max_incoming(MAX_INCOMING);
     config
 }

@@ -29,20 +29,23 @@ pub struct NodeConfig {
     pub follow_interval_ms: u64,
     /// Seconds without request or voucher after which an open channel is handed over to be closed. Default one day.
     pub close_idle_after_s: u64,
-    /// Connections at once. Default 4,096; each may hold some 40 MiB at worst.
+    /// Connections at once. Default 4,096; each may hold some 34 MiB at worst.
     pub max_connections: usize,
-    /// Connections at once from one IP address. Default 256.
+    /// Connections at once from one IPv4 address or IPv6 /64 network. Default 256.
     pub max_connections_per_ip: usize,
-    /// Fetches at once, over all connections. Default 4,096; each holds at most two batches, half a MiB.
+    /// Fetches at once, over all connections. Default 4,096; each holds at most two batches, half a MiB. One
+    /// connection may have a sixteenth of them.
     pub max_requests: usize,
     /// Milliseconds that a peer has to complete a hello or request. Default 10,000.
     pub exchange_timeout_ms: u64,
-    /// Milliseconds after the hello in which a request that costs money waits for a bind. Default 1,000.
+    /// Milliseconds after the hello in which a request that costs money waits for a bind. Default 5,000.
     pub bind_timeout_ms: u64,
     /// Milliseconds that a stream waits at an exhausted credit window. Default 15,000.
     pub payment_timeout_ms: u64,
     /// Milliseconds for which an agent may leave a full receive window unread. Default 30,000.
     pub stall_timeout_ms: u64,
+    /// Milliseconds after which a connection with no bound channel and no open request is closed. Default 60,000.
+    pub idle_unbound_ms: u64,
     /// Milliseconds that running requests have to finish when the node stops. Default 10,000.
     pub shutdown_grace_ms: u64,
 }
@@ -73,9 +76,10 @@ impl NodeConfig {
             max_connections_per_ip: 256,
             max_requests: 4_096,
             exchange_timeout_ms: EXCHANGE_TIMEOUT_MS,
-            bind_timeout_ms: 1_000,
+            bind_timeout_ms: 5_000,
             payment_timeout_ms: PAYMENT_TIMEOUT_MS,
             stall_timeout_ms: IDLE_TIMEOUT_MS,
+            idle_unbound_ms: 60_000,
             shutdown_grace_ms: 10_000,
         }
     }

@@ -73,7 +73,9 @@ impl Node {
         let account = account.ok_or(StartError::NotRegistered { id, program: program.id })?;
         let operator = settlement_chain::Address::from(account.operator);
 
-        let (committer, handle) = Committer::start(Arc::clone(&ledger)).map_err(StartError::Thread)?;
+        let hand_off = Arc::new(Notify::new());
+        let (committer, handle) =
+            Committer::start(Arc::clone(&ledger), Arc::clone(&hand_off)).map_err(StartError::Thread)?;
         let (alive, gone) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             id,
@@ -83,10 +85,11 @@ impl Node {
             min_grace_s: account.min_grace_s,
             channels: Channels::new(config.tariff, Arc::clone(&ledger))?,
             slots: ConnectionSlots::new(config.max_connections, config.max_connections_per_ip),
-            requests: Arc::new(Semaphore::new(config.max_requests)),
+            requests: Semaphore::new(config.max_requests),
             committer: handle,
             counters: Counters::default(),
-            hand_off: Notify::new(),
+            hand_off,
+            chain_reads: Semaphore::new(CHAIN_READS_AT_ONCE),
             stopping: watch::Sender::new(false),
             running: watch::Sender::new(0),
             key,
@@ -232,6 +235,8 @@ async fn wait_until(deadline: Instant, channels: &[Arc<PaidChannel>], is_so: imp
     }
 }
 
+/// Looks at the chain at once that agents may cause, over all connections: the chain's server is shared.
+const CHAIN_READS_AT_ONCE: usize = 8;
 /// How long channels that are given up have to become quiet.
 const QUIET_PATIENCE: Duration = Duration::from_secs(5);
 /// How long agents have to pay what they got last, when the node stops.

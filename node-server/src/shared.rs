@@ -33,9 +33,11 @@ pub(crate) struct Shared {
     pub(crate) channels: Channels,
     pub(crate) committer: CommitterHandle,
     pub(crate) slots: ConnectionSlots,
-    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) requests: Semaphore,
     pub(crate) counters: Counters,
-    pub(crate) hand_off: Notify,
+    pub(crate) hand_off: Arc<Notify>,
+    /// Looks at the chain that agents cause, at once.
+    pub(crate) chain_reads: Semaphore,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) running: watch::Sender<usize>,
     /// Never used: its end tells that no task is left. Last, so that all else is dropped before.

@@ -27,6 +27,7 @@ async fn each_refusal_has_its_own_code_and_next_step() {
     let exhausted = refused(&agent, &["get", &address, "-o", &out]);
     assert_eq!((text(&exhausted, "code").as_str(), number(&exhausted, "exit_code")), ("DepositExhausted", 4));
     assert_eq!(number(&exhausted, "amount"), 100, "what is missing");
+    assert!(text(&exhausted, "next_step").ends_with(&format!("aro channel top-up {channel} 0.0001")), "{exhausted}");
 
     let dear = refused(&agent, &["get", &address, "-o", &out, "--max-price", "0.0001"]);
     assert_eq!((text(&dear, "code").as_str(), number(&dear, "exit_code")), ("PriceTooHigh", 4));
@@ -47,6 +48,11 @@ async fn each_refusal_has_its_own_code_and_next_step() {
     let channels = agent.aro(&["channel", "list"]);
     assert_eq!(text(&channels["channels"][0], "channel"), channel);
     assert_eq!(number(&channels["channels"][0], "signed"), 0, "nothing was paid");
+
+    // Doing what the refusal said helps.
+    agent.aro(&["wallet", "deposit", "0.0001"]);
+    agent.aro(&["channel", "top-up", &channel, "0.0001"]);
+    assert_eq!(number(&agent.aro(&["get", &address, "-o", &out]), "paid"), 300);
 }
 
 /// Runs an `aro` command that must fail, and returns its error with the exit code in it.

@@ -37,6 +37,8 @@ pub struct BudgetExceeded {
     pub needed: Amount,
     /// Base units neither spent nor reserved.
     pub left: Amount,
+    /// The least cap under which the same would be allowed, in base units.
+    pub sufficient: Amount,
 }
 
 impl BudgetGuard {
@@ -59,7 +61,8 @@ impl BudgetGuard {
         let mut books = self.lock();
         let left = books.left(spending);
         if amount > left {
-            return Err(BudgetExceeded { needed: amount, left });
+            let sufficient = books.cap.saturating_sub(left).saturating_add(amount);
+            return Err(BudgetExceeded { needed: amount, left, sufficient });
         }
         let account = books.account(spending);
         account.reserved = account.reserved.saturating_add(amount);
@@ -191,7 +194,8 @@ mod tests {
         guard.reserve(V, units(7)).unwrap().commit(units(3));
         assert_eq!((guard.spent(V), guard.reserved(V), guard.left(V)), (units(3), units(0), units(7)));
         let refused = guard.reserve(V, units(8)).unwrap_err();
-        assert_eq!(refused, BudgetExceeded { needed: units(8), left: units(7) });
+        assert_eq!(refused, BudgetExceeded { needed: units(8), left: units(7), sufficient: units(11) });
+        assert!(BudgetGuard::new(refused.sufficient).reserve(V, units(3 + 8)).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! `aro channel`: open, list, close.
+//! `aro channel`: open, top up, list, close.
 
-use agent_client::{Agent, ChannelInfo, ChannelPhase, MoneyError};
+use agent_client::{Agent, ChannelInfo, ChannelPhase, MoneyError, Reclaimed};
 use aro_proto::{Amount, ChannelId, NodeId};
 use clap::Subcommand;
 use serde_json::json;
@@ -21,6 +21,13 @@ pub(crate) enum ChannelCommand {
         #[arg(long, value_name = "SECONDS")]
         grace: Option<u32>,
     },
+    /// Add to an open channel's deposit
+    TopUp {
+        /// The channel's id
+        channel: ChannelId,
+        /// $ARO to add, such as 0.5
+        amount: Amount,
+    },
     /// List all channels
     List,
     /// Ask to close a channel; after its grace, run again to take back what is left
@@ -38,6 +45,13 @@ impl ChannelCommand {
                 let opened = agent.open_channel(*node, *deposit, *grace).await?;
                 output.result(&opened, || format!("opened {} with {deposit} $ARO", opened.channel))
             }
+            Self::TopUp { channel, amount } => {
+                let signature = agent.top_up(*channel, *amount).await?;
+                let object = json!({
+                    "channel": channel.to_string(), "added": amount, "signature": signature.to_string(),
+                });
+                output.result(&object, || format!("added {amount} $ARO to {channel}"))
+            }
             Self::List => {
                 let channels = agent.channels().await?;
                 output.result(&json!({ "channels": channels }), || table(&channels))
@@ -49,36 +63,35 @@ impl ChannelCommand {
 
 /// Whatever step towards the end is possible now, and what the next one is.
 async fn close(agent: &Agent, channel: ChannelId, output: &Output) -> Result<(), Failure> {
-    let left_s = match agent.reclaim(channel).await {
-        Ok(reclaimed) => {
+    let reclaimed = match agent.reclaim(channel).await {
+        Err(MoneyError::StillOpen(_)) => {
+            let _ = agent.request_close(channel).await?;
+            // A grace of zero has passed already.
+            agent.reclaim(channel).await
+        }
+        first => first,
+    };
+    match reclaimed {
+        Ok(Reclaimed { refunded, settled, signature, .. }) => {
             let object = json!({
                 "channel": channel.to_string(),
                 "phase": "reclaimed",
-                "refunded": reclaimed.refunded,
-                "settled": reclaimed.settled,
-                "signature": reclaimed.signature.to_string(),
+                "refunded": refunded,
+                "settled": settled,
+                "signature": signature.to_string(),
             });
-            return output.result(&object, || {
-                format!(
-                    "closed: {} $ARO are available again, the node got {} $ARO",
-                    reclaimed.refunded, reclaimed.settled
-                )
+            let text = || format!("closed: {refunded} $ARO are available again, the node got {settled} $ARO");
+            output.result(&object, text)
+        }
+        Err(MoneyError::InGrace { left_s, .. }) => {
+            let next_step = format!("in {left_s} s take back what is left: aro channel close {channel}");
+            let object = json!({
+                "channel": channel.to_string(), "phase": "closing", "left_s": left_s, "next_step": next_step,
             });
+            output.result(&object, || format!("closing: the node may still settle\n  next: {next_step}"))
         }
-        Err(MoneyError::StillOpen(_)) => {
-            let _ = agent.request_close(channel).await?;
-            match agent.reclaim(channel).await {
-                Err(MoneyError::InGrace { left_s, .. }) => left_s,
-                // A grace of zero passes at once; the next run takes the money back.
-                _ => 0,
-            }
-        }
-        Err(MoneyError::InGrace { left_s, .. }) => left_s,
-        Err(error) => return Err(error.into()),
-    };
-    let next_step = format!("in {left_s} s take back what is left: aro channel close {channel}");
-    let object = json!({"channel": channel.to_string(), "phase": "closing", "left_s": left_s, "next_step": next_step});
-    output.result(&object, || format!("closing: the node may still settle\n  next: {next_step}"))
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub(super) fn table(channels: &[ChannelInfo]) -> String {

@@ -171,7 +171,10 @@ impl FetchBuilder {
     async fn explain(&self, error: FetchError, max_price: Amount, left: Amount) -> FetchError {
         match error {
             FetchError::PriceTooHigh { price, .. } if price <= max_price => {
-                BudgetExceeded { needed: price, left }.into()
+                // Where the agent's own cap is what holds, what it has let go already counts too.
+                let reserved = self.agent.budget().reserve(Spending::Vouchers, price);
+                let sufficient = reserved.err().map_or(price, |exceeded| exceeded.sufficient);
+                BudgetExceeded { needed: price, left, sufficient }.into()
             }
             FetchError::PriceTooHigh { price, .. } => FetchError::PriceTooHigh { price, allowed: max_price },
             FetchError::ChannelUnusable { channel } => {

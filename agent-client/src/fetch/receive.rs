@@ -1,17 +1,19 @@
 //! Receiving: bytes from the stream go into the decoder, proven bytes come out, are counted and go on.
 //!
-//! Whole batches of items are read into one buffer and handed on without another copy. Items are checked as soon as
+//! Whole batches of items gather in one buffer and are handed on without another copy. Items are checked as soon as
 //! they are complete, so the node never waits at its window for bytes that lie unchecked here.
 
+use std::future::poll_fn;
 use std::iter::Peekable;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use aro_proto::error::close;
 use aro_proto::merkle::{Encoder, PAIR_LEN, Step, VerifyError};
 use aro_proto::{ByteCount, Tariff};
-use bytes::{BufMut, BytesMut};
+use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, VarInt};
-use tokio::io::AsyncReadExt;
 
 use super::progress::{Progress, Reporter};
 use super::request::{Answer, read_failure};
@@ -20,7 +22,8 @@ use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::transport::Session;
 
-/// Reads an answer to its end. On an error everything that was proven before it has been counted, and nothing else.
+/// Reads an answer until all of it is proven. On an error everything that was proven before it has been counted, and
+/// nothing else.
 // r[impl content.verify.unproven]
 pub(super) async fn receive(
     answer: &mut Answer,
@@ -31,6 +34,7 @@ pub(super) async fn receive(
 ) -> Result<(), FetchError> {
     let total = answer.decoder.answered().content_bytes();
     let mut batches = Batches { steps: Encoder::new(answer.decoder.answered().clone()).peekable() };
+    let mut inflow = Inflow::default();
     let mut buffer = BytesMut::new();
     let mut room = 0;
     let mut reported = 0;
@@ -40,7 +44,13 @@ pub(super) async fn receive(
                 room = batches.next_len();
                 buffer = BytesMut::with_capacity(room);
             }
-            let got = read_some(&mut answer.recv, &mut buffer, room, session, config).await?;
+            let filling = inflow.fill(&mut answer.recv, &mut buffer, room);
+            let waited_ms = config.stall_timeout_ms;
+            let got = match within(Duration::from_millis(waited_ms), filling).await {
+                Some(Ok(got)) => got,
+                Some(Err(error)) => return Err(read_failure(session, &error)),
+                None => return Err(FetchError::Timeout { doing: "receiving", waited_ms }),
+            };
             if got == 0 {
                 return Err(cut_short(answer, session));
             }
@@ -65,35 +75,32 @@ pub(super) async fn receive(
             }
         }
     }
-    let mut beyond = BytesMut::with_capacity(1);
-    match read_some(&mut answer.recv, &mut beyond, 1, session, config).await? {
-        0 => Ok(()),
-        len => {
-            let _ = answer.recv.stop(VarInt::from_u32(close::BAD_PROOF));
-            let end = answer.decoder.answered().size();
-            Err(proof_failure(answer, session, end, VerifyError::TrailingBytes { len }))
-        }
-    }
+    end(answer, session, inflow).await;
+    Ok(())
 }
 
-/// Up to `room` bytes; 0 at the end of the stream.
-async fn read_some(
-    recv: &mut RecvStream,
-    buffer: &mut BytesMut,
-    room: usize,
-    session: &Session,
-    config: &AgentConfig,
-) -> Result<usize, FetchError> {
-    let waited_ms = config.stall_timeout_ms;
-    let mut space = buffer.limit(room);
-    let read = recv.read_buf(&mut space);
-    match tokio::time::timeout(Duration::from_millis(waited_ms), read).await {
-        Err(_) => Err(FetchError::Timeout { doing: "receiving", waited_ms }),
-        Ok(Ok(got)) => Ok(got),
-        Ok(Err(error)) => match error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>()) {
-            Some(error) => Err(read_failure(session, error)),
-            None => Err(FetchError::Unreachable { place: session.place().to_owned(), why: error.to_string() }),
-        },
+/// All is proven, whatever follows: bytes behind the end, or no end in time, are the node's fault and take nothing
+/// back.
+// r[impl content.end.harmless]
+async fn end(answer: &mut Answer, session: &Session, mut inflow: Inflow) {
+    let mut beyond = BytesMut::new();
+    let (what, code) = match within(END_WAIT, inflow.fill(&mut answer.recv, &mut beyond, 1)).await {
+        Some(Ok(0)) => return,
+        Some(Ok(_)) => ("sent bytes behind the end of an answer", close::BAD_PROOF),
+        Some(Err(_)) => ("broke off a stream behind the end of an answer", close::DONE),
+        None => ("left a stream open behind the end of an answer", close::DONE),
+    };
+    // A stream that is closed already needs no stop.
+    let _ = answer.recv.stop(VarInt::from_u32(code));
+    tracing::warn!(node = %session.node(), "the node {what}");
+}
+
+/// What a future yields within a limit. A clock runs only if it has to wait.
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => tokio::time::timeout(limit, work).await.ok(),
     }
 }
 
@@ -122,6 +129,47 @@ fn at(proven_bytes: u64, total_bytes: u64, wire_bytes: u64, tariff: &Tariff) -> 
     Progress { proven_bytes, total_bytes, wire_bytes, spent }
 }
 
+/// Bytes that QUIC has handed over and no batch has taken yet: taken as they lie there while the connection is locked,
+/// and copied when it is free again.
+struct Inflow {
+    chunks: [Bytes; CHUNKS],
+    next: usize,
+    len: usize,
+}
+
+impl Inflow {
+    /// Moves up to `room` bytes into the buffer, and waits only if there are none; 0 at the end of the stream. Safe to
+    /// cancel.
+    async fn fill(&mut self, recv: &mut RecvStream, buffer: &mut BytesMut, room: usize) -> Result<usize, ReadError> {
+        if self.next == self.len {
+            let len = recv.read_chunks(&mut self.chunks).await?.unwrap_or(0);
+            (self.next, self.len) = (0, len);
+        }
+        Ok(self.pour(buffer, room))
+    }
+
+    fn pour(&mut self, buffer: &mut BytesMut, room: usize) -> usize {
+        let mut left = room;
+        while left > 0 && self.next < self.len {
+            let chunk = &mut self.chunks[self.next];
+            // What is split off frees its packet.
+            let piece = chunk.split_to(left.min(chunk.len()));
+            left -= piece.len();
+            buffer.extend_from_slice(&piece);
+            if chunk.is_empty() {
+                self.next += 1;
+            }
+        }
+        room - left
+    }
+}
+
+impl Default for Inflow {
+    fn default() -> Self {
+        Self { chunks: [const { Bytes::new() }; CHUNKS], next: 0, len: 0 }
+    }
+}
+
 /// Cuts the answer into runs of whole items.
 struct Batches {
     steps: Peekable<Encoder>,
@@ -144,3 +192,27 @@ impl Batches {
 
 /// Bytes received into one buffer: few allocations, and a small part of the write queue.
 const BATCH_BYTES: usize = 256 << 10;
+/// Packets taken from the connection at once.
+const CHUNKS: usize = 64;
+/// Time for the end of a stream to follow its last byte. Honest nodes send both together.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_poured_in_order_and_no_further_than_there_is_room() {
+        let mut inflow = Inflow::default();
+        for (chunk, bytes) in inflow.chunks.iter_mut().zip(["abc", "d", "efgh"]) {
+            *chunk = Bytes::from_static(bytes.as_bytes());
+        }
+        inflow.len = 3;
+        let mut buffer = BytesMut::new();
+        for (room, got, so_far) in [(2, 2, "ab"), (0, 0, "ab"), (3, 3, "abcde"), (9, 3, "abcdefgh"), (9, 0, "abcdefgh")]
+        {
+            assert_eq!(inflow.pour(&mut buffer, room), got);
+            assert_eq!(buffer, so_far.as_bytes());
+        }
+    }
+}

@@ -40,7 +40,7 @@ impl Request {
     pub(crate) async fn ask(&self, session: &Session, config: &AgentConfig) -> Result<Answer, FetchError> {
         let item = FetchItem { content: self.content, ranges: self.ranges.clone() };
         let fetch = Fetch { items: vec![item], group_log2: self.group.log2(), max_price: self.allowed };
-        let Exchange { stream, mut recv } = session.request(&fetch).await?;
+        let Exchange { stream, mut recv } = session.request(&fetch, config.answer_timeout_ms).await?;
         let mut account = StreamAccount::open(session.control().clone(), stream);
         match self.accept(session, config, &mut recv, &mut account).await {
             Ok((decoder, tariff, wire_bytes)) => Ok(Answer { recv, decoder, account, tariff, wire_bytes }),
@@ -56,7 +56,7 @@ impl Request {
     // r[impl pricing.quote.checked]
     pub(crate) async fn quote(&self, session: &Session, config: &AgentConfig) -> Result<Quote, FetchError> {
         let describe = Describe { content: self.content, ranges: self.ranges.clone(), group_log2: self.group.log2() };
-        let Exchange { mut recv, .. } = session.request(&describe).await?;
+        let Exchange { mut recv, .. } = session.request(&describe, config.answer_timeout_ms).await?;
         let frame = self.first_frame(session, config, &mut recv).await?;
         self.hello(session, config).await?;
         let description: Description = decode(session, &frame)?;

@@ -8,6 +8,7 @@ use std::mem;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{self, ScopedJoinHandle};
 
 use aro_proto::merkle::{ByteRanges, ProvenLeaf};
 use bytes::Bytes;
@@ -100,7 +101,7 @@ impl FileTarget {
         let part = PartFile::create(path)?;
         let (queue, batches) = mpsc::channel((queue_bytes / WRITE_BYTES).max(1));
         let file = Arc::clone(&part.file);
-        let writer = tokio::task::spawn_blocking(move || write_batches(&file, batches));
+        let writer = tokio::task::spawn_blocking(move || write_batches(&file, batches, SYNC_BYTES));
         Ok(Self { part, batch: Vec::new(), batch_bytes: 0, queue, writer })
     }
 
@@ -129,22 +130,42 @@ impl FileTarget {
     }
 }
 
-/// Writes whole batches at once until the queue closes.
-fn write_batches(mut file: &File, mut batches: mpsc::Receiver<Vec<Bytes>>) -> io::Result<()> {
-    while let Some(batch) = batches.blocking_recv() {
-        let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|piece| IoSlice::new(piece)).collect();
-        let mut rest = &mut slices[..];
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match file.write_vectored(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut rest, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+/// Writes whole batches until the queue closes. A second thread syncs behind it every `sync_bytes`, so that the last
+/// sync is short.
+fn write_batches(file: &File, mut batches: mpsc::Receiver<Vec<Bytes>>, sync_bytes: usize) -> io::Result<()> {
+    thread::scope(|scope| {
+        let mut unsynced = 0;
+        let mut syncing: Option<ScopedJoinHandle<'_, io::Result<()>>> = None;
+        while let Some(batch) = batches.blocking_recv() {
+            unsynced += write_batch(file, &batch)?;
+            if unsynced >= sync_bytes && syncing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
+                synced(syncing.take())?;
+                syncing = Some(thread::Builder::new().spawn_scoped(scope, || file.sync_data())?);
+                unsynced = 0;
             }
         }
+        synced(syncing)
+    })
+}
+
+fn write_batch(mut file: &File, batch: &[Bytes]) -> io::Result<usize> {
+    let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut rest = &mut slices[..];
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    Ok(batch.iter().map(Bytes::len).sum())
+}
+
+fn synced(syncing: Option<ScopedJoinHandle<'_, io::Result<()>>>) -> io::Result<()> {
+    let panicked = |_| Err(io::Error::other("the thread that syncs panicked"));
+    syncing.map_or(Ok(()), |thread| thread.join().unwrap_or_else(panicked))
 }
 
 /// The file before it has its name. Dropped before [`commit`](Self::commit), it is gone.
@@ -201,6 +222,8 @@ fn joined(result: Result<io::Result<()>, tokio::task::JoinError>) -> io::Result<
 
 /// Bytes that go to the system in one write.
 const WRITE_BYTES: usize = 256 << 10;
+/// Bytes written between two syncs: 64 MiB, enough that a disk is not kept seeking.
+const SYNC_BYTES: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -236,6 +259,35 @@ mod tests {
         target.commit().await.unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"0123456789abcdef".repeat(40_000));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn syncs_behind_the_writer_change_nothing_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let (queue, batches) = mpsc::channel(100);
+        for number in 0..100 {
+            queue.try_send(vec![Bytes::from(vec![number; 100]), Bytes::from_static(b"|")]).unwrap();
+        }
+        drop(queue);
+        write_batches(&File::create(&path).unwrap(), batches, 1_000).unwrap();
+        let expected = (0..100).flat_map(|number| [vec![number; 100], vec![b'|']].concat()).collect::<Vec<u8>>();
+        assert_eq!(fs::read(&path).unwrap(), expected);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_write_or_a_sync_that_fails_ends_the_writer_with_its_error() {
+        // A full disk takes no byte; a device without storage takes all and cannot sync.
+        for (device, expected) in
+            [("/dev/full", io::ErrorKind::StorageFull), ("/dev/null", io::ErrorKind::InvalidInput)]
+        {
+            let file = OpenOptions::new().write(true).open(device).unwrap();
+            let (queue, batches) = mpsc::channel(1);
+            queue.try_send(vec![Bytes::from_static(b"x")]).unwrap();
+            drop(queue);
+            assert_eq!(write_batches(&file, batches, 1).unwrap_err().kind(), expected, "{device}");
+        }
     }
 
     #[test]

@@ -54,8 +54,11 @@ impl Session {
         let node = address.node();
         let place = place_of(address);
         let unreachable = |why: String| FetchError::Unreachable { place: place.clone(), why };
-        let remotes: Vec<SocketAddr> = tokio::net::lookup_host((address.host(), address.port()))
+        let limit_ms = setup.config.connect_timeout_ms;
+        let lookup = tokio::net::lookup_host((address.host(), address.port()));
+        let remotes: Vec<SocketAddr> = tokio::time::timeout(Duration::from_millis(limit_ms), lookup)
             .await
+            .map_err(|_| unreachable(format!("the host's name was not found within {limit_ms} ms")))?
             .map_err(|error| unreachable(error.to_string()))?
             .collect();
         let mut last = unreachable("the host has no address".into());
@@ -79,15 +82,19 @@ impl Session {
         connection
             .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
             .map_err(|_| lost("TLS gives no exporter".into()))?;
-        let (mut send, recv) = connection.open_bi().await.map_err(|error| lost(error.to_string()))?;
-        let binding = Binding { exporter, stream: stream_id(&send) };
-        let mut flight = encode_frame(&Hello { minor_version: MINOR_VERSION, chain: setup.chain })?;
         let channel = setup.record.map(|record| record.channel);
-        if let Some(channel) = channel {
-            let bind = Signed::new(&Bind { channel }, setup.wallet.signer_key(), &binding)?;
-            flight.extend(bind.to_frame());
-        }
-        send.write_all(&flight).await.map_err(|error| lost(error.to_string()))?;
+        let greeting = async {
+            let (mut send, recv) = connection.open_bi().await.map_err(|error| lost(error.to_string()))?;
+            let binding = Binding { exporter, stream: stream_id(&send) };
+            let mut flight = encode_frame(&Hello { minor_version: MINOR_VERSION, chain: setup.chain })?;
+            if let Some(channel) = channel {
+                let bind = Signed::new(&Bind { channel }, setup.wallet.signer_key(), &binding)?;
+                flight.extend(bind.to_frame());
+            }
+            send.write_all(&flight).await.map_err(|error| lost(error.to_string()))?;
+            Ok((send, recv))
+        };
+        let (send, recv) = in_time("greeting", setup.config.connect_timeout_ms, greeting).await?;
         let wallet = setup.wallet.clone();
         let lane = LaneSetup {
             node,
@@ -102,17 +109,21 @@ impl Session {
         Ok(Self { connection, exporter, node, place, wallet, control, channel })
     }
 
-    /// Sends a signed request on a stream of its own.
-    pub(crate) async fn request<M: Message>(&self, message: &M) -> Result<Exchange, FetchError> {
-        let (mut send, recv) = self.connection.open_bi().await.map_err(|error| self.broken(&error))?;
-        let stream = stream_id(&send);
-        let binding = Binding { exporter: self.exporter, stream };
-        let signed = Signed::new(message, self.wallet.signer_key(), &binding)?;
-        if send.write_all(&signed.to_frame()).await.is_err() || send.finish().is_err() {
-            // A node that stops the request's side has answered, or is gone: reading tells which.
-            tracing::debug!(stream, "the node stopped reading the request");
-        }
-        Ok(Exchange { stream, recv })
+    /// Sends a signed request on a stream of its own. A node that grants no stream, or does not take the request, has
+    /// `limit_ms`.
+    pub(crate) async fn request<M: Message>(&self, message: &M, limit_ms: u64) -> Result<Exchange, FetchError> {
+        let asking = async {
+            let (mut send, recv) = self.connection.open_bi().await.map_err(|error| self.broken(&error))?;
+            let stream = stream_id(&send);
+            let binding = Binding { exporter: self.exporter, stream };
+            let signed = Signed::new(message, self.wallet.signer_key(), &binding)?;
+            if send.write_all(&signed.to_frame()).await.is_err() || send.finish().is_err() {
+                // A node that stops the request's side has answered, or is gone: reading tells which.
+                tracing::debug!(stream, "the node stopped reading the request");
+            }
+            Ok(Exchange { stream, recv })
+        };
+        in_time("asking", limit_ms, asking).await
     }
 
     /// False once the connection is closed, the node is going away, or the session has failed.
@@ -215,6 +226,16 @@ async fn connect(
         Ok(Err(error)) => Err(unreachable(error.to_string())),
         Err(_) => Err(FetchError::Timeout { doing: "connecting", waited_ms: limit_ms }),
     }
+}
+
+/// Nothing that a node can hold up goes on for longer than `limit_ms`.
+async fn in_time<T>(
+    doing: &'static str,
+    limit_ms: u64,
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
+    let limit = Duration::from_millis(limit_ms);
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(FetchError::Timeout { doing, waited_ms: limit_ms }))
 }
 
 /// The handshake's own verdict: our verifier accepts one key and reports anything else as a bad certificate.

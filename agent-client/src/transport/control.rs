@@ -4,7 +4,7 @@
 //! only one that signs vouchers, so that they rise in the order in which they are sent.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use aro_proto::error::close;
@@ -12,7 +12,7 @@ use aro_proto::message::{
     Bound, ChainIds, Credit, Goaway, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd, ToppedUp, VoucherOnWire,
 };
 use aro_proto::wire::{DecodeError, encode_frame};
-use aro_proto::{Amount, NodeId, Refusal};
+use aro_proto::{Amount, NodeId, Refusal, RefusalCode};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use settlement_chain::Address;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -74,20 +74,34 @@ struct Shared {
     status: watch::Sender<Status>,
     pay: Notify,
     flush: AtomicBool,
+    /// The last voucher is to be sent again after a moment.
+    resending: AtomicBool,
+    /// How often it was, since the node last acknowledged one.
+    resends: AtomicU32,
 }
 
 enum Outgoing {
     Frame(Vec<u8>),
+    /// The last voucher again.
+    Resend,
     /// Finish the stream and say when everything has arrived.
     Drain(oneshot::Sender<()>),
 }
 
 impl Control {
-    /// Starts both tasks; they end with the connection.
+    /// Starts both tasks. The incoming one ends with the connection; the outgoing one goes on signing for what was
+    /// proven until the last handle is gone.
     pub(crate) fn start(connection: Connection, send: SendStream, recv: RecvStream, setup: LaneSetup) -> Self {
         let bind = if setup.record.is_some() { BindStatus::Pending } else { BindStatus::Unbound };
         let (status, _) = watch::channel(Status { bind, ..Status::default() });
-        let shared = Arc::new(Shared { connection, status, pay: Notify::new(), flush: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            connection,
+            status,
+            pay: Notify::new(),
+            flush: AtomicBool::new(false),
+            resending: AtomicBool::new(false),
+            resends: AtomicU32::new(0),
+        });
         // Bounded by the request streams that may be open: each sends one frame at its end.
         let (outbox, queue) = mpsc::unbounded_channel();
         let control = Self { shared: Arc::clone(&shared), outbox };
@@ -139,14 +153,39 @@ impl Control {
         self.shared.fail(error, close::PROTOCOL);
     }
 
+    /// The node could not keep a voucher, and it is not the voucher's fault: the last one goes out again after a
+    /// moment. False if that was tried often enough.
+    fn resend_soon(&self) -> bool {
+        if self.shared.resending.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        if self.shared.resends.fetch_add(1, Ordering::AcqRel) >= MAX_RESENDS {
+            return false;
+        }
+        let outbox = self.outbox.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(RESEND_DELAY).await;
+            // If the task has ended, the next connection shows the voucher.
+            let _ = outbox.send(Outgoing::Resend);
+        });
+        true
+    }
+
     fn post<M: Message>(&self, message: &M) {
         let frame = encode_frame(message).expect("control messages are far below a frame's bound");
-        // The task ends only with the connection, and then nobody is left to tell.
+        // The task ends only after the last handle on it.
         let _ = self.outbox.send(Outgoing::Frame(frame));
     }
 }
 
 impl Shared {
+    fn lane(&self) -> Option<Arc<Lane>> {
+        match &self.status.borrow().bind {
+            BindStatus::Bound(lane) => Some(Arc::clone(lane)),
+            _ => None,
+        }
+    }
+
     /// The session is of no use any more: everyone who waits on it learns why, and the first reason stands.
     fn fail(&self, error: FetchError, code: u32) {
         self.status.send_if_modified(|status| {
@@ -219,12 +258,16 @@ async fn take_in(frame: &Frame, control: &Control, setup: &LaneSetup) -> Result<
             let misbehaved = |error| FetchError::misbehaved(setup.node, Misbehaviour::Credit(error));
             let accepted = lane.credited(&credit).map_err(misbehaved)?;
             status.send_modify(|status| status.accepted = accepted);
+            control.shared.resends.store(0, Ordering::Release);
             // A wider window changes what is due.
             control.wake_payment();
         }
         PayRefused::KIND => {
             let refused: PayRefused = frame.decode().map_err(decoded)?;
-            return Err(FetchError::Refused(refused.refusal));
+            let is_passing = refused.refusal.code() == RefusalCode::Internal;
+            if !is_passing || !control.resend_soon() {
+                return Err(FetchError::Refused(refused.refusal));
+            }
         }
         found => return Err(decoded(DecodeError::Unexpected { found, expected: Credit::NAME })),
     }
@@ -252,58 +295,129 @@ async fn bind(bound: Bound, control: &Control, setup: &LaneSetup) -> Result<(), 
     Ok(())
 }
 
-/// Writes what is posted, first, and then the vouchers that are due.
-async fn outgoing(mut send: SendStream, mut queue: mpsc::UnboundedReceiver<Outgoing>, shared: Arc<Shared>) {
+/// Writes and pays while the connection lasts, and signs for what was proven whatever it ended with.
+async fn outgoing(send: SendStream, mut queue: mpsc::UnboundedReceiver<Outgoing>, shared: Arc<Shared>) {
+    let (mut willing, drained) = write_and_pay(send, &mut queue, &shared).await;
+    willing = sign_rest(&shared, willing).await;
+    if let Some(done) = drained {
+        let _ = done.send(());
+    }
+    // Requests may outlive the connection: what they have received they prove, and that is paid too.
     loop {
         tokio::select! {
+            posted = queue.recv() => match posted {
+                Some(Outgoing::Drain(done)) => {
+                    willing = sign_rest(&shared, willing).await;
+                    let _ = done.send(());
+                }
+                Some(Outgoing::Frame(_) | Outgoing::Resend) => {}
+                None => break,
+            },
+            () = shared.pay.notified() => willing = sign_rest(&shared, willing).await,
+        }
+    }
+    sign_rest(&shared, willing).await;
+}
+
+/// Writes what is posted, first, and then the vouchers that are due, until the session is over. False comes back if
+/// wallet or budget would not pay; and whoever waits for the end, if somebody does.
+async fn write_and_pay(
+    mut send: SendStream,
+    queue: &mut mpsc::UnboundedReceiver<Outgoing>,
+    shared: &Arc<Shared>,
+) -> (bool, Option<oneshot::Sender<()>>) {
+    loop {
+        let paying = tokio::select! {
             biased;
             posted = queue.recv() => match posted {
-                Some(Outgoing::Frame(frame)) => {
-                    if send.write_all(&frame).await.is_err() {
-                        return;
-                    }
-                }
+                Some(Outgoing::Frame(frame)) => written(send.write_all(&frame).await.is_ok()),
+                Some(Outgoing::Resend) => resend(&mut send, shared).await,
                 Some(Outgoing::Drain(done)) => {
-                    if pay_all(&mut send, &shared).await && send.finish().is_ok() {
+                    let paying = pay_all(&mut send, shared).await;
+                    if matches!(paying, Paying::GoesOn) && send.finish().is_ok() {
                         // Either way there is nothing left to wait for.
                         let _ = send.stopped().await;
                     }
-                    let _ = done.send(());
-                    return;
+                    return (!matches!(paying, Paying::Unwilling), Some(done));
                 }
-                None => return,
+                None => Paying::Cut,
             },
-            () = shared.pay.notified() => {
-                if !pay_all(&mut send, &shared).await {
-                    return;
-                }
-            }
-            _ = shared.connection.closed() => return,
+            () = shared.pay.notified() => pay_all(&mut send, shared).await,
+            _ = shared.connection.closed() => Paying::Cut,
+        };
+        match paying {
+            Paying::GoesOn => {}
+            Paying::Cut => return (true, None),
+            Paying::Unwilling => return (false, None),
         }
     }
 }
 
-/// Signs and sends every voucher that is due; false if the session is over.
-async fn pay_all(send: &mut SendStream, shared: &Arc<Shared>) -> bool {
-    let BindStatus::Bound(lane) = shared.status.borrow().bind.clone() else { return true };
+/// Whether vouchers still go out.
+enum Paying {
+    GoesOn,
+    /// Nothing can be written any more.
+    Cut,
+    /// Wallet or budget will not pay.
+    Unwilling,
+}
+
+/// Signs and sends every voucher that is due.
+async fn pay_all(send: &mut SendStream, shared: &Arc<Shared>) -> Paying {
+    let Some(lane) = shared.lane() else { return Paying::GoesOn };
     loop {
         let flush = shared.flush.swap(false, Ordering::AcqRel);
-        let signing = Arc::clone(&lane);
-        match blocking(move || signing.pay(flush)).await {
-            Ok(Some(voucher)) => {
-                let frame = encode_pay(voucher);
-                if send.write_all(&frame).await.is_err() {
-                    return false;
-                }
+        if lane.is_due(flush) {
+            let signing = Arc::clone(&lane);
+            if let Some(ended) = pay_one(send, shared, move || signing.pay(flush)).await {
+                return ended;
             }
-            Ok(None) if shared.flush.load(Ordering::Acquire) => {}
-            Ok(None) => return true,
-            Err(error) => {
-                shared.fail(error, close::DONE);
-                return false;
-            }
+        } else if !shared.flush.load(Ordering::Acquire) {
+            return Paying::GoesOn;
         }
     }
+}
+
+/// Sends the last voucher again. It is sent from here, so that a later one cannot overtake it.
+async fn resend(send: &mut SendStream, shared: &Arc<Shared>) -> Paying {
+    shared.resending.store(false, Ordering::Release);
+    let Some(lane) = shared.lane() else { return Paying::GoesOn };
+    pay_one(send, shared, move || lane.last_voucher()).await.unwrap_or(Paying::GoesOn)
+}
+
+/// Sends the voucher that `work` gives, if it gives one; says how paying ended, if it did.
+async fn pay_one(
+    send: &mut SendStream,
+    shared: &Arc<Shared>,
+    work: impl FnOnce() -> Result<Option<VoucherOnWire>, FetchError> + Send + 'static,
+) -> Option<Paying> {
+    match blocking(work).await {
+        Ok(Some(voucher)) if send.write_all(&encode_pay(voucher)).await.is_err() => Some(Paying::Cut),
+        Ok(_) => None,
+        Err(error) => {
+            shared.fail(error, close::DONE);
+            Some(Paying::Unwilling)
+        }
+    }
+}
+
+/// Nothing can be sent any more: signs for all that is proven, for the next connection to show, and gives the budget
+/// back. False if wallet or budget will not pay, and then nothing more is tried.
+async fn sign_rest(shared: &Arc<Shared>, willing: bool) -> bool {
+    let Some(lane) = shared.lane() else { return willing };
+    if !willing || !lane.is_due(true) {
+        lane.release();
+        return willing;
+    }
+    let signed = blocking(move || lane.pay_last()).await;
+    if let Err(error) = &signed {
+        tracing::warn!(%error, "what was proven last on a broken connection is not signed");
+    }
+    signed.is_ok()
+}
+
+fn written(done: bool) -> Paying {
+    if done { Paying::GoesOn } else { Paying::Cut }
 }
 
 fn encode_pay(voucher: VoucherOnWire) -> Vec<u8> {
@@ -353,3 +467,7 @@ fn stream_failure(error: FrameError, setup: &LaneSetup, connection: &Connection)
 
 /// Time for the last frames to arrive at goodbye.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Tries with a voucher that the node could not keep: a full disk stays full for longer.
+const MAX_RESENDS: u32 = 3;
+/// Time for the node to recover, and for refusals of other vouchers in flight to arrive.
+const RESEND_DELAY: Duration = Duration::from_millis(200);

@@ -114,7 +114,7 @@ impl Agent {
         let permit = self.budget().reserve(Spending::Deposits, deposit)?;
         let signature = self.lock(permit, instructions::open_batch(program, &owner, &owner, &[open])).await?;
         let channel = ChannelId::from_bytes(address.to_bytes());
-        self.keys().remember(ChannelRecord::open(channel, node, deposit, nonce))?;
+        self.remember(ChannelRecord::open(channel, node, deposit, nonce)).await?;
         // A connection is bound for life; the next fetch binds the new channel.
         self.forget_session(node).await;
         Ok(OpenedChannel { channel, node, deposit, grace_s, signature })
@@ -138,7 +138,7 @@ impl Agent {
         let node = self.node_of(channel, &account).await?;
         let deposit = Amount::new(account.deposit).saturating_add(amount);
         let known = ChannelRecord::from_chain(channel, node, &account);
-        self.keys().remember(ChannelRecord { deposit, ..known })?;
+        self.remember(ChannelRecord { deposit, ..known }).await?;
         if let Some(session) = self.live_session(node).await {
             session.deposit_grew(&ChannelRecord { deposit, ..known });
         }
@@ -159,7 +159,7 @@ impl Agent {
         let close = instructions::request_close(self.program(), &self.keys().owner(), &address);
         let signature = submit(self.chain(), self.keys().owner_key(), &[], &[close]).await?;
         let known = ChannelRecord::from_chain(channel, node, &account);
-        self.keys().remember(ChannelRecord { status: status::CLOSING, ..known })?;
+        self.remember(ChannelRecord { status: status::CLOSING, ..known }).await?;
         self.forget_session(node).await;
         Ok(signature)
     }
@@ -188,7 +188,7 @@ impl Agent {
         let node = self.node_of(channel, &account).await?;
         let signature = submit(self.chain(), self.keys().owner_key(), &[], &steps).await?;
         let known = ChannelRecord::from_chain(channel, node, &account);
-        self.keys().remember(ChannelRecord { status: status::CLOSED, ..known })?;
+        self.remember(ChannelRecord { status: status::CLOSED, ..known }).await?;
         let refunded = Amount::new(instructions::refundable(&account));
         Ok(Reclaimed { channel, refunded, settled: Amount::new(account.settled), signature })
     }
@@ -203,7 +203,7 @@ impl Agent {
         for (address, account) in reads::channels_of_agent(self.chain(), self.program(), &agent).await? {
             let channel = ChannelId::from_bytes(address.to_bytes());
             let node = self.node_of(channel, &account).await?;
-            self.keys().remember(ChannelRecord::from_chain(channel, node, &account))?;
+            self.remember(ChannelRecord::from_chain(channel, node, &account)).await?;
             let signed = self.keys().record(channel)?.map_or(Amount::ZERO, |record| record.signed);
             infos.push(ChannelInfo {
                 channel,

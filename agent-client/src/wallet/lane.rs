@@ -10,7 +10,7 @@ use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
 use aro_proto::message::{Bound, Credit, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 
-use super::{ChannelRecord, Wallet};
+use super::{ChannelRecord, Wallet, WalletError};
 use crate::budget::{BudgetGuard, SpendPermit, Spending};
 use crate::error::{FetchError, Misbehaviour};
 
@@ -50,6 +50,8 @@ impl Lane {
         if bound.channel != channel {
             return Err(FetchError::misbehaved(record.node, Misbehaviour::OtherChannel));
         }
+        // A connection that broke may have signed for its last bytes since the record was read.
+        let record = &wallet.record(channel)?.unwrap_or(*record);
         let conceded = Charge::from_parts(record.conceded);
         let mut payer =
             Payer::new(record.terms(wallet.signer()), tariff, record.signed, prepay).with_conceded(conceded);
@@ -85,7 +87,7 @@ impl Lane {
             _ => FetchError::ChannelUnusable { channel: self.channel },
         })?;
         books.left.insert(stream, bytes);
-        books.pot.merge(permit).expect("both permits are of this lane's guard");
+        books.pot.merge(permit).expect(ONE_GUARD);
         Ok(())
     }
 
@@ -112,27 +114,70 @@ impl Lane {
         books.trim(&self.tariff);
     }
 
+    /// Whether [`pay`](Self::pay) has a voucher to sign. Cheap, and never blocks on a disk.
+    pub(crate) fn is_due(&self, flush: bool) -> bool {
+        self.lock().payer.due(flush).is_some()
+    }
+
     /// The next voucher, signed and durable; none if none is due. Blocks for one disk sync.
+    ///
+    /// If another connection has signed as much on this channel already, it is that voucher again.
     pub(crate) fn pay(&self, flush: bool) -> Result<Option<VoucherOnWire>, FetchError> {
         let (permit, cumulative) = {
-            let mut books = self.lock();
+            let mut guarded = self.lock();
+            let books = &mut *guarded;
             let Some(due) = books.payer.due(flush) else { return Ok(None) };
             let rise = due.cumulative.saturating_sub(books.payer.signed());
             let mut permit = books.pot.split(rise);
             let short = rise.saturating_sub(permit.amount());
             if !short.is_zero() {
                 // Conceded or paid ahead: no stream has set it aside.
-                let more = self.guard.reserve(Spending::Vouchers, short)?;
-                permit.merge(more).expect("both permits are of this lane's guard");
+                match self.guard.reserve(Spending::Vouchers, short) {
+                    Ok(more) => permit.merge(more).expect(ONE_GUARD),
+                    Err(error) => {
+                        books.pot.merge(permit).expect(ONE_GUARD);
+                        return Err(error.into());
+                    }
+                }
             }
             (permit, due.cumulative)
         };
-        let signed = self.wallet.sign_voucher(permit, self.channel, cumulative)?;
+        let outcome = self.wallet.sign_or_return(permit, self.channel, cumulative);
         let mut books = self.lock();
-        books.payer.record_signed(cumulative);
-        books.vouchers += 1;
-        books.trim(&self.tariff);
-        Ok(Some(on_wire(signed)))
+        match outcome {
+            Ok(signed) => {
+                books.payer.record_signed(cumulative);
+                books.vouchers += 1;
+                books.trim(&self.tariff);
+                Ok(Some(on_wire(signed)))
+            }
+            Err((permit, error)) => {
+                books.pot.merge(permit).expect(ONE_GUARD);
+                let WalletError::NotRising { signed, .. } = error else { return Err(error.into()) };
+                books.payer.record_signed(signed);
+                books.trim(&self.tariff);
+                drop(books);
+                self.last_voucher()
+            }
+        }
+    }
+
+    /// Signs for everything proven although no connection can carry the voucher: the next one does. Then nothing of
+    /// the budget is held any more. Blocks for one disk sync.
+    pub(crate) fn pay_last(&self) -> Result<(), FetchError> {
+        let paid = self.pay(true);
+        self.release();
+        paid.map(|_| ())
+    }
+
+    /// Gives back all that is set aside; what is still signed afterwards asks the budget anew.
+    pub(crate) fn release(&self) {
+        self.lock().pot.shrink_to(Amount::ZERO);
+    }
+
+    /// The highest voucher signed on the channel, the very same bytes. Blocks on the wallet's disk.
+    pub(crate) fn last_voucher(&self) -> Result<Option<VoucherOnWire>, FetchError> {
+        Ok(self.wallet.last_voucher(self.channel)?.map(on_wire))
     }
 
     /// Takes in an acknowledgement.
@@ -187,4 +232,131 @@ fn on_wire(signed: SignedVoucher) -> VoucherOnWire {
 fn off_wire(channel: ChannelId, shown: VoucherOnWire) -> SignedVoucher {
     let voucher = Voucher { channel, cumulative: shown.cumulative, expires_at: shown.expires_at };
     SignedVoucher { voucher, signature: shown.signature }
+}
+
+/// Why permits merge.
+const ONE_GUARD: &str = "both permits are of this lane's guard";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aro_proto::{NodeId, Tariff};
+
+    const V: Spending = Spending::Vouchers;
+    const A: StreamKey = StreamKey(4);
+    const MIB: u64 = 1 << 20;
+
+    struct Scene {
+        _dir: tempfile::TempDir,
+        wallet: Wallet,
+        guard: BudgetGuard,
+        record: ChannelRecord,
+    }
+
+    impl Scene {
+        fn new(cap: u64) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let wallet = Wallet::create(dir.path()).unwrap();
+            let (channel, node) = (ChannelId::from_bytes([9; 32]), NodeId::from_bytes([1; 32]));
+            let record = ChannelRecord::open(channel, node, Amount::new(10_000), 0);
+            Self { _dir: dir, wallet, guard: BudgetGuard::new(Amount::new(cap)), record }
+        }
+
+        /// A lane at 100 base units per MiB, the node's books empty.
+        fn lane(&self) -> Lane {
+            let bound = Bound {
+                channel: self.record.channel,
+                watermark: None,
+                billed: 0,
+                deposit: self.record.deposit,
+                settled: Amount::ZERO,
+                window: Amount::new(100),
+            };
+            let (wallet, guard) = (self.wallet.clone(), self.guard.clone());
+            Lane::open(wallet, guard, Tariff { per_mib: 100 }, Amount::ZERO, &self.record, &bound).unwrap().0
+        }
+
+        fn signed(&self) -> u64 {
+            self.wallet.record(self.record.channel).unwrap().unwrap().signed.get()
+        }
+
+        fn held(&self) -> (u64, u64) {
+            (self.guard.spent(V).get(), self.guard.reserved(V).get())
+        }
+    }
+
+    fn begin_and_prove(lane: &Lane, proven: u64) {
+        lane.begin(A, ByteCount::new(4 * MIB), Amount::new(400)).unwrap();
+        lane.proved(A, ByteCount::new(proven));
+    }
+
+    #[test]
+    fn a_voucher_is_due_at_the_step_or_to_the_last_unit() {
+        let scene = Scene::new(1_000);
+        scene.wallet.remember(scene.record).unwrap();
+        let lane = scene.lane();
+        assert!(!lane.is_due(true));
+        begin_and_prove(&lane, MIB / 4);
+        assert_eq!((lane.is_due(false), lane.is_due(true)), (false, true));
+        lane.proved(A, ByteCount::new(MIB / 4));
+        assert!(lane.is_due(false));
+        lane.pay(false).unwrap().unwrap();
+        assert!(!lane.is_due(true));
+    }
+
+    #[test]
+    fn the_last_payment_signs_for_all_that_is_proven_and_holds_no_budget() {
+        let scene = Scene::new(1_000);
+        scene.wallet.remember(scene.record).unwrap();
+        let lane = scene.lane();
+        begin_and_prove(&lane, MIB / 4);
+        assert_eq!(scene.held(), (0, 400));
+        lane.pay_last().unwrap();
+        assert_eq!((scene.signed(), scene.held()), (25, (25, 0)));
+
+        // The stream ends later: what it proved since is signed too, under a new permit.
+        lane.proved(A, ByteCount::new(MIB / 4));
+        lane.end(A);
+        lane.pay_last().unwrap();
+        assert_eq!((scene.signed(), scene.held()), (50, (50, 0)));
+    }
+
+    #[test]
+    fn what_cannot_be_signed_or_reserved_leaves_the_budget_as_it_was() {
+        // The wallet does not know the channel, so it does not sign.
+        let scene = Scene::new(1_000);
+        let lane = scene.lane();
+        begin_and_prove(&lane, MIB);
+        assert!(matches!(lane.pay(true), Err(FetchError::Wallet(_))));
+        assert_eq!((scene.held(), lane.lock().pot.amount()), ((0, 400), Amount::new(400)));
+
+        // Another one has taken what the budget had left beside the pot.
+        let scene = Scene::new(400);
+        scene.wallet.remember(scene.record).unwrap();
+        let lane = scene.lane();
+        begin_and_prove(&lane, MIB);
+        lane.lock().pot.shrink_to(Amount::new(60));
+        let other = scene.guard.reserve(V, Amount::new(340)).unwrap();
+        assert!(matches!(lane.pay(true), Err(FetchError::BudgetExceeded(_))));
+        assert_eq!((scene.held(), lane.lock().pot.amount()), ((0, 400), Amount::new(60)));
+        drop(other);
+        lane.pay(true).unwrap().unwrap();
+        assert_eq!(scene.signed(), 100);
+    }
+
+    #[test]
+    fn what_another_connection_signed_on_the_channel_is_not_signed_again() {
+        let scene = Scene::new(10_000);
+        scene.wallet.remember(scene.record).unwrap();
+        let (broken, fresh) = (scene.lane(), scene.lane());
+        begin_and_prove(&broken, 2 * MIB);
+        begin_and_prove(&fresh, MIB);
+        broken.pay_last().unwrap();
+        let shown = fresh.pay(true).unwrap().unwrap();
+        assert_eq!((shown.cumulative, fresh.target(), fresh.is_due(true)), (Amount::new(200), Amount::new(200), false));
+        fresh.proved(A, ByteCount::new(2 * MIB));
+        assert_eq!(fresh.pay(true).unwrap().unwrap().cumulative, Amount::new(300));
+        assert_eq!((scene.signed(), scene.guard.spent(V)), (300, Amount::new(300)));
+        assert_eq!(scene.lane().target(), Amount::new(300), "a new lane begins at the wallet's record");
+    }
 }

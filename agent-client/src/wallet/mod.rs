@@ -177,9 +177,23 @@ impl Wallet {
         channel: ChannelId,
         cumulative: Amount,
     ) -> Result<SignedVoucher, WalletError> {
-        let rise = self.inner.state.raise(channel, cumulative, permit.amount())?;
-        permit.commit(rise);
-        Ok(self.signature_at(channel, cumulative))
+        self.sign_or_return(permit, channel, cumulative).map_err(|(_, error)| error)
+    }
+
+    /// The same, but what could not be signed leaves the permit with the caller.
+    pub(crate) fn sign_or_return(
+        &self,
+        permit: SpendPermit,
+        channel: ChannelId,
+        cumulative: Amount,
+    ) -> Result<SignedVoucher, (SpendPermit, WalletError)> {
+        match self.inner.state.raise(channel, cumulative, permit.amount()) {
+            Ok(rise) => {
+                permit.commit(rise);
+                Ok(self.signature_at(channel, cumulative))
+            }
+            Err(error) => Err((permit, error)),
+        }
     }
 
     /// The last voucher of a channel again, the very same bytes; none if nothing was signed. It spends nothing.

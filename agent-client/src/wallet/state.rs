@@ -1,6 +1,6 @@
 //! The durable record: for each channel what the chain said last, and the highest amount ever signed.
 //!
-//! Every write is one transaction with a sync; what is returned from here has survived.
+//! Every change is one transaction with a sync; what is returned from here has survived.
 //!
 //! ```text
 //!  0         1        33        41        49       50         58      66       74         90
@@ -212,9 +212,11 @@ impl State {
             let known = table.get(channel.as_bytes()).map_err(store)?;
             let known = known.map(|bytes| ChannelRecord::decode(channel, bytes.value())).transpose()?;
             let record = change(known)?;
-            if known != Some(record) {
-                table.insert(channel.as_bytes(), record.encode().as_slice()).map_err(store)?;
+            if known == Some(record) {
+                // Nothing to sync; the transaction ends without a trace.
+                return Ok(());
             }
+            table.insert(channel.as_bytes(), record.encode().as_slice()).map_err(store)?;
         }
         write.commit().map_err(store)
     }

@@ -17,7 +17,7 @@ use aro_proto::{
     Address, AgentId, Amount, ByteCount, ChannelId, ContentId, NodeId, Refusal, RefusalCode, SecretKey, Tariff,
     transport,
 };
-use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 use settlement_chain::{Address as ChainAddress, EmbeddedChain, Program, reads};
 use tokio::sync::watch;
 
@@ -56,6 +56,8 @@ pub enum Script {
     NoCredit,
     CreditAbove(u64),
     PayRefused(RefusalCode),
+    /// So many vouchers are refused, then all is right.
+    PayRefusedFirst(RefusalCode, usize),
     // In the quote.
     QuotePrice(u64),
     QuoteKey,
@@ -96,6 +98,7 @@ struct Inner {
     seen: watch::Sender<Seen>,
     /// What connections share about the one channel that tests use.
     best: Mutex<Option<SignedVoucher>>,
+    connections: Mutex<Vec<Connection>>,
     /// Content bytes sent and not declared unproven.
     billed_bytes: Mutex<u64>,
 }
@@ -115,7 +118,16 @@ impl Stored {
 
 impl ScriptedNode {
     pub async fn start(world: &World, key: &SecretKey, content: Vec<u8>, per_mib: u64) -> Self {
-        let endpoint = Endpoint::server(transport::server_config(key), "127.0.0.1:0".parse().unwrap()).unwrap();
+        Self::start_granting(MAX_REQUEST_STREAMS + 1, world, key, content, per_mib).await
+    }
+
+    /// A node that lets each connection open so many streams in all, the control stream among them.
+    pub async fn start_granting(streams: u32, world: &World, key: &SecretKey, content: Vec<u8>, per_mib: u64) -> Self {
+        let mut config = transport::server_config(key);
+        let mut limits = TransportConfig::default();
+        limits.max_concurrent_bidi_streams(VarInt::from_u32(streams));
+        config.transport_config(Arc::new(limits));
+        let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
         let inner = Inner {
             endpoint,
             key: key.clone(),
@@ -126,6 +138,7 @@ impl ScriptedNode {
             script: Mutex::default(),
             seen: watch::channel(Seen::default()).0,
             best: Mutex::default(),
+            connections: Mutex::default(),
             billed_bytes: Mutex::default(),
         };
         let node = Self { inner: Arc::new(inner) };
@@ -135,6 +148,13 @@ impl ScriptedNode {
 
     pub fn follow(&self, script: Script) {
         *self.inner.script.lock().unwrap() = script;
+    }
+
+    /// Closes every connection at once, whatever runs on it.
+    pub fn hang_up(&self) {
+        for connection in self.inner.connections.lock().unwrap().drain(..) {
+            connection.close(VarInt::from_u32(0), b"");
+        }
     }
 
     pub fn address(&self) -> Address {
@@ -211,6 +231,7 @@ impl ScriptedNode {
     }
 
     async fn serve(self, connection: Connection) {
+        self.inner.connections.lock().unwrap().push(connection.clone());
         let Ok((send, recv)) = connection.accept_bi().await else { return };
         let mut exporter = [0; EXPORTER_LEN];
         connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").unwrap();
@@ -309,7 +330,14 @@ impl ScriptedNode {
                     let voucher = SignedVoucher { voucher: Voucher { channel: id, cumulative, expires_at }, signature };
                     voucher.verify(&signer).expect("the channel's signer signed it");
                     self.inner.seen.send_modify(|seen| seen.vouchers.push(voucher));
-                    if let Script::PayRefused(code) = script {
+                    let refused = match script {
+                        Script::PayRefused(code) => Some(code),
+                        Script::PayRefusedFirst(code, count) => {
+                            (self.inner.seen.borrow().vouchers.len() <= count).then_some(code)
+                        }
+                        _ => None,
+                    };
+                    if let Some(code) = refused {
                         let refused = aro_proto::message::PayRefused {
                             cumulative,
                             refusal: Refusal::new(code, "scripted"),

@@ -11,7 +11,7 @@ use super::streams::{CountError, StreamKey, Streams, add};
 use super::terms::{ChannelState, ChannelTerms};
 use super::transitions::{Action, Event, State, step};
 use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
-use super::window::{BATCH_BYTES, counting_allowance, credit_window};
+use super::window::{BATCH_BYTES, counting_allowance, credit_window, dispute_limit};
 use crate::amount::{Amount, ByteCount};
 use crate::error::{Refusal, RefusalCode};
 use crate::limits::SETTLE_MARGIN_S;
@@ -142,8 +142,7 @@ impl Payee {
             return Err(BeginError::DuplicateStream(stream));
         }
         // r[impl channel.cancel.settle]
-        let quarter = Charge::from_amount(Amount::new(self.window().get() / 4));
-        if self.disputed() > quarter {
+        if self.disputed() > dispute_limit(self.window(), &self.tariff) {
             return Err(BeginError::Unpaid { owed: self.owed().to_amount().unwrap_or(self.terms.deposit) });
         }
         if let Some(missing) = self.streams.missing(self.billed, self.terms.deposit, &self.tariff, content_bytes) {
@@ -174,8 +173,9 @@ impl Payee {
     }
 
     /// Ends a stream and releases what it reserved. `None`: delivered whole, all acknowledged. `Some(n)`: cancelled,
-    /// and the agent says that it proved `n` of the sent bytes. What it did not prove is taken off the bill, until
-    /// one quantum or a 16th of all that is paid has been; then it stays.
+    /// and the agent says that it proved `n` of the sent bytes. What it did not prove is taken off the bill, in
+    /// all up to what one stream may have in flight (at most the credit window) and a 16th of what is paid; then it
+    /// stays.
     ///
     /// `None` comes back for a stream that is not open, as when both sides end it at once.
     // r[impl channel.cancel.settle]

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::streams::{CountError, StreamKey, Streams, add};
 use super::terms::{ChannelState, ChannelTerms};
 use super::voucher::SignedVoucher;
-use super::window::{counting_allowance, credit_window};
+use super::window::{LEAST, counting_allowance, credit_window, payment_step};
 use crate::amount::{Amount, ByteCount};
 use crate::tariff::{Charge, Tariff};
 
@@ -165,8 +165,8 @@ impl Payer {
         Ok(())
     }
 
-    /// The voucher to sign now, if one is due: when what is proven and not yet signed reaches a quantum or half the
-    /// window, or down to the last unit with `flush` (the end of a fetch). Ask the budget, sign, then
+    /// The voucher to sign now, if one is due: when what is proven and not yet signed reaches a quantum or an
+    /// eighth of the window, whichever is more, though at most half of the window; or down to the last unit with `flush` (the end of a fetch). Ask the budget, sign, then
     /// [`record_signed`](Self::record_signed); until then the same voucher stays due.
     // r[impl channel.pay_proven_only]
     pub fn due(&self, flush: bool) -> Option<Due> {
@@ -176,18 +176,20 @@ impl Payer {
         let ahead = Charge::from_amount(self.prepay).min(self.streams.reserved());
         let goal = add(self.owes, ahead).to_amount().unwrap_or(self.terms.deposit).min(self.terms.deposit);
         let rise = goal.saturating_sub(self.signed);
-        let enough = if flush { LEAST } else { self.payment_step() };
+        let enough = if flush { LEAST } else { payment_step(self.window, &self.tariff) };
         (rise >= enough).then_some(Due { cumulative: goal })
     }
 
-    /// The wallet has signed this amount, durably: it is spent, whether or not the node gets it.
+    /// The wallet has signed this amount, durably, here or on another connection: it is spent, whether or not the node
+    /// gets it.
     pub fn record_signed(&mut self, cumulative: Amount) {
         self.signed = self.signed.max(cumulative);
     }
 
     /// Compares counts when a connection binds to the channel. `watermark` is the node's best voucher, `billed` what
     /// it says it has delivered. Our own signature in its hands is proof; its bill is a claim, and is caught up with
-    /// only as far as bytes in flight at a break explain: one quantum and a 16th of all that was paid, in total.
+    /// only as far as bytes in flight at a break explain: what one stream may have in flight (at most the credit window)
+    /// and a 16th of all that was signed, in total.
     // r[impl channel.reconcile]
     pub fn reconcile(
         &mut self,
@@ -252,11 +254,6 @@ impl Payer {
         !self.streams.is_empty()
     }
 
-    fn payment_step(&self) -> Amount {
-        let quantum = self.tariff.quantum().unwrap_or(self.terms.deposit);
-        quantum.min(Amount::new(self.window.get() / 2)).max(LEAST)
-    }
-
     /// Takes up an amount that we have signed by all evidence, although our record does not know it.
     fn adopt(&mut self, cumulative: Amount) -> bool {
         let is_news = cumulative > self.signed;
@@ -296,9 +293,6 @@ impl Payer {
         Ok(difference)
     }
 }
-
-/// The least step of a watermark.
-const LEAST: Amount = Amount::new(1);
 
 impl From<CountError> for PayerError {
     fn from(error: CountError) -> Self {

@@ -1,7 +1,7 @@
 //! The credit window: how much a node lets stand unpaid.
 
 use crate::amount::{Amount, ByteCount};
-use crate::limits::{MAX_WINDOW_BYTES, QUANTUM_BYTES};
+use crate::limits::{MAX_WINDOW_BYTES, QUANTUM_BYTES, STREAM_WINDOW};
 use crate::tariff::{Charge, Tariff};
 
 /// Bytes of content that a node sends and bills at once: a quarter quantum. A node that waits then always leaves
@@ -20,12 +20,31 @@ pub fn credit_window(paid: Amount, tariff: &Tariff) -> Amount {
     Amount::new(paid.get() / 2).clamp(quantum, most)
 }
 
-/// How far the two counts of a channel may drift apart in all before the peer is distrusted: one quantum, or a 16th
-/// of what was paid.
-pub(super) fn counting_allowance(paid: Amount, tariff: &Tariff) -> Charge {
+/// What an agent lets gather before it signs: a quantum, at wide windows an eighth of the window, so that signatures
+/// and their disk syncs become rare; never above half of the window, so that the node's wait always has a voucher due.
+pub(super) fn payment_step(window: Amount, tariff: &Tariff) -> Amount {
     let quantum = tariff.quantum().unwrap_or(UNBOUNDED);
-    Charge::from_amount(quantum.max(Amount::new(paid.get() / 16)))
+    quantum.max(Amount::new(window.get() / 8)).min(Amount::new(window.get() / 2)).max(LEAST)
 }
+
+/// How far the two counts of a channel may drift apart in all before the peer is distrusted: what one stream may have
+/// in flight when it stops, though never more than the credit window that the node risks anyway, and a 16th of all
+/// that was paid, so that an agent that cancels now and then and pays in between is never cut off for it.
+pub(super) fn counting_allowance(paid: Amount, tariff: &Tariff) -> Charge {
+    let in_flight = tariff.price(ByteCount::new(u64::from(STREAM_WINDOW) + BATCH_BYTES)).unwrap_or(UNBOUNDED);
+    let floor = credit_window(paid, tariff).min(in_flight);
+    Charge::from_amount(floor.saturating_add(Amount::new(paid.get() / 16)))
+}
+
+/// How much of the window a dispute may take before new requests are refused: what stays must hold a payment step
+/// and a batch, or payer and payee would wait for each other.
+pub(super) fn dispute_limit(window: Amount, tariff: &Tariff) -> Charge {
+    let step = Charge::from_amount(payment_step(window, tariff));
+    Charge::from_amount(window).saturating_sub(step).saturating_sub(tariff.charge(ByteCount::new(BATCH_BYTES)))
+}
+
+/// The least step of a watermark.
+pub(super) const LEAST: Amount = Amount::new(1);
 
 /// A price that does not fit 64 bits is more than any deposit.
 const UNBOUNDED: Amount = Amount::new(u64::MAX);
@@ -51,9 +70,31 @@ mod tests {
     }
 
     #[test]
-    fn the_allowance_for_differing_counts_is_a_quantum_or_a_16th() {
+    fn the_allowance_is_what_a_stream_has_in_flight_within_the_window_and_a_16th() {
         let allowance = |paid| counting_allowance(Amount::new(paid), &Tariff { per_mib: 100 });
-        assert_eq!(allowance(1_615), Charge::from_amount(Amount::new(100)));
-        assert_eq!(allowance(1_616), Charge::from_amount(Amount::new(101)));
+        let units = |amount| Charge::from_amount(Amount::new(amount));
+        assert_eq!([allowance(0), allowance(199)], [units(100), units(112)]);
+        let in_flight = 100 * (u64::from(STREAM_WINDOW) + BATCH_BYTES) / QUANTUM_BYTES;
+        assert_eq!(allowance(2 * in_flight - 2), units(in_flight - 1 + (2 * in_flight - 2) / 16));
+        assert_eq!([allowance(1_600), allowance(3_200)], [units(in_flight + 100), units(in_flight + 200)]);
+        assert_eq!(allowance(u64::MAX), units(in_flight + u64::MAX / 16));
+    }
+
+    #[test]
+    fn a_payment_step_is_a_quantum_or_an_eighth_of_a_wide_window_but_never_above_half() {
+        let step = |window| payment_step(Amount::new(window), &Tariff { per_mib: 100 }).get();
+        assert_eq!([step(0), step(100), step(200), step(800)], [1, 50, 100, 100]);
+        assert_eq!([step(808), step(6_400)], [101, 800]);
+    }
+
+    #[test]
+    fn honest_streams_that_all_stop_at_once_stay_below_the_dispute_limit() {
+        let tariff = Tariff { per_mib: 100 };
+        for paid in (0..20_000).map(Amount::new) {
+            let window = credit_window(paid, &tariff);
+            // Everything unpaid was in flight, and nothing was forgiven before.
+            let disputed = Charge::from_amount(window).saturating_sub(counting_allowance(paid, &tariff));
+            assert!(disputed <= dispute_limit(window, &tariff), "{paid:?} paid");
+        }
     }
 }

@@ -37,7 +37,8 @@ message!(Handoff = 0x24, check: |m| m.vouchers.len() <= MAX_HANDOFF);
 pub struct HandoffVerdict {
     /// The channel.
     pub channel: ChannelId,
-    /// The operator's durable watermark, if it holds a voucher of this channel.
+    /// What is safe on this channel, if anything: the higher of what is durable at the operator and what is settled
+    /// on chain.
     pub watermark: Option<Amount>,
     /// Why this voucher was refused, if it was.
     pub refusal: Option<Refusal>,

@@ -9,7 +9,7 @@ use settlement_chain::Address;
 use settlement_chain::reads::{self, ReadError};
 
 use super::PaidChannel;
-use crate::shared::Shared;
+use crate::shared::{Shared, unix_now};
 
 /// Reads all channels to this node once.
 pub(crate) async fn poll(node: &Shared) -> Result<(), ReadError> {
@@ -48,6 +48,7 @@ pub(crate) async fn run(node: Arc<Shared>, interval: Duration) {
 /// Reads one channel that an agent speaks of: `None` if it is not a channel to this node.
 pub(crate) async fn look_up(node: &Shared, id: ChannelId) -> Result<Option<Arc<PaidChannel>>, ReadError> {
     let address = Address::from(id.to_bytes());
+    let _turn = node.chain_reads.acquire().await.expect("the semaphore is never closed");
     let account = match reads::channel(&*node.chain, &node.program, &address).await {
         Ok(account) => account,
         // An address of something else: as good as none.
@@ -64,21 +65,33 @@ pub(crate) async fn look_up(node: &Shared, id: ChannelId) -> Result<Option<Arc<P
     }
 }
 
-/// A channel that the list did not show has been reclaimed, or the server lags behind. Its voucher is money, so it
-/// is forgotten only when the chain has denied it several times.
+/// A channel that the list did not show has been reclaimed, or the server lags behind. When the chain has denied it
+/// several times it is served no more. Its voucher is money, so that is pruned only if it cannot settle any more.
 async fn check_gone(node: &Shared, channel: &PaidChannel) -> Result<(), ReadError> {
+    if channel.is_missing() {
+        prune_if_worthless(node, channel);
+        return Ok(());
+    }
     let address = Address::from(channel.id().to_bytes());
     if let Some(account) = reads::channel(&*node.chain, &node.program, &address).await? {
         if let Err(error) = node.channels.see(channel.id(), &account) {
             tracing::error!(channel = %channel.id(), %error, "a channel on chain cannot be served");
         }
     } else if channel.missed() >= POLLS_UNTIL_GONE {
-        tracing::info!(channel = %channel.id(), "the channel is no more on chain: its voucher is pruned");
-        if let Err(error) = node.channels.forget(channel.id()) {
-            tracing::error!(channel = %channel.id(), %error, "a voucher could not be pruned");
-        }
+        tracing::info!(channel = %channel.id(), "the channel is no more on chain: it is not served");
+        channel.mark_missing();
+        prune_if_worthless(node, channel);
     }
     Ok(())
+}
+
+fn prune_if_worthless(node: &Shared, channel: &PaidChannel) {
+    if !channel.is_worthless(unix_now()) {
+        return;
+    }
+    if let Err(error) = node.channels.forget(channel.id()) {
+        tracing::error!(channel = %channel.id(), %error, "a voucher could not be pruned");
+    }
 }
 
 fn channel_id(address: &Address) -> ChannelId {

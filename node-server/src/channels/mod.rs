@@ -69,7 +69,10 @@ impl Channels {
 
     /// Forgets a channel that is no more on chain, with its voucher.
     pub(crate) fn forget(&self, id: ChannelId) -> Result<(), LedgerError> {
-        self.lock().remove(&id);
+        if let Some(channel) = self.lock().remove(&id) {
+            // Connections may still hold it.
+            channel.mark_forgotten();
+        }
         self.ledger.prune(id)
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use aro_proto::Amount;
 use clap::Args;
 
 use crate::folder::Folder;
@@ -36,7 +37,10 @@ impl Handoff {
         };
         let mut lines: Vec<_> = list("handed")
             .iter()
-            .map(|entry| format!("handed   {} {} base units", field(entry, "channel"), field(entry, "cumulative")))
+            .map(|entry| {
+                let cumulative = Amount::new(entry["cumulative"].as_u64().unwrap_or_default());
+                format!("handed   {} {cumulative} $ARO", field(entry, "channel"))
+            })
             .collect();
         let refused = list("refused");
         lines.extend(

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use aro_proto::Amount;
+use aro_proto::limits::CLOSING_MARGIN_S;
 use clap::Args;
 use node_server::{OperatorEndpoint, Registration, register};
 use serde_json::json;
@@ -58,6 +59,10 @@ impl Init {
         if Folder::exists(&self.dir) {
             let message = format!("{} holds a node already", self.dir.display());
             return Err(Failure::usage(message, "choose another --dir"));
+        }
+        if i64::from(self.min_grace) <= CLOSING_MARGIN_S {
+            let message = format!("--min-grace must be above {CLOSING_MARGIN_S}, the seconds that settling may take");
+            return Err(Failure::usage(message, "choose a longer --min-grace, such as the default"));
         }
         std::fs::create_dir_all(&self.dir).map_err(Failure::internal)?;
         let payer = keyfile::read(&self.payer)?;

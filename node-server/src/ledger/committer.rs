@@ -7,21 +7,22 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use aro_proto::ChannelId;
-use aro_proto::channel::{VerifiedVoucher, VoucherStore, persist_all};
+use aro_proto::channel::{Offer, SignedVoucher, VerifiedVoucher, VoucherError, VoucherStore, persist_all};
 use aro_proto::message::PayRefused;
 use aro_proto::{Refusal, RefusalCode};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::channels::PaidChannel;
+use crate::shared::unix_now;
 
 /// A voucher on its way to the disk.
-pub(crate) struct Commit {
+struct Commit {
     /// Whose it is.
-    pub(crate) channel: Arc<PaidChannel>,
+    channel: Arc<PaidChannel>,
     /// The voucher.
-    pub(crate) voucher: VerifiedVoucher,
+    voucher: VerifiedVoucher,
     /// Hears of a failure; a success is heard of by all connections of the channel, as credit.
-    pub(crate) refused: mpsc::Sender<PayRefused>,
+    refused: mpsc::Sender<PayRefused>,
 }
 
 /// What the thread is asked to do.
@@ -41,8 +42,8 @@ pub(crate) struct Committer {
 pub(crate) struct CommitterHandle(mpsc::Sender<Job>);
 
 impl Committer {
-    /// Starts the thread.
-    pub(crate) fn start<S>(store: Arc<S>) -> io::Result<(Self, CommitterHandle)>
+    /// Starts the thread. It asks for a handoff when a voucher of a closing channel is durable.
+    pub(crate) fn start<S>(store: Arc<S>, hand_off: Arc<Notify>) -> io::Result<(Self, CommitterHandle)>
     where
         S: VoucherStore + Send + Sync + 'static,
         S::Error: std::fmt::Display,
@@ -58,7 +59,9 @@ impl Committer {
                         Job::Flush(done) => flushed.push(done),
                     }
                 }
-                commit(&*store, batch);
+                if commit(&*store, batch) {
+                    hand_off.notify_one();
+                }
                 for done in flushed {
                     // Whoever asked may have gone.
                     let _ = done.send(());
@@ -77,10 +80,22 @@ impl Committer {
 }
 
 impl CommitterHandle {
-    /// Queues a voucher; waits while the disk is behind, which holds back the agent that sends too many. False if
-    /// the node is stopping.
-    pub(crate) async fn commit(&self, commit: Commit) -> bool {
-        self.0.send(Job::Commit(commit)).await.is_ok()
+    /// Looks at a voucher, and queues it if it is new; waits while the disk is behind, which holds back the agent
+    /// that sends too many. `None` if the node is stopping. May be cancelled: then the voucher was not looked at, for a
+    /// new one that did not reach the queue could never come again.
+    pub(crate) async fn offer(
+        &self,
+        channel: &Arc<PaidChannel>,
+        signed: &SignedVoucher,
+        refused: &mpsc::Sender<PayRefused>,
+    ) -> Option<Result<Offer, VoucherError>> {
+        let place = self.0.reserve().await.ok()?;
+        // No await from here on.
+        let offer = channel.offer(signed, unix_now());
+        if let Ok(Offer::Fresh(voucher)) = offer {
+            place.send(Job::Commit(Commit { channel: Arc::clone(channel), voucher, refused: refused.clone() }));
+        }
+        Some(offer)
     }
 
     /// Waits until everything that was queued before is durable, or was refused.
@@ -93,14 +108,15 @@ impl CommitterHandle {
     }
 }
 
+/// True if a voucher of a closing channel has become durable, for which little time is left.
 // r[impl channel.persist_before_credit]
-fn commit<S>(store: &S, batch: Vec<Commit>)
+fn commit<S>(store: &S, batch: Vec<Commit>) -> bool
 where
     S: VoucherStore,
     S::Error: std::fmt::Display,
 {
     if batch.is_empty() {
-        return;
+        return false;
     }
     // The highest voucher of a channel contains the others.
     let mut best: HashMap<ChannelId, VerifiedVoucher> = HashMap::with_capacity(batch.len());
@@ -114,11 +130,14 @@ where
         Ok(durable) => {
             let channels: HashMap<ChannelId, &Arc<PaidChannel>> =
                 batch.iter().map(|commit| (commit.channel.id(), &commit.channel)).collect();
+            let mut is_urgent = false;
             for voucher in durable {
                 if let Some(channel) = channels.get(&voucher.verified().channel()) {
                     channel.credit(voucher);
+                    is_urgent |= channel.is_closing();
                 }
             }
+            is_urgent
         }
         Err(error) => {
             tracing::error!(%error, vouchers = batch.len(), "vouchers could not be made durable: no credit for them");
@@ -129,6 +148,7 @@ where
                 // A connection that is gone, or does not read, learns the watermark when it binds again.
                 let _ = commit.refused.try_send(answer);
             }
+            false
         }
     }
 }
@@ -140,7 +160,7 @@ const QUEUE: usize = 1024;
 mod tests {
     use std::sync::Mutex;
 
-    use aro_proto::channel::{ChannelState, ChannelTerms, MemoryVouchers, Offer, Payee, SignedVoucher, Voucher};
+    use aro_proto::channel::{ChannelState, ChannelTerms, MemoryVouchers, Payee, Voucher};
     use aro_proto::{Amount, SecretKey, Tariff};
 
     use super::*;
@@ -158,9 +178,13 @@ mod tests {
         Arc::new(PaidChannel::new(Payee::new(terms, Tariff { per_mib: 100 }, None), None))
     }
 
-    fn offered(channel: &Arc<PaidChannel>, cumulative: u64) -> VerifiedVoucher {
+    fn signed(channel: &PaidChannel, cumulative: u64) -> SignedVoucher {
         let voucher = Voucher { channel: channel.id(), cumulative: Amount::new(cumulative), expires_at: 0 };
-        match channel.offer(&voucher.sign(&SecretKey::from_bytes(&KEY)), 0) {
+        voucher.sign(&SecretKey::from_bytes(&KEY))
+    }
+
+    fn offered(channel: &Arc<PaidChannel>, cumulative: u64) -> VerifiedVoucher {
+        match channel.offer(&signed(channel, cumulative), 0) {
             Ok(Offer::Fresh(voucher)) => voucher,
             other => panic!("{other:?}"),
         }
@@ -224,14 +248,50 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_voucher_whose_connection_ends_while_the_queue_is_full_may_come_again() {
+        let (sender, mut queue) = mpsc::channel(1);
+        let (handle, channel) = (CommitterHandle(sender), channel(1));
+        let (refused, _refusals) = mpsc::channel(4);
+        let is_fresh = |offer| matches!(offer, Some(Ok(Offer::Fresh(_))));
+        assert!(is_fresh(handle.offer(&channel, &signed(&channel, 100), &refused).await));
+        let second = signed(&channel, 200);
+        tokio::select! {
+            biased;
+            _ = handle.offer(&channel, &second, &refused) => panic!("the queue is full"),
+            () = std::future::ready(()) => {}
+        }
+        assert!(matches!(queue.recv().await, Some(Job::Commit(_))));
+        assert!(is_fresh(handle.offer(&channel, &second, &refused).await));
+        let Some(Job::Commit(commit)) = queue.recv().await else { panic!("the voucher is not in the queue") };
+        assert_eq!(commit.voucher.cumulative(), Amount::new(200));
+    }
+
+    #[test]
+    fn a_voucher_of_a_closing_channel_is_urgent_once_it_is_durable() {
+        let store = Scripted::default();
+        let channel = channel(1);
+        let (refused, _refusals) = mpsc::channel(4);
+        let one = |cumulative| Commit {
+            channel: Arc::clone(&channel),
+            voucher: offered(&channel, cumulative),
+            refused: refused.clone(),
+        };
+        assert!(!commit(&store, vec![one(10)]));
+        channel.refresh(&ChannelTerms { state: ChannelState::Closing { deadline: i64::MAX }, ..channel.terms() });
+        assert!(commit(&store, vec![one(20)]));
+        store.broken.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(!commit(&store, vec![one(30)]));
+    }
+
+    #[tokio::test]
     async fn everything_sent_is_durable_after_a_flush_and_the_store_is_free_after_the_end() {
         let store = Arc::new(Scripted::default());
-        let (committer, handle) = Committer::start(Arc::clone(&store)).unwrap();
+        let (committer, handle) = Committer::start(Arc::clone(&store), Arc::default()).unwrap();
         let channels: Vec<_> = (1..40).map(channel).collect();
         let (refused, _refusals) = mpsc::channel(4);
         for channel in &channels {
-            let voucher = offered(channel, 50);
-            assert!(handle.commit(Commit { channel: Arc::clone(channel), voucher, refused: refused.clone() }).await);
+            let offer = handle.offer(channel, &signed(channel, 50), &refused).await;
+            assert!(matches!(offer, Some(Ok(Offer::Fresh(_)))));
         }
         handle.flush().await;
         for channel in &channels {

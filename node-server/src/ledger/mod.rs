@@ -6,6 +6,6 @@
 mod committer;
 mod redb_store;
 
-pub(crate) use committer::{Commit, Committer, CommitterHandle};
+pub(crate) use committer::{Committer, CommitterHandle};
 pub use redb_store::LedgerError;
 pub(crate) use redb_store::{Handed, RedbLedger};

@@ -6,10 +6,10 @@ use aro_proto::message::{Describe, Description, Quote};
 use aro_proto::{ByteCount, ContentId, Refusal, RefusalCode};
 use quinn::SendStream;
 
-use super::{Outcome, group_size};
+use super::{Outcome, group_size, say_last};
 use crate::content::StoreError;
 use crate::shared::{Shared, unix_now};
-use crate::transport::{Fault, Session, send_frame};
+use crate::transport::{Fault, Session};
 
 pub(super) async fn answer(
     session: &Arc<Session>,
@@ -22,10 +22,7 @@ pub(super) async fn answer(
         Err(refusal) => return Ok(Outcome::Refused(refusal)),
     };
     let description = Description { quote: quote.sign(&node.key) };
-    // An agent that stopped listening is no fault.
-    if send_frame(send, &description).await.is_ok() {
-        let _ = send.finish();
-    }
+    say_last(session, send, &description).await;
     Ok(Outcome::Done)
 }
 

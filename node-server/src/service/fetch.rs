@@ -13,7 +13,7 @@ use aro_proto::error::close;
 use aro_proto::identity::Verified;
 use aro_proto::limits::STREAM_WINDOW;
 use aro_proto::merkle::AnsweredRanges;
-use aro_proto::message::{Fetch, FetchHead, Refused};
+use aro_proto::message::{Fetch, FetchHead, Message, Refused};
 use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
 use quinn::{SendStream, StoppedError, VarInt, WriteError};
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ use super::{Outcome, group_size};
 use crate::channels::PaidChannel;
 use crate::content::{Batch, BatchReader};
 use crate::shared::{Counters, Shared};
-use crate::transport::{Fault, Session, send_frame};
+use crate::transport::{Fault, SendFrameError, Session, send_frame_within};
 
 pub(super) async fn answer(
     session: &Arc<Session>,
@@ -33,15 +33,17 @@ pub(super) async fn answer(
     ended: oneshot::Receiver<ByteCount>,
 ) -> Result<Outcome, Fault> {
     let node = &session.node;
-    let Ok(_place) = Arc::clone(&node.requests).try_acquire_owned() else {
-        return Ok(Outcome::Refused(Refusal::new(RefusalCode::OverCapacity, "too many fetches at once")));
-    };
     let (plan, account) = match admit(session, request).await {
         Ok(admitted) => admitted,
         Err(refusal) => return Ok(Outcome::Refused(refusal)),
     };
+    // Only now: a request that waits for its channel must not keep others out.
+    let (Ok(_own), Ok(_place)) = (session.fetches.try_acquire(), node.requests.try_acquire()) else {
+        return Ok(Outcome::Refused(Refusal::new(RefusalCode::OverCapacity, "too many fetches at once")));
+    };
     let stopped = Box::pin(send.stopped());
-    let mut delivery = Delivery { node, send, stopped, account, sent: 0 };
+    let patience = session.stall_timeout();
+    let mut delivery = Delivery { node, send, stopped, account, sent: 0, patience };
     let ending = delivery.run(plan).await;
     delivery.settle(session, ending, ended).await;
     Ok(Outcome::Done)
@@ -141,6 +143,8 @@ struct Delivery<'a> {
     account: Option<Account>,
     /// Content bytes that were given to the transport.
     sent: u64,
+    /// How long the agent may leave no room for a write.
+    patience: Duration,
 }
 
 impl Delivery<'_> {
@@ -148,7 +152,7 @@ impl Delivery<'_> {
         for item in plan {
             let outcome = match item {
                 Item::Serve { content, answered, head } => self.serve(content, answered, head).await,
-                Item::Refuse(refusal) => send_frame(self.send, &Refused { refusal }).await.map_err(Ending::from),
+                Item::Refuse(refusal) => self.say(&Refused { refusal }).await,
             };
             if let Err(ending) = outcome {
                 return ending;
@@ -173,9 +177,9 @@ impl Delivery<'_> {
         });
         let Ok(Some((mut reader, mut batch))) = first.await else {
             tracing::error!(%content, "a content went away while it was asked for");
-            return Ok(send_frame(self.send, &Refused { refusal: unreadable() }).await?);
+            return self.say(&Refused { refusal: unreadable() }).await;
         };
-        send_frame(self.send, &head).await?;
+        self.say(&head).await?;
         loop {
             let current = match batch {
                 Ok(Some(current)) => current,
@@ -201,8 +205,7 @@ impl Delivery<'_> {
         self.permit(ByteCount::new(batch.content_bytes)).await?;
         self.sent += batch.content_bytes;
         // An agent that does not read would keep its place for ever.
-        let patience = Duration::from_millis(self.node.config.stall_timeout_ms);
-        match timeout(patience, self.send.write_chunk(batch.wire)).await {
+        match timeout(self.patience, self.send.write_chunk(batch.wire)).await {
             Ok(written) => written?,
             Err(_) => return Err(Ending::Stalled),
         }
@@ -210,12 +213,17 @@ impl Delivery<'_> {
         Ok(())
     }
 
+    async fn say<M: Message>(&mut self, message: &M) -> Result<(), Ending> {
+        Ok(send_frame_within(self.send, message, self.patience).await?)
+    }
+
     /// Waits until the credit window has room for the batch, which is billed with that.
     // r[impl channel.window]
     async fn permit(&mut self, bytes: ByteCount) -> Result<(), Ending> {
         let Some(account) = &self.account else { return Ok(()) };
         let mut news = account.channel.subscribe();
-        let deadline = Instant::now() + Duration::from_millis(self.node.config.payment_timeout_ms);
+        let patience = Duration::from_millis(self.node.config.payment_timeout_ms);
+        let (mut deadline, mut paid) = (Instant::now() + patience, account.channel.standing().cumulative);
         loop {
             match account.channel.may_send(account.stream, bytes) {
                 Ok(Permit::Granted) => return Ok(()),
@@ -230,6 +238,11 @@ impl Delivery<'_> {
                     if changed.is_err() {
                         return Err(Ending::Unpaid);
                     }
+                    // Who pays, if only for other streams so far, is waited for.
+                    let now_paid = account.channel.standing().cumulative;
+                    if now_paid > paid {
+                        (deadline, paid) = (Instant::now() + patience, now_paid);
+                    }
                 }
                 stopped = &mut self.stopped => return Err(ending_of(&stopped)),
             }
@@ -240,10 +253,11 @@ impl Delivery<'_> {
     // r[impl channel.cancel.settle]
     async fn settle(mut self, session: &Session, ending: Ending, mut ended: oneshot::Receiver<ByteCount>) {
         let ending = match ending {
-            Ending::Written => match (&mut self.stopped).await {
+            Ending::Written => match timeout(self.patience, &mut self.stopped).await {
                 // All is acknowledged.
-                Ok(None) => Ending::Written,
-                stopped => ending_of(&stopped),
+                Ok(Ok(None)) => Ending::Written,
+                Ok(stopped) => ending_of(&stopped),
+                Err(_) => Ending::Stalled,
             },
             other => other,
         };
@@ -280,6 +294,15 @@ fn ending_of(stopped: &Result<Option<VarInt>, StoppedError>) -> Ending {
     match stopped {
         Ok(Some(_)) => Ending::Stopped,
         Ok(None) | Err(_) => Ending::Lost,
+    }
+}
+
+impl From<SendFrameError> for Ending {
+    fn from(error: SendFrameError) -> Self {
+        match error {
+            SendFrameError::Stalled => Self::Stalled,
+            SendFrameError::Write(error) => error.into(),
+        }
     }
 }
 

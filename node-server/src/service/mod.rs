@@ -5,17 +5,18 @@ mod fetch;
 
 use std::sync::Arc;
 
+use aro_proto::error::close;
 use aro_proto::identity::{EnvelopeError, Signed, Verified};
 use aro_proto::merkle::GroupSize;
 use aro_proto::message::{Describe, Fetch, Message, Refused};
 use aro_proto::wire::DecodeError;
 use aro_proto::{ByteCount, Refusal, RefusalCode};
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::shared::Counters;
-use crate::transport::{Fault, Frame, FrameError, FrameReader, Session, send_frame};
+use crate::transport::{Fault, Frame, FrameError, FrameReader, SendFrameError, Session, send_frame_within};
 
 /// Answers one request. `ended` hears what the agent says of its end.
 pub(crate) async fn answer(
@@ -25,6 +26,7 @@ pub(crate) async fn answer(
     ended: oneshot::Receiver<ByteCount>,
 ) {
     let _running = session.node.request_runs();
+    let _open = session.request_opens();
     let stream = send.id();
     let outcome = serve(&session, &mut send, receive, ended).await;
     session.forget_request(stream);
@@ -72,7 +74,7 @@ async fn serve(
         Outcome::Done => Counters::add(&session.node.counters.answered, 1),
         Outcome::Refused(refusal) => {
             Counters::add(&session.node.counters.refused, 1);
-            refuse(send, refusal).await;
+            refuse(session, send, refusal).await;
         }
     }
     // Kept until here: dropping it would tell the agent to stop sending.
@@ -118,11 +120,23 @@ fn verify<M: Message>(
 
 /// A refusal is a message followed by a clean finish, never a bare reset.
 // r[impl request.refusal.finish]
-async fn refuse(send: &mut SendStream, refusal: Refusal) {
+async fn refuse(session: &Session, send: &mut SendStream, refusal: Refusal) {
     tracing::debug!(%refusal, "a request is refused");
-    // An agent that is gone need not hear it.
-    if send_frame(send, &Refused { refusal }).await.is_ok() {
-        let _ = send.finish();
+    say_last(session, send, &Refused { refusal }).await;
+}
+
+/// Sends the one frame that answers a request, and finishes.
+async fn say_last<M: Message>(session: &Session, send: &mut SendStream, message: &M) {
+    match send_frame_within(send, message, session.stall_timeout()).await {
+        Ok(()) => {
+            let _ = send.finish();
+        }
+        // A peer that does not read must not keep the stream.
+        Err(SendFrameError::Stalled) => {
+            let _ = send.reset(VarInt::from_u32(close::CANCELLED));
+        }
+        // An agent that is gone, or has stopped listening, need not hear it.
+        Err(SendFrameError::Write(_)) => {}
     }
 }
 

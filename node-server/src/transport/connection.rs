@@ -12,12 +12,12 @@ use aro_proto::wire::DecodeError;
 use aro_proto::{ByteCount, Refusal, RefusalCode};
 use quinn::{Connection, Endpoint, Incoming, ReadError, StreamId, VarInt, WriteError};
 use thiserror::Error;
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::control;
 use super::endpoint::Slot;
-use super::framed::FrameError;
+use super::framed::{FrameError, SendFrameError};
 use crate::channels::PaidChannel;
 use crate::service;
 use crate::shared::Shared;
@@ -27,7 +27,12 @@ pub(crate) struct Session {
     pub(crate) node: Arc<Shared>,
     pub(crate) connection: Connection,
     exporter: [u8; EXPORTER_LEN],
-    greeted: watch::Sender<bool>,
+    /// Places for fetches of this connection.
+    pub(crate) fetches: Semaphore,
+    /// When the hello was right.
+    greeted: watch::Sender<Option<Instant>>,
+    /// Requests that are open.
+    open: watch::Sender<usize>,
     bound: watch::Sender<Bound>,
     bad_signatures: AtomicU32,
     /// Open requests that wait to hear what the agent proved, by QUIC stream id.
@@ -61,6 +66,9 @@ pub(crate) enum Fault {
     /// Too many bad signatures.
     #[error("too many bad signatures")]
     Abuse,
+    /// Nothing is bound and nothing is asked.
+    #[error("the connection has no channel and no request")]
+    Idle,
     /// It is closed already, or the peer has dropped the control stream.
     #[error("the connection is gone")]
     Gone,
@@ -121,7 +129,8 @@ async fn serve(session: &Arc<Session>) -> Result<(), Fault> {
     let (send, receive) =
         opened.map_err(|_| Fault::Protocol("no control stream was opened in time".into()))?.map_err(|_| Fault::Gone)?;
     let control = control::run(Arc::clone(session), send, receive);
-    tokio::pin!(control);
+    let idle = session.idle();
+    tokio::pin!(control, idle);
     let mut has_control = true;
     loop {
         tokio::select! {
@@ -129,6 +138,7 @@ async fn serve(session: &Arc<Session>) -> Result<(), Fault> {
                 outcome?;
                 has_control = false;
             }
+            () = &mut idle => return Err(Fault::Idle),
             request = session.connection.accept_bi() => {
                 let (send, receive) = request.map_err(|_| Fault::Gone)?;
                 let ended = session.expect_end(send.id());
@@ -142,11 +152,14 @@ impl Session {
     fn new(node: Arc<Shared>, connection: Connection) -> Option<Self> {
         let mut exporter = [0; EXPORTER_LEN];
         connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").ok()?;
+        let fetches = (node.config.max_requests / CONNECTION_SHARE).max(1);
         Some(Self {
             node,
             connection,
             exporter,
-            greeted: watch::Sender::new(false),
+            fetches: Semaphore::new(fetches),
+            greeted: watch::Sender::new(None),
+            open: watch::Sender::new(0),
             bound: watch::Sender::default(),
             bad_signatures: AtomicU32::new(0),
             ends: Mutex::default(),
@@ -163,16 +176,39 @@ impl Session {
         Duration::from_millis(self.node.config.exchange_timeout_ms)
     }
 
+    /// How long the agent may leave no room for what is written.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        Duration::from_millis(self.node.config.stall_timeout_ms)
+    }
+
+    /// Counts a request as open until the guard is dropped.
+    pub(crate) fn request_opens(self: &Arc<Self>) -> OpenRequest {
+        self.open.send_modify(|count| *count += 1);
+        OpenRequest(Arc::clone(self))
+    }
+
+    /// Returns when for long no channel was bound and no request was open: such a connection only takes a place.
+    async fn idle(&self) {
+        let patience = Duration::from_millis(self.node.config.idle_unbound_ms);
+        let mut open = self.open.subscribe();
+        loop {
+            let is_quiet = timeout(patience, open.changed()).await.is_err() && *open.borrow() == 0;
+            if is_quiet && matches!(self.bound(), Bound::Unasked | Bound::Refused(_)) {
+                return;
+            }
+        }
+    }
+
     /// The hello was right: requests may go on.
     pub(crate) fn greet(&self) {
-        self.greeted.send_replace(true);
+        self.greeted.send_replace(Some(Instant::now()));
     }
 
     /// Waits until the hello has been checked.
     // r[impl identity.chain]
     pub(crate) async fn greeted(&self) -> Result<(), Fault> {
         let mut greeted = self.greeted.subscribe();
-        let seen = timeout(self.exchange_timeout(), greeted.wait_for(|greeted| *greeted)).await;
+        let seen = timeout(self.exchange_timeout(), greeted.wait_for(Option::is_some)).await;
         match seen {
             Ok(Ok(_)) => Ok(()),
             _ => Err(Fault::Protocol("a request came without a hello".into())),
@@ -193,8 +229,9 @@ impl Session {
     pub(crate) async fn channel(&self) -> Result<Arc<PaidChannel>, Refusal> {
         let no_channel = || Refusal::new(RefusalCode::NoChannel, "this costs money, and no channel is bound");
         let mut bound = self.bound.subscribe();
-        let bind_timeout = Duration::from_millis(self.node.config.bind_timeout_ms);
-        let asked = timeout(bind_timeout, bound.wait_for(|bound| !matches!(bound, Bound::Unasked))).await;
+        let greeted = self.greeted.borrow().unwrap_or_else(Instant::now);
+        let deadline = greeted + Duration::from_millis(self.node.config.bind_timeout_ms);
+        let asked = timeout_at(deadline, bound.wait_for(|bound| !matches!(bound, Bound::Unasked))).await;
         if !matches!(asked, Ok(Ok(_))) {
             return Err(no_channel());
         }
@@ -247,13 +284,22 @@ impl Session {
             Fault::Protocol(_) => close::PROTOCOL,
             Fault::WrongChain => close::WRONG_CHAIN,
             Fault::Abuse => close::ABUSE,
-            Fault::Gone => close::DONE,
+            Fault::Idle | Fault::Gone => close::DONE,
         };
         self.connection.close(VarInt::from_u32(code), fault.to_string().as_bytes());
     }
 
     fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<ByteCount>>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open request of a connection.
+pub(crate) struct OpenRequest(Arc<Session>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|count| *count -= 1);
     }
 }
 
@@ -276,6 +322,15 @@ impl From<FrameError> for Fault {
 impl From<DecodeError> for Fault {
     fn from(error: DecodeError) -> Self {
         Self::Protocol(error.to_string())
+    }
+}
+
+impl From<SendFrameError> for Fault {
+    fn from(error: SendFrameError) -> Self {
+        match error {
+            SendFrameError::Stalled => Self::Protocol("the control stream is not read".into()),
+            SendFrameError::Write(error) => error.into(),
+        }
     }
 }
 
@@ -311,6 +366,8 @@ impl ReadAllowance {
     }
 }
 
+/// The part of all places for fetches that one connection may take: a sixteenth.
+const CONNECTION_SHARE: usize = 16;
 /// Chain calls at once that one connection may cause.
 const CHAIN_READS: u32 = 8;
 /// After which another is allowed.

@@ -16,10 +16,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::connection::{Bound, Fault, Session};
-use super::framed::{Frame, FrameReader, send_frame};
+use super::framed::{Frame, FrameReader, send_frame_within};
 use crate::channels::{News, PaidChannel, follow};
-use crate::ledger::Commit;
-use crate::shared::unix_now;
 
 /// Serves the control stream until the agent ends it.
 pub(crate) async fn run(session: Arc<Session>, send: SendStream, receive: RecvStream) -> Result<(), Fault> {
@@ -54,7 +52,7 @@ impl Control {
         if hello.chain != node.chain_ids {
             let refusal =
                 Refusal::new(RefusalCode::WrongChain, "genesis hash, program or mint differ from this node's");
-            send_frame(&mut self.send, &Goaway { refusal }).await?;
+            self.say(&Goaway { refusal }).await?;
             // Let it arrive before the close, which would overtake it.
             let _ = self.send.finish();
             let _ = timeout(GOAWAY_PATIENCE, self.send.stopped()).await;
@@ -67,7 +65,7 @@ impl Control {
             max_request_streams: MAX_REQUEST_STREAMS,
             min_grace_s: node.min_grace_s,
         };
-        send_frame(&mut self.send, &answer).await?;
+        self.say(&answer).await?;
         self.session.greet();
         Ok(())
     }
@@ -83,12 +81,12 @@ impl Control {
                     Some(frame) => self.take(&frame).await?,
                     None => return Ok(()),
                 },
-                Some(refusal) = self.refusals.recv() => send_frame(&mut self.send, &refusal).await?,
+                Some(refusal) = self.refusals.recv() => self.say(&refusal).await?,
                 credit = next_credit(&mut self.news, self.told) => self.tell(credit).await?,
                 () = &mut stopped, if !said_goaway => {
                     said_goaway = true;
                     let refusal = Refusal::new(RefusalCode::ShuttingDown, "the node is stopping");
-                    send_frame(&mut self.send, &Goaway { refusal }).await?;
+                    self.say(&Goaway { refusal }).await?;
                 }
             }
         }
@@ -138,11 +136,11 @@ impl Control {
         match outcome {
             Ok(channel) => {
                 self.news = Some(channel.subscribe());
-                send_frame(&mut self.send, &channel.bound()).await?;
+                self.say(&channel.bound()).await?;
                 self.session.set_bound(Bound::To(channel));
             }
             Err(refusal) => {
-                send_frame(&mut self.send, &Refused { refusal: refusal.clone() }).await?;
+                self.say(&Refused { refusal: refusal.clone() }).await?;
                 // A bad second bind does not undo a good first one.
                 let after = if matches!(before, Bound::To(_)) { before } else { Bound::Refused(refusal) };
                 self.session.set_bound(after);
@@ -178,23 +176,20 @@ impl Control {
         let Bound::To(channel) = self.session.bound() else {
             let refusal = Refusal::new(RefusalCode::NoChannel, "no channel is bound on this connection");
             let answer = PayRefused { cumulative: voucher.cumulative, refusal, watermark: None };
-            return Ok(send_frame(&mut self.send, &answer).await?);
+            return self.say(&answer).await;
         };
         let signed = SignedVoucher {
             voucher: Voucher { channel: channel.id(), cumulative: voucher.cumulative, expires_at: voucher.expires_at },
             signature: voucher.signature,
         };
-        match channel.offer(&signed, unix_now()) {
-            Ok(Offer::Fresh(verified)) => {
-                let commit = Commit { channel, voucher: verified, refused: self.refused.clone() };
-                if !self.session.node.committer.commit(commit).await {
-                    return Err(Fault::Gone);
-                }
-            }
+        let offer = self.session.node.committer.offer(&channel, &signed, &self.refused).await;
+        match offer.ok_or(Fault::Gone)? {
+            // Credit follows once it is durable.
+            Ok(Offer::Fresh(_)) => {}
             Ok(Offer::Known) => self.tell(channel.standing()).await?,
             Err(error) => {
                 let answer = channel.pay_refused(voucher.cumulative, refusal_of(&error));
-                send_frame(&mut self.send, &answer).await?;
+                self.say(&answer).await?;
                 if error == VoucherError::BadSignature {
                     self.session.bad_signature()?;
                 }
@@ -203,25 +198,39 @@ impl Control {
         Ok(())
     }
 
+    /// Sends a frame; an agent that does not read its control stream is given up.
+    async fn say<M: Message>(&mut self, message: &M) -> Result<(), Fault> {
+        Ok(send_frame_within(&mut self.send, message, self.session.stall_timeout()).await?)
+    }
+
     async fn tell(&mut self, credit: Standing) -> Result<(), Fault> {
         self.told = Some(credit);
         let Standing { cumulative, window } = credit;
-        Ok(send_frame(&mut self.send, &Credit { cumulative, window }).await?)
+        self.say(&Credit { cumulative, window }).await
     }
 
     /// Reads the channel anew beside the control stream, until the chain shows the announced deposit.
     fn topped_up(&self, news: ToppedUp) {
         let Bound::To(channel) = self.session.bound() else { return };
-        if channel.terms().deposit >= news.deposit || !self.session.may_read_chain() {
+        if channel.terms().deposit >= news.deposit {
             return;
         }
+        let Some(awaited) = channel.await_deposit(news.deposit) else { return };
         let session = Arc::clone(&self.session);
         tokio::spawn(async move {
             for _ in 0..TOP_UP_READS {
-                if let Err(error) = follow::look_up(&session.node, channel.id()).await {
-                    tracing::warn!(channel = %channel.id(), %error, "a topped-up channel could not be read");
+                // What is not seen here, the next poll shows.
+                if !session.may_read_chain() {
+                    return;
                 }
-                if channel.terms().deposit >= news.deposit || session.connection.close_reason().is_some() {
+                match timeout(session.exchange_timeout(), follow::look_up(&session.node, channel.id())).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(channel = %channel.id(), %error, "a topped-up channel could not be read");
+                    }
+                    Err(_) => tracing::warn!(channel = %channel.id(), "the chain does not answer in time"),
+                }
+                if awaited.has_come() || session.connection.close_reason().is_some() {
                     return;
                 }
                 tokio::time::sleep(TOP_UP_INTERVAL).await;

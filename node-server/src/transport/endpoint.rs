@@ -32,7 +32,8 @@ fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Res
     Endpoint::new(EndpointConfig::default(), server, socket.into(), runtime)
 }
 
-/// Places for connections: so many in all, so many from one IP address.
+/// Places for connections: so many in all, so many from one IP address, or one IPv6 network of 64 bits, which is what
+/// a single customer gets.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionSlots {
     max: usize,
@@ -47,6 +48,14 @@ pub(crate) struct Slot {
     ip: IpAddr,
 }
 
+/// What a peer cannot change at will: its IPv4 address, or the first 64 bits of its IPv6 address.
+fn network_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        ip @ IpAddr::V4(_) => ip,
+    }
+}
+
 impl ConnectionSlots {
     pub(crate) fn new(max: usize, max_per_ip: usize) -> Self {
         Self { max, max_per_ip, taken: Arc::default() }
@@ -54,7 +63,7 @@ impl ConnectionSlots {
 
     /// A place for a connection from `ip`, if there is one.
     pub(crate) fn take(&self, ip: IpAddr) -> Option<Slot> {
-        let ip = ip.to_canonical();
+        let ip = network_of(ip);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.values().sum::<usize>() >= self.max {
             return None;
@@ -108,5 +117,13 @@ mod tests {
         drop(first);
         assert!(slots.take(b).is_some());
         assert_eq!(slots.count(), 2);
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address() {
+        let slots = ConnectionSlots::new(10, 1);
+        let _first = slots.take("2001:db8:1:2::1".parse().unwrap()).unwrap();
+        assert!(slots.take("2001:db8:1:2:ffff::9".parse().unwrap()).is_none());
+        assert!(slots.take("2001:db8:1:3::1".parse().unwrap()).is_some());
     }
 }

@@ -6,7 +6,7 @@ use aro_proto::message::Message;
 use aro_proto::wire::{DecodeError, FRAME_HEAD, FrameHead, decode_body, encode_frame};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use thiserror::Error;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Reads one frame after the other. [`next`](Self::next) may be cancelled at any await and called again.
 pub(crate) struct FrameReader {
@@ -108,7 +108,30 @@ impl Frame {
     }
 }
 
-/// Sends a message of our own, all of which are short.
+/// Why a frame was not sent.
+#[derive(Debug, Error)]
+pub(crate) enum SendFrameError {
+    /// The peer leaves no room for it: it does not read.
+    #[error("the peer does not read")]
+    Stalled,
+    /// The stream was stopped, or the connection is gone.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Sends a message to a peer that may leave it unread, and gives up after `patience`.
+pub(crate) async fn send_frame_within<M: Message>(
+    stream: &mut SendStream,
+    message: &M,
+    patience: Duration,
+) -> Result<(), SendFrameError> {
+    match timeout(patience, send_frame(stream, message)).await {
+        Ok(written) => Ok(written?),
+        Err(_) => Err(SendFrameError::Stalled),
+    }
+}
+
+/// Sends a message of our own, all of which are short. Waits for room without end.
 pub(crate) async fn send_frame<M: Message>(stream: &mut SendStream, message: &M) -> Result<(), WriteError> {
     let frame = encode_frame(message).expect("what a node says fits a frame");
     stream.write_all(&frame).await

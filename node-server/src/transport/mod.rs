@@ -7,4 +7,4 @@ mod framed;
 
 pub(crate) use connection::{Fault, Session, run_accepting};
 pub(crate) use endpoint::{ConnectionSlots, client_endpoint, server_endpoint};
-pub(crate) use framed::{Frame, FrameError, FrameReader, send_frame};
+pub(crate) use framed::{Frame, FrameError, FrameReader, SendFrameError, send_frame, send_frame_within};

@@ -65,6 +65,22 @@ impl Agent {
     /// Connects and greets.
     pub(crate) async fn greet(world: &World, node: &RunningNode) -> Self {
         let (endpoint, connection) = dial(node).await;
+        Self::greet_over(endpoint, connection, world).await
+    }
+
+    /// Connects and greets, with room for only so many unread bytes on each stream.
+    pub(crate) async fn greet_with_window(world: &World, node: &RunningNode, window: u32) -> Self {
+        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut transport = quinn::TransportConfig::default();
+        transport.stream_receive_window(VarInt::from_u32(window));
+        let mut config = client_config(node.node_id());
+        config.transport_config(std::sync::Arc::new(transport));
+        let connecting = endpoint.connect_with(config, node.local_addr(), SERVER_NAME).unwrap();
+        let connection = soon(connecting).await.unwrap();
+        Self::greet_over(endpoint, connection, world).await
+    }
+
+    async fn greet_over(endpoint: Endpoint, connection: Connection, world: &World) -> Self {
         let mut control = connection.open_bi().await.unwrap();
         say(&mut control.0, &Hello { minor_version: MINOR_VERSION, chain: chain_ids(world) }).await;
         let hello: NodeHello = hear(&mut control.1).await;

@@ -138,3 +138,40 @@ async fn an_agent_that_reads_nothing_takes_a_place_only_for_a_while() {
     soon(async { while matches!(agent.open(&whole(small), &world.key).await.2, Answer::Refused(_)) {} }).await;
     node.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_room_for_the_first_frame_takes_a_place_only_for_a_while() {
+    let world = World::new().await;
+    let config = node_server::NodeConfig {
+        tariff: aro_proto::Tariff { per_mib: 0 },
+        max_requests: 1,
+        stall_timeout_ms: 500,
+        ..world.config()
+    };
+    let node = world.start(config).await;
+    let id = store(&node, world.dir.path(), &bytes(MIB));
+    // Not even a frame's head fits; the control stream is read, the requests are not.
+    let narrow = Agent::greet_with_window(&world, &node, 4).await;
+    let (_send, mut fetched) = narrow.ask(&whole(id), &world.key).await;
+    assert_eq!(soon(fetched.received_reset()).await.unwrap(), Some(close::CANCELLED.into()));
+    let (_send, mut described) = narrow.ask(&aro_proto::message::Describe::whole(id), &world.key).await;
+    assert_eq!(soon(described.received_reset()).await.unwrap(), Some(close::CANCELLED.into()));
+    let unknown = whole(ContentId::of(b"unknown"));
+    let (_send, mut refused) = narrow.ask(&unknown, &world.key).await;
+    assert_eq!(soon(refused.received_reset()).await.unwrap(), Some(close::CANCELLED.into()));
+    let other = Agent::greet(&world, &node).await;
+    soon(async { while matches!(other.open(&whole(id), &world.key).await.2, Answer::Refused(_)) {} }).await;
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_with_no_channel_and_no_request_is_closed_after_a_while() {
+    let world = World::new().await;
+    let node = world.start(node_server::NodeConfig { idle_unbound_ms: 1_500, ..world.config() }).await;
+    let funded = world.fund(1_000_000).await;
+    let bound = Agent::bound(&world, &node, &funded).await;
+    let idle = Agent::greet(&world, &node).await;
+    assert_eq!(idle.closed_with().await, close::DONE);
+    assert!(bound.connection.close_reason().is_none());
+    node.shutdown().await.unwrap();
+}

@@ -33,7 +33,7 @@ pub trait ChainClient: Send + Sync + 'static {
     async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError>;
 
     /// What has become of transactions, in this order, any number of them. The block height is read before the
-    /// statuses: a transaction that is unknown here although its last valid height lies below is dead.
+    /// statuses, and they are of no older a view: a transaction that is unknown here although its last valid height lies below is dead.
     async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError>;
 
     /// The chain's time in unix seconds: what the program compares deadlines and expiries with.

@@ -122,8 +122,7 @@ impl ChainClient for RpcChain {
     }
 
     async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
-        let block_height =
-            self.rpc.get_block_height_with_commitment(CommitmentConfig::confirmed()).await.map_err(rpc_error)?;
+        let seen = self.rpc.get_epoch_info_with_commitment(CommitmentConfig::confirmed()).await.map_err(rpc_error)?;
         let mut statuses = Vec::with_capacity(signatures.len());
         for chunk in signatures.chunks(MAX_SIGNATURES) {
             let answer = self.rpc.get_signature_statuses_with_history(chunk).await.map_err(rpc_error)?;
@@ -132,6 +131,15 @@ impl ChainClient for RpcChain {
                     "{} statuses for {} signatures",
                     answer.value.len(),
                     chunk.len()
+                )));
+            }
+            // Behind one address may be several servers. One that lags knows nothing of what has landed since, and
+            // with the height of another its silence would pass for death.
+            // r[impl settlement.submit.uncertain_not_dead]
+            if answer.context.slot < seen.absolute_slot {
+                return Err(ChainError::Unreachable(format!(
+                    "its statuses are of slot {}, behind slot {} that it named before",
+                    answer.context.slot, seen.absolute_slot
                 )));
             }
             statuses.extend(answer.value.into_iter().map(|status| {
@@ -149,7 +157,7 @@ impl ChainClient for RpcChain {
                 })
             }));
         }
-        Ok(Statuses { block_height, statuses })
+        Ok(Statuses { block_height: seen.block_height, statuses })
     }
 
     async fn clock(&self) -> Result<i64, ChainError> {
@@ -235,6 +243,11 @@ const MAX_SIGNATURES: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::json;
+    use solana_rpc_client_api::request::RpcRequest;
+
     use super::*;
 
     #[tokio::test]
@@ -245,6 +258,27 @@ mod tests {
         let error = chain.genesis_hash().await.unwrap_err();
         assert!(matches!(error, ChainError::Unreachable(_)), "{error}");
         assert!(error.is_retryable());
+    }
+
+    /// A server whose epoch info is of slot 100 and whose statuses are of `statuses_slot`.
+    fn scripted(statuses_slot: u64) -> RpcChain {
+        let epoch = json!({
+            "epoch": 0, "slotIndex": 100, "slotsInEpoch": 432_000, "absoluteSlot": 100, "blockHeight": 90,
+            "transactionCount": null,
+        });
+        let statuses = json!({ "context": { "slot": statuses_slot }, "value": [null] });
+        let mocks = HashMap::from([(RpcRequest::GetEpochInfo, epoch), (RpcRequest::GetSignatureStatuses, statuses)]);
+        RpcChain { rpc: Arc::new(RpcClient::new_mock_with_mocks("succeeds".to_owned(), mocks)) }
+    }
+
+    // r[verify settlement.submit.uncertain_not_dead]
+    #[tokio::test]
+    async fn statuses_of_a_server_that_lags_behind_its_height_count_for_nothing() {
+        let error = scripted(99).statuses(&[Signature::default()]).await.unwrap_err();
+        assert!(matches!(error, ChainError::Unreachable(_)), "{error}");
+        assert!(error.is_retryable());
+        let answer = scripted(100).statuses(&[Signature::default()]).await.unwrap();
+        assert_eq!(answer, Statuses { block_height: 90, statuses: vec![None] });
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use aro_proto::Amount;
+use aro_proto::limits::EXCHANGE_TIMEOUT_MS;
 use settlement_chain::{Address, Program};
 
 /// How an operator runs. `Default` fits a local chain; set at least `dir`.
@@ -22,8 +23,14 @@ pub struct OperatorConfig {
     /// Milliseconds between settling rounds; 0 settles only when asked. Default 60,000. A wish to close does not wait
     /// for the next round.
     pub settle_interval_ms: u64,
-    /// Connections at once. Default 1,024; each costs some 100 KiB and up to its receive window.
+    /// Connections at once. Default 1,024; each costs some 100 KiB and up to its receive window of 1 MiB.
     pub max_connections: usize,
+    /// Connections at once from one IP address. Default 64.
+    pub max_connections_per_ip: usize,
+    /// Milliseconds that a connection may last before its hello has come. Default 10,000.
+    pub hello_timeout_ms: u64,
+    /// Milliseconds that a connection may last at all; nodes dial again when they have news. Default 600,000.
+    pub max_connection_age_ms: u64,
     /// Handoffs that may read chain and database at once; more are told to come back. Default 32.
     pub max_handoffs_at_once: usize,
     /// Milliseconds for which facts read from the chain are good enough to judge a handoff by. Default 2,000.
@@ -40,6 +47,9 @@ impl Default for OperatorConfig {
             close_when_asked: true,
             settle_interval_ms: 60_000,
             max_connections: 1_024,
+            max_connections_per_ip: 64,
+            hello_timeout_ms: EXCHANGE_TIMEOUT_MS,
+            max_connection_age_ms: 600_000,
             max_handoffs_at_once: 32,
             chain_cache_ms: 2_000,
         }

@@ -15,7 +15,7 @@ use crate::batch::Planner;
 use crate::blocking::blocking;
 use crate::config::OperatorConfig;
 use crate::error::StartError;
-use crate::intake::{ChannelCache, Intake, Listener, bind};
+use crate::intake::{Bounds, ChannelCache, Intake, Listener, Turns, bind};
 use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
 use crate::submit::Submitter;
@@ -63,7 +63,12 @@ impl Operator {
         let listener = Listener {
             endpoint,
             intake: Arc::clone(&core.intake),
-            max_connections: config.max_connections,
+            bounds: Bounds {
+                max_connections: config.max_connections,
+                max_connections_per_ip: config.max_connections_per_ip,
+                hello_timeout: Duration::from_millis(config.hello_timeout_ms),
+                max_age: Duration::from_millis(config.max_connection_age_ms),
+            },
             stop: stopped.clone(),
         };
         let mut tasks = vec![tokio::spawn(listener.run())];
@@ -206,6 +211,7 @@ impl Core {
             book: Arc::clone(&book),
             cache: Arc::clone(&cache),
             work: Semaphore::new(config.max_handoffs_at_once),
+            turns: Turns::default(),
             close_wanted: tokio::sync::Notify::new(),
         });
         let submitter = Submitter { chain, authority: Arc::new(authority), book, planner };

@@ -128,7 +128,8 @@ async fn open_channels_are_settled_when_it_is_worth_it_and_stay_open() {
     // The settled voucher is pruned; the chain's watermark stands in for it.
     assert_eq!(operator.vouchers().await.unwrap().len(), 1);
     assert_eq!(client.refused_with(world.voucher(rich, 999)).await, RefusalCode::VoucherNotRising);
-    assert_eq!(client.refusal(world.voucher(rich, 1_000)).await, None);
+    let verdict = client.hand(&[world.voucher(rich, 1_000)]).await.ack().verdicts.remove(0);
+    assert_eq!((verdict.watermark, verdict.refusal), (Some(Amount::new(1_000)), None), "safe: settled on chain");
     assert_eq!(client.refusal(world.closing(rich, 1_000)).await, None, "nothing to pay, but to close");
     let report = settle(&operator).await;
     assert_eq!(

@@ -17,7 +17,7 @@ use fixture::{Client, NOW, Reply, World, address};
 use settlement_chain::{Signature, instructions, submit};
 use settlement_operator::submit::{Journal, JournalEntry};
 use settlement_operator::vouchers::{Accepted, MemoryStore, StoreError, StoredVoucher, VoucherStore};
-use settlement_operator::{Operator, OperatorConfig};
+use settlement_operator::{Operator, OperatorConfig, RunningOperator};
 
 // r[verify settlement.handoff.durable]
 #[tokio::test]
@@ -193,18 +193,37 @@ async fn too_many_bad_signatures_close_the_connection() {
     assert_eq!(client.closed_with().await, close::ABUSE);
 }
 
+async fn start(world: &World, config: OperatorConfig) -> RunningOperator {
+    let chain = Arc::new(world.chain.clone());
+    Operator::start(config, world.operator_key.clone(), world.authority.insecure_clone(), chain).await.unwrap()
+}
+
 #[tokio::test]
-async fn connections_beyond_the_bound_are_turned_away() {
+async fn connections_beyond_the_bounds_are_turned_away() {
+    let world = World::new().await;
+    let channel = world.open(1, 100_000).await[0];
+    for (max_connections, max_connections_per_ip) in [(1, 64), (64, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = OperatorConfig { max_connections, max_connections_per_ip, ..world.config(dir.path()) };
+        let operator = start(&world, config).await;
+        let first = world.client(&operator).await;
+        assert!(Client::dial(&operator, world.node_key.clone()).await.is_err());
+        assert_eq!(first.refusal(world.voucher(channel, 5_000)).await, None, "the first goes on");
+    }
+}
+
+#[tokio::test]
+async fn connection_without_a_hello_or_beyond_its_age_is_closed() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
-    let config = OperatorConfig { max_connections: 1, ..world.config(dir.path()) };
-    let chain = Arc::new(world.chain.clone());
-    let key = world.operator_key.clone();
-    let operator = Operator::start(config, key, world.authority.insecure_clone(), chain).await.unwrap();
-    let first = world.client(&operator).await;
-    assert!(Client::dial(&operator, world.node_key.clone()).await.is_err());
-    let channel = world.open(1, 100_000).await[0];
-    assert_eq!(first.refusal(world.voucher(channel, 5_000)).await, None, "the first goes on");
+    let operator = start(&world, OperatorConfig { hello_timeout_ms: 10, ..world.config(dir.path()) }).await;
+    let silent = Client::dial(&operator, world.node_key.clone()).await.unwrap();
+    assert_eq!(silent.closed_with().await, close::PROTOCOL);
+
+    let dir = tempfile::tempdir().unwrap();
+    let operator = start(&world, OperatorConfig { max_connection_age_ms: 500, ..world.config(dir.path()) }).await;
+    let old = Client::dial(&operator, world.node_key.clone()).await.unwrap();
+    assert_eq!(old.closed_with().await, close::DONE);
 }
 
 /// The twin of [`MemoryStore`] whose disk is full on demand.

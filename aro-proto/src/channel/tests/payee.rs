@@ -3,6 +3,8 @@
 use settlement_interface::accounts::Channel;
 
 use super::*;
+use crate::channel::window::counting_allowance;
+use crate::limits::STREAM_WINDOW;
 use crate::tariff::Charge;
 
 const A: StreamKey = StreamKey(4);
@@ -118,6 +120,63 @@ fn bytes_that_never_arrived_are_not_owed_until_the_allowance_is_used_up() {
     assert_eq!((payee.disputed(), payee.begin(A, bytes(MIB))), (Charge::ZERO, Ok(())));
 }
 
+// r[verify channel.cancel.settle]
+// r[verify channel.reconcile]
+#[test]
+fn a_cancel_with_a_full_pipe_leaves_the_channel_usable_on_both_sides() {
+    let in_flight = u64::from(STREAM_WINDOW) + BATCH_BYTES;
+    let price = in_flight * 100 / MIB;
+    let mut payee = open(100_000);
+    payee.begin(A, bytes(32 * MIB)).unwrap();
+    send(&mut payee, A, 16 * MIB);
+    let bill = payee.billed().to_amount().unwrap();
+    payee.credit(durable(bill.get()));
+    assert_eq!(bill, units(1_600));
+    send(&mut payee, A, in_flight);
+    assert_eq!(payee.owed(), charge(price));
+    let settled = payee.end(A, Some(bytes(16 * MIB))).unwrap();
+    assert_eq!(settled, Settled { forgiven: charge(price), disputed: Charge::ZERO });
+    assert_eq!((payee.owed(), payee.begin(B, bytes(MIB))), (Charge::ZERO, Ok(())));
+    payee.end(B, None).unwrap();
+
+    // The end of the next one is lost with the connection: the node bills all, and a fresh payer makes it good.
+    payee.begin(A, bytes(8 * MIB)).unwrap();
+    send(&mut payee, A, in_flight);
+    payee.end(A, None).unwrap();
+    let mut payer = Payer::new(terms(100_000), TARIFF, units(1_600), units(0));
+    let shown = payee.watermark().map(|best| *best.signed());
+    assert_eq!(payer.reconcile(shown, payee.billed()).unwrap().conceded, charge(price));
+    let due = payer.due(true).unwrap().cumulative;
+    assert_eq!(due, units(1_600 + price));
+    payer.record_signed(due);
+    payee.credit(durable(due.get()));
+    assert_eq!((payer.begin(A, bytes(MIB)), payee.begin(A, bytes(MIB))), (Ok(()), Ok(())));
+    assert_eq!(payee.owed(), Charge::ZERO);
+}
+
+// r[verify channel.cancel.settle]
+#[test]
+fn an_agent_that_denies_everything_is_cut_off_within_the_allowance_and_one_window() {
+    for paid in [0, 100, 800, 1_600, 20_000] {
+        let mut payee = open(1_000_000);
+        if paid > 0 {
+            payee.credit(durable(paid));
+        }
+        payee = Payee::new(*payee.terms(), TARIFF, payee.watermark().copied());
+        let (mut stolen, mut forgiven) = (0, Charge::ZERO);
+        while payee.begin(A, bytes(8 * MIB)).is_ok() {
+            stolen += sent_until_wait(&mut payee, A);
+            let settled = payee.end(A, Some(bytes(0))).unwrap();
+            forgiven = forgiven.checked_add(settled.forgiven).unwrap();
+        }
+        let allowed = counting_allowance(units(paid), &TARIFF);
+        assert_eq!(forgiven, allowed, "{paid} paid");
+        let most = allowed.checked_add(Charge::from_amount(payee.window())).unwrap();
+        assert!(TARIFF.charge(bytes(stolen)) <= most, "{paid} paid");
+        assert!(matches!(payee.begin(A, bytes(1)), Err(BeginError::Unpaid { .. })));
+    }
+}
+
 #[test]
 fn a_claim_to_have_proven_more_than_was_sent_changes_nothing() {
     let mut payee = open(10_000);
@@ -175,6 +234,20 @@ fn open(deposit: u64) -> Payee {
 
 fn charge(amount: u64) -> Charge {
     Charge::from_amount(units(amount))
+}
+
+/// Sends so much, and pays all that is owed whenever the window is full.
+fn send(payee: &mut Payee, stream: StreamKey, count: u64) {
+    let mut left = count;
+    while left > 0 {
+        match payee.may_send(stream, bytes(BATCH_BYTES)).unwrap() {
+            Permit::Granted => left -= BATCH_BYTES,
+            Permit::Wait => {
+                let bill = payee.billed().to_amount().unwrap();
+                payee.credit(durable(bill.get()));
+            }
+        }
+    }
 }
 
 fn sent_until_wait(payee: &mut Payee, stream: StreamKey) -> u64 {

@@ -42,6 +42,18 @@ fn vouchers_come_each_quantum_once_the_window_is_wide() {
     assert_eq!(due(&early, false), None);
 }
 
+// r[verify channel.pay_proven_only]
+#[test]
+fn a_wide_window_is_paid_by_eighths() {
+    let mut payer = open(100_000, 12_800);
+    payer.credited(units(12_800), units(6_400)).unwrap();
+    payer.begin(A, bytes(64 * MIB)).unwrap();
+    payer.proved(A, bytes(8 * MIB - (16 << 10))).unwrap();
+    assert_eq!(due(&payer, false), None);
+    payer.proved(A, bytes(16 << 10)).unwrap();
+    assert_eq!(due(&payer, false), Some(13_600));
+}
+
 #[test]
 fn a_node_cannot_force_tiny_vouchers_by_claiming_a_tiny_window() {
     let mut payer = open(10_000, 0);
@@ -140,8 +152,10 @@ fn bytes_in_flight_at_a_break_are_conceded_up_to_a_total_bound() {
     assert_eq!(payer.reconcile(None, charge(151)), Err(overcharged));
     assert_eq!(payer.reconcile(None, charge(150)).unwrap().conceded, charge(30));
 
+    // A 16th of the 150 paid since is 9 more.
     let mut next_run = open(10_000, 150).with_conceded(payer.conceded());
-    assert!(next_run.reconcile(None, charge(151)).is_err());
+    assert!(next_run.reconcile(None, charge(160)).is_err());
+    assert_eq!(next_run.reconcile(None, charge(159)).unwrap().conceded, charge(9));
 }
 
 #[test]

@@ -132,9 +132,8 @@ async fn confirm_at(pace: &Pace, chain: &dyn ChainClient, prepared: &Prepared) -
                 Err(ChainError::Refused(error)) if first && !retryable(&error) => {
                     return refused(chain, prepared, error).await;
                 }
-                Err(error @ (ChainError::TooLarge { .. } | ChainError::Malformed(_))) if first => {
-                    return Err(SubmitError::NotSent(error));
-                }
+                Err(error @ ChainError::TooLarge { .. }) if first => return Err(SubmitError::NotSent(error)),
+                // Whatever the server answered, readable or not, it may have passed the bytes on.
                 Err(error) => trouble = Some(error),
             }
         }
@@ -205,9 +204,13 @@ async fn refused(
     error: TransactionError,
 ) -> Result<Signature, SubmitError> {
     match outcome(chain, &prepared.signature, prepared.last_valid_block_height).await {
-        Ok(Outcome::Landed { .. }) => Ok(prepared.signature),
-        Ok(Outcome::Failed { error, .. }) => {
+        Ok(Outcome::Landed { commitment, .. }) if commitment >= Commitment::Confirmed => Ok(prepared.signature),
+        Ok(Outcome::Failed { error, commitment }) if commitment >= Commitment::Confirmed => {
             Err(SubmitError::Failed { signature: prepared.signature, refusal: refusal(prepared, error) })
+        }
+        // A fork may still drop it, and then it may land again with another end.
+        Ok(Outcome::Landed { .. } | Outcome::Failed { .. }) => {
+            Err(SubmitError::Uncertain { signature: prepared.signature, trouble: Some(ChainError::Refused(error)) })
         }
         Ok(Outcome::Live | Outcome::Dead) | Err(_) => Err(SubmitError::Refused(refusal(prepared, error))),
     }

@@ -24,6 +24,9 @@ struct Scripted {
 enum Send {
     Taken,
     Lost,
+    /// It arrives, but the server's answer makes no sense.
+    Malformed,
+    TooLarge,
     Refused(TransactionError),
 }
 
@@ -76,6 +79,8 @@ impl ChainClient for Scripted {
         match next(&self.sends) {
             Send::Taken => Ok(transaction.signatures[0]),
             Send::Lost => Err(silence()),
+            Send::Malformed => Err(ChainError::Malformed("scripted nonsense".into())),
+            Send::TooLarge => Err(ChainError::TooLarge { bytes: 1233, limit: 1232 }),
             Send::Refused(error) => Err(ChainError::Refused(error)),
         }
     }
@@ -134,6 +139,35 @@ async fn refusal_of_a_repeated_send_does_not_hide_that_the_first_landed() {
     // Sent in an earlier life: even the first refusal of this one is not the whole truth.
     let (prepared, _, result) = run(&[own_effect], &[CONFIRMED]).await;
     assert_eq!(result.unwrap(), prepared.signature);
+}
+
+// r[verify settlement.submit.same_bytes]
+#[tokio::test]
+async fn malformed_answer_to_the_first_send_does_not_mean_that_it_was_not_sent() {
+    let (prepared, _, result) = run(&[Send::Malformed], &[UNKNOWN, CONFIRMED]).await;
+    assert_eq!(result.unwrap(), prepared.signature);
+    let (_, _, result) = run(&[Send::Malformed], &[UNKNOWN, Answer::Unknown { block_height: 78 }]).await;
+    assert!(matches!(result, Err(SubmitError::Expired { .. })), "{result:?}");
+    let (_, _, result) = run(&[Send::Malformed], &[UNKNOWN]).await;
+    assert!(matches!(result, Err(SubmitError::Uncertain { trouble: Some(_), .. })), "{result:?}");
+
+    // What is too large has not left.
+    let (_, _, result) = run(&[Send::TooLarge], &[UNKNOWN]).await;
+    assert!(matches!(result, Err(SubmitError::NotSent(ChainError::TooLarge { .. }))), "{result:?}");
+}
+
+// r[verify settlement.submit.uncertain_not_dead]
+#[tokio::test]
+async fn refused_send_ends_nothing_while_a_fork_may_still_drop_what_landed_before() {
+    let own_effect = Send::Refused(program_error(SettlementError::NonceUsed));
+    let failed = Some(program_error(SettlementError::AboveDeposit));
+    for error in [None, failed.clone()] {
+        let (_, _, result) =
+            run(std::slice::from_ref(&own_effect), &[Answer::Known(Commitment::Processed, error)]).await;
+        assert!(matches!(result, Err(SubmitError::Uncertain { .. })), "{result:?}");
+    }
+    let (_, _, result) = run(&[own_effect], &[Answer::Known(Commitment::Confirmed, failed)]).await;
+    assert!(matches!(result, Err(SubmitError::Failed { .. })), "{result:?}");
 }
 
 #[tokio::test]

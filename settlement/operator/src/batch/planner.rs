@@ -41,7 +41,8 @@ pub struct Facts {
 
 impl Planner {
     /// Everything that earns or ends now: closes that nodes asked for, vouchers worth settling, and channels whose
-    /// grace is over. `busy` channels have a transaction whose fate is open; they wait.
+    /// grace is over. `busy` channels have a transaction whose fate is open; they wait. Channels that run towards a
+    /// deadline come first, the earliest before all.
     pub fn plan(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
         // Per node and kind; vouchers that expire apart, for one makes its whole batch longer.
         let mut groups: BTreeMap<(Kind, Address, bool), Vec<Entry>> = BTreeMap::new();
@@ -52,11 +53,13 @@ impl Planner {
             }
         }
         let mut planned = Vec::new();
-        for ((kind, node, _), entries) in groups {
+        for ((kind, node, _), mut entries) in groups {
+            entries.sort_by_key(|entry| entry.deadline);
             // r[impl settlement.fee.operator]
             let operator = facts.nodes.get(&node).map_or(self.operator, |account| Address::from(account.operator));
             planned.extend(self.pack(Source { kind, target: Target::Node { node, operator }, entries }));
         }
+        planned.sort_by_key(|planned: &Planned| planned.source.deadline());
         let over = facts.channels.iter().filter(|(id, channel)| {
             channel.status == status::CLOSING && facts.now >= channel.deadline && !busy.contains(id)
         });
@@ -104,13 +107,13 @@ impl Planner {
         let rises = !unsettled.is_zero() && !is_expired(voucher.expires_at, facts.now);
         // Only the node's own operator may close.
         if stored.close && self.close_when_asked && Address::from(node.operator) == self.operator {
-            return Some((Kind::Close, Entry::of(stored, rises)));
+            return Some((Kind::Close, Entry::of(stored, channel, rises)));
         }
         // A closing channel is settled at once but not closed: its node may hold a better voucher that is still on
         // its way, and a close would cut that off.
         let urgent = stored.close || channel.status == status::CLOSING || expires_soon(voucher.expires_at, facts.now);
         // r[impl settlement.worth]
-        (rises && (urgent || unsettled >= self.min_settle)).then(|| (Kind::Settle, Entry::of(stored, true)))
+        (rises && (urgent || unsettled >= self.min_settle)).then(|| (Kind::Settle, Entry::of(stored, channel, true)))
     }
 
     /// Fills transactions one after the other, each as full as its size allows.
@@ -181,30 +184,43 @@ enum Target {
 struct Entry {
     item: Item,
     voucher: BatchVoucher,
+    /// Unix second from which the chain takes it no more; [`NO_DEADLINE`] while its channel is not closing.
+    deadline: i64,
+}
+
+impl Source {
+    /// The earliest of its entries.
+    fn deadline(&self) -> i64 {
+        self.entries.iter().map(|entry| entry.deadline).min().unwrap_or(NO_DEADLINE)
+    }
 }
 
 impl Entry {
     /// A stored voucher; without `rises` its channel closes where the chain stands.
-    fn of(stored: &StoredVoucher, rises: bool) -> Self {
+    fn of(stored: &StoredVoucher, account: &Channel, rises: bool) -> Self {
         let channel = stored.channel();
         let item = Item { channel, voucher: Some(stored.cumulative()) };
         let address = Address::new_from_array(channel.to_bytes());
+        let deadline = if account.status == status::CLOSING { account.deadline } else { NO_DEADLINE };
         if !rises {
-            return Self { item, voucher: (address, NO_VOUCHER, NEVER) };
+            return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline };
         }
         let entry = VoucherEntry { signature: stored.signed.signature, cumulative: stored.cumulative().get() };
-        Self { item, voucher: (address, entry, stored.signed.voucher.expires_at) }
+        Self { item, voucher: (address, entry, stored.signed.voucher.expires_at), deadline }
     }
 
     fn bare(channel: ChannelId) -> Self {
         let address = Address::new_from_array(channel.to_bytes());
-        Self { item: Item { channel, voucher: None }, voucher: (address, NO_VOUCHER, NEVER) }
+        Self { item: Item { channel, voucher: None }, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE }
     }
 }
 
 fn expires_soon(expires_at: i64, now: i64) -> bool {
     expires_at != NEVER && expires_at.saturating_sub(now) <= SETTLE_MARGIN_S
 }
+
+/// After every deadline.
+const NO_DEADLINE: i64 = i64::MAX;
 
 #[cfg(test)]
 mod tests {
@@ -315,6 +331,26 @@ mod tests {
         assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), []);
         assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::new())), [(Kind::Reclaim, 1)]);
         assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::from([id]))), [], "busy channels wait");
+    }
+
+    #[test]
+    fn channels_that_run_towards_a_deadline_come_first() {
+        let planner = planner();
+        let mut facts = facts();
+        let mut vouchers: Vec<_> =
+            (0..30).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, 0, true)).collect();
+        let mut close_at = |number, node, deadline| {
+            let id = add_channel(&mut facts, number, node);
+            let channel = facts.channels.get_mut(&id).unwrap();
+            (channel.status, channel.deadline) = (status::CLOSING, deadline);
+            vouchers.push(voucher(id, node, 500, 0, node == 1));
+            id
+        };
+        let [later, soon, sooner] = [close_at(30, 1, NOW + 90), close_at(31, 9, NOW + 60), close_at(32, 1, NOW + 30)];
+        let planned = planner.plan(&facts, &vouchers, &HashSet::new());
+        assert_eq!([planned[0].items[0].channel, planned[0].items[1].channel], [sooner, later]);
+        assert_eq!(planned[1].items.iter().map(|item| item.channel).collect::<Vec<_>>(), [soon]);
+        assert_eq!(planned.iter().map(|planned| planned.items.len()).sum::<usize>(), 33);
     }
 
     #[test]

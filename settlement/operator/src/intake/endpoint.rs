@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use aro_proto::error::close;
 use aro_proto::{SecretKey, limits};
-use quinn::{Endpoint, EndpointConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, Incoming, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 
+use super::places::Places;
 use super::{Intake, session};
 use crate::stop::Stop;
 
@@ -23,15 +24,33 @@ pub(crate) fn bind(listen: SocketAddr, key: &SecretKey) -> io::Result<Endpoint> 
     socket.bind(&listen.into())?;
     let socket = UdpSocket::from(socket);
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no async runtime"))?;
-    let config = aro_proto::transport::server_config(key);
+    let mut config = aro_proto::transport::server_config(key);
+    // A node hands over a frame or two at a time: what serves content needs far more than this.
+    Arc::get_mut(&mut config.transport)
+        .expect("nobody else has the new configuration yet")
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW));
     Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
+}
+
+/// What strangers may take up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_ip: usize,
+    /// From the handshake to the hello.
+    pub(crate) hello_timeout: Duration,
+    /// From the handshake to the end.
+    pub(crate) max_age: Duration,
 }
 
 /// Accepts connections until it is told to stop.
 pub(crate) struct Listener {
     pub(crate) endpoint: Endpoint,
     pub(crate) intake: Arc<Intake>,
-    pub(crate) max_connections: usize,
+    pub(crate) bounds: Bounds,
     pub(crate) stop: Stop,
 }
 
@@ -39,17 +58,14 @@ impl Listener {
     /// Runs until it is told to stop, then lets open handoffs finish, within bounds. Dropped before, it cuts all
     /// sessions off.
     pub(crate) async fn run(self) {
+        let places = Places::new(self.bounds.max_connections, self.bounds.max_connections_per_ip);
         let mut sessions = JoinSet::new();
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
-                    if sessions.len() >= self.max_connections {
-                        incoming.refuse();
-                        continue;
-                    }
-                    sessions.spawn(session::run(incoming, Arc::clone(&self.intake), self.stop.clone()));
+                    self.admit(incoming, &places, &mut sessions);
                 }
                 Some(_) = sessions.join_next() => {}
                 () = stop.told() => break,
@@ -63,7 +79,32 @@ impl Listener {
         self.endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");
         let _ = tokio::time::timeout(GRACE, self.endpoint.wait_idle()).await;
     }
+
+    fn admit(&self, incoming: Incoming, places: &Places, sessions: &mut JoinSet<()>) {
+        if places.are_scarce() && incoming.may_retry() && !incoming.remote_address_validated() {
+            // Cannot fail: it may be asked to retry.
+            let _ = incoming.retry();
+            return;
+        }
+        let Some(place) = places.take(incoming.remote_address().ip()) else {
+            tracing::warn!(peer = %incoming.remote_address(), "a connection is refused: no place is free");
+            incoming.refuse();
+            return;
+        };
+        let (intake, bounds, stop) = (Arc::clone(&self.intake), self.bounds, self.stop.clone());
+        sessions.spawn(async move {
+            session::run(incoming, intake, bounds, stop).await;
+            drop(place);
+        });
+    }
 }
+
+/// Streams of a connection at once: the control stream and eight handoffs.
+const MAX_STREAMS: u32 = 9;
+/// Receive window of one stream in bytes: twice the largest frame.
+const STREAM_WINDOW: u32 = 128 << 10;
+/// Receive window of one connection in bytes.
+const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// What a shutdown waits for sessions, and then for the last packets.
 const GRACE: Duration = Duration::from_secs(3);

@@ -40,14 +40,24 @@ pub(super) enum SendError {
     Slow,
 }
 
-/// Reads one frame, which must begin and end in time.
+/// Reads one frame, whose head and body must each come in time.
 pub(super) async fn read_frame(stream: &mut RecvStream) -> Result<Frame, FrameError> {
-    let reading = async {
-        let mut head = [0; FRAME_HEAD];
-        stream.read_exact(&mut head).await.map_err(cut)?;
-        read_body(stream, &head).await
-    };
-    timeout(PATIENCE, reading).await.map_err(|_| FrameError::Slow)?
+    let head = read_head(stream).await?;
+    read_body(stream, head).await
+}
+
+/// Reads what a frame announces, which must come in time; nothing is held for it yet.
+pub(super) async fn read_head(stream: &mut RecvStream) -> Result<FrameHead, FrameError> {
+    let mut head = [0; FRAME_HEAD];
+    timeout(PATIENCE, stream.read_exact(&mut head)).await.map_err(|_| FrameError::Slow)?.map_err(cut)?;
+    Ok(FrameHead::parse(&head)?)
+}
+
+/// Reads the frame that was announced, which must end in time.
+pub(super) async fn read_body(stream: &mut RecvStream, head: FrameHead) -> Result<Frame, FrameError> {
+    let mut body = vec![0; head.body_len];
+    timeout(PATIENCE, stream.read_exact(&mut body)).await.map_err(|_| FrameError::Slow)?.map_err(cut)?;
+    Ok(Frame { kind: head.kind, body })
 }
 
 /// Waits for one frame as long as it takes to begin; `None` when the peer has finished its side.
@@ -58,24 +68,14 @@ pub(super) async fn next_frame(stream: &mut RecvStream) -> Result<Option<Frame>,
         Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
         Err(error) => return Err(cut(error)),
     }
-    let reading = async {
-        stream.read_exact(&mut head[1..]).await.map_err(cut)?;
-        read_body(stream, &head).await.map(Some)
-    };
-    timeout(PATIENCE, reading).await.map_err(|_| FrameError::Slow)?
+    timeout(PATIENCE, stream.read_exact(&mut head[1..])).await.map_err(|_| FrameError::Slow)?.map_err(cut)?;
+    read_body(stream, FrameHead::parse(&head)?).await.map(Some)
 }
 
 /// Sends one message.
 pub(super) async fn write_message<M: Message>(stream: &mut SendStream, message: &M) -> Result<(), SendError> {
     let frame = encode_frame(message)?;
     Ok(timeout(PATIENCE, stream.write_all(&frame)).await.map_err(|_| SendError::Slow)??)
-}
-
-async fn read_body(stream: &mut RecvStream, head: &[u8; FRAME_HEAD]) -> Result<Frame, FrameError> {
-    let head = FrameHead::parse(head)?;
-    let mut body = vec![0; head.body_len];
-    stream.read_exact(&mut body).await.map_err(cut)?;
-    Ok(Frame { kind: head.kind, body })
 }
 
 fn cut(error: ReadExactError) -> FrameError {

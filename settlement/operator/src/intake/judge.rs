@@ -10,7 +10,7 @@ use settlement_chain::Address;
 use settlement_interface::voucher::{NEVER, is_expired};
 
 use super::channel_cache::ChannelFacts;
-use crate::vouchers::{Accepted, Claim};
+use crate::vouchers::{Accepted, Claim, StoredVoucher};
 
 /// Why a voucher is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +40,14 @@ impl Fault {
     }
 }
 
-/// Judges one voucher that the node with account `node` hands over.
+/// Judges one voucher that the node with account `node` hands over; `stored` is the best known of its channel.
 // r[impl settlement.handoff.checks]
-pub(super) fn judge(handed: &HandoffVoucher, node: &Address, facts: &ChannelFacts) -> Result<Claim, Fault> {
+pub(super) fn judge(
+    handed: &HandoffVoucher,
+    node: &Address,
+    facts: &ChannelFacts,
+    stored: Option<&StoredVoucher>,
+) -> Result<Claim, Fault> {
     let channel = facts.channel(handed.channel).ok_or(Fault::UnknownChannel)?;
     if Address::from(channel.node) != *node {
         return Err(Fault::OtherNode);
@@ -65,7 +70,12 @@ pub(super) fn judge(handed: &HandoffVoucher, node: &Address, facts: &ChannelFact
         check_expiry(handed.expires_at, facts.now())?;
     }
     let voucher = Voucher { channel: handed.channel, cumulative: offered, expires_at: handed.expires_at };
-    let voucher = SignedVoucher { voucher, signature: handed.signature }.verify(&terms.signer)?;
+    let signed = SignedVoucher { voucher, signature: handed.signature };
+    // These very bytes were verified when they were stored.
+    if stored.is_some_and(|stored| stored.signed == signed && stored.node == *node && (stored.close || !handed.close)) {
+        return Ok(Claim::Known(offered));
+    }
+    let voucher = signed.verify(&terms.signer)?;
     // At the chain's watermark there is nothing to credit, but there may be a channel to close.
     if !rises && !handed.close {
         return Ok(Claim::Settled);
@@ -125,7 +135,7 @@ mod tests {
     }
 
     fn judged(handed: &HandoffVoucher, channel: Channel) -> Result<Claim, Fault> {
-        judge(handed, &node(), &ChannelFacts::of(NOW, [(id(), Some(channel))]))
+        judge(handed, &node(), &ChannelFacts::of(NOW, [(id(), Some(channel))]), None)
     }
 
     // r[verify settlement.handoff.checks]
@@ -165,8 +175,31 @@ mod tests {
         closed.status = status::CLOSED;
         assert_eq!(refused(&handed(500, 0), closed), VoucherError::ChannelClosed);
         let unknown = ChannelFacts::of(NOW, [(id(), None)]);
-        let fault = judge(&handed(500, 0), &node(), &unknown).unwrap_err();
+        let fault = judge(&handed(500, 0), &node(), &unknown, None).unwrap_err();
         assert_eq!((fault, fault.refusal().code()), (Fault::UnknownChannel, RefusalCode::ChannelUnusable));
+    }
+
+    #[test]
+    fn signature_of_the_stored_bytes_is_not_verified_again_and_any_other_is() {
+        // One that would not verify shows whether anybody looked.
+        let mut known = handed(500, 0);
+        known.signature[5] ^= 1;
+        let voucher = Voucher { channel: id(), cumulative: known.cumulative, expires_at: 0 };
+        let signed = SignedVoucher { voucher, signature: known.signature };
+        let stored = StoredVoucher { signed, node: node(), close: false };
+        let facts = ChannelFacts::of(NOW, [(id(), Some(channel()))]);
+        let judged = |handed: &HandoffVoucher, stored: StoredVoucher| judge(handed, &node(), &facts, Some(&stored));
+        assert!(matches!(judged(&known, stored), Ok(Claim::Known(cumulative)) if cumulative == Amount::new(500)));
+
+        let mut other = known;
+        other.signature[6] ^= 1;
+        let close = HandoffVoucher { close: true, ..known };
+        for handed in [other, close] {
+            assert!(matches!(judged(&handed, stored), Err(Fault::Voucher(VoucherError::BadSignature))));
+        }
+        assert!(matches!(judged(&close, StoredVoucher { close: true, ..stored }), Ok(Claim::Known(_))));
+        let elsewhere = StoredVoucher { node: Address::new_from_array([9; 32]), ..stored };
+        assert!(matches!(judged(&known, elsewhere), Err(Fault::Voucher(VoucherError::BadSignature))));
     }
 
     #[test]

@@ -8,7 +8,9 @@ mod channel_cache;
 mod endpoint;
 mod framed;
 mod judge;
+mod places;
 mod session;
+mod turns;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,10 +20,13 @@ use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, Operator
 use aro_proto::{AgentId, Amount, ChannelId, Refusal, RefusalCode, limits};
 use settlement_chain::{Address, ChainClient, Program};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 
 pub use channel_cache::ChannelCache;
-pub(crate) use endpoint::{Listener, bind};
+pub(crate) use endpoint::{Bounds, Listener, bind};
+use framed::PATIENCE;
 use judge::Fault;
+pub(crate) use turns::Turns;
 
 use crate::blocking::blocking;
 use crate::vouchers::Book;
@@ -38,6 +43,8 @@ pub(crate) struct Intake {
     pub(crate) cache: Arc<ChannelCache>,
     /// Handoffs that read the chain or the store at once.
     pub(crate) work: Semaphore,
+    /// One handoff of a node at a time.
+    pub(crate) turns: Turns,
     /// Told when a stored voucher asks to close its channel.
     pub(crate) close_wanted: Notify,
 }
@@ -68,6 +75,10 @@ impl Intake {
     /// Judges a handoff whose envelope was signed by `signer`.
     // r[impl settlement.handoff.node_key]
     pub(crate) async fn take(&self, signer: AgentId, handoff: &Handoff) -> Answer {
+        let turn = self.turns.of(signer);
+        let Ok(_turn) = timeout(PATIENCE, turn.lock()).await else {
+            return Answer::Refused(Refusal::new(RefusalCode::OverCapacity, "an earlier handoff of yours takes long"));
+        };
         let Ok(_permit) = self.work.try_acquire() else {
             return Answer::Refused(Refusal::new(RefusalCode::OverCapacity, "the operator is busy"));
         };
@@ -101,10 +112,18 @@ impl Intake {
             facts = self.cache.read(&*self.chain, &self.program, &ids).await.map_err(unreadable)?;
         }
 
+        let settled: Vec<Option<Amount>> = ids
+            .iter()
+            .map(|id| facts.channel(*id).map(|channel| Amount::new(channel.settled)).filter(|amount| !amount.is_zero()))
+            .collect();
+
         let (book, node, vouchers) = (Arc::clone(&self.book), *node, handoff.vouchers.clone());
         let judged = blocking(move || {
-            let claims: Vec<_> =
-                vouchers.iter().map(|voucher| (voucher.channel, judge::judge(voucher, &node, &facts))).collect();
+            let mut claims = Vec::with_capacity(vouchers.len());
+            for voucher in &vouchers {
+                let stored = book.voucher(voucher.channel)?;
+                claims.push((voucher.channel, judge::judge(voucher, &node, &facts, stored.as_ref())));
+            }
             let is_bad = |claim: &Result<_, Fault>| matches!(claim, Err(Fault::Voucher(VoucherError::BadSignature)));
             let bad_signatures = claims.iter().filter(|(_, claim)| is_bad(claim)).count();
             let claims: Vec<_> =
@@ -118,10 +137,9 @@ impl Intake {
         if committed.closes() {
             self.close_wanted.notify_one();
         }
-        let verdicts = ids.iter().zip(committed.rulings()).map(|(channel, ruling)| HandoffVerdict {
-            channel: *channel,
-            watermark: ruling.watermark,
-            refusal: ruling.refusal.clone(),
+        let verdicts = ids.iter().zip(committed.rulings()).zip(settled).map(|((channel, ruling), settled)| {
+            let (watermark, refusal) = (ruling.watermark.max(settled), ruling.refusal.clone());
+            HandoffVerdict { channel: *channel, watermark, refusal }
         });
         let ack = HandoffAck { verdicts: verdicts.collect() };
         Ok(Answer::Ack { ack, bad_signatures: u32::try_from(bad_signatures).unwrap_or(u32::MAX) })

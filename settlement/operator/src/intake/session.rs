@@ -13,14 +13,15 @@ use aro_proto::{Refusal, RefusalCode};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::framed::{Frame, FrameError, PATIENCE, next_frame, read_frame, write_message};
+use super::endpoint::Bounds;
+use super::framed::{Frame, FrameError, PATIENCE, next_frame, read_body, read_frame, read_head, write_message};
 use super::{Answer, Intake};
 use crate::stop::Stop;
 
 /// Serves one connection to its end.
-pub(super) async fn run(incoming: Incoming, intake: Arc<Intake>, mut stop: Stop) {
+pub(super) async fn run(incoming: Incoming, intake: Arc<Intake>, bounds: Bounds, mut stop: Stop) {
     let Ok(connecting) = incoming.accept() else { return };
     let Ok(Ok(connection)) = timeout(PATIENCE, connecting).await else { return };
     let mut exporter = [0; EXPORTER_LEN];
@@ -28,17 +29,21 @@ pub(super) async fn run(incoming: Incoming, intake: Arc<Intake>, mut stop: Stop)
         connection.close(VarInt::from_u32(close::PROTOCOL), b"no exporter");
         return;
     }
-    let (agreed, _) = watch::channel(false);
+    let (agreed, mut greeted) = watch::channel(false);
     let session = Arc::new(Session {
         connection: connection.clone(),
         exporter,
         intake,
         agreed,
         bad_signatures: AtomicU32::new(0),
-        handoffs: Semaphore::new(MAX_HANDOFFS_AT_ONCE),
+        handoffs: Semaphore::new(1),
     });
     let mut streams = JoinSet::new();
     let mut control = JoinSet::new();
+    let hello = timeout(bounds.hello_timeout, async move { greeted.wait_for(|agreed| *agreed).await.is_ok() });
+    let end = sleep(bounds.max_age);
+    tokio::pin!(hello, end);
+    let mut has_hello = false;
     loop {
         tokio::select! {
             stream = connection.accept_bi() => {
@@ -51,6 +56,16 @@ pub(super) async fn run(incoming: Incoming, intake: Arc<Intake>, mut stop: Stop)
                 }
             }
             Some(_) = streams.join_next() => {}
+            outcome = &mut hello, if !has_hello => match outcome {
+                Ok(_) => has_hello = true,
+                Err(_) => return session.protocol_error("no hello came in time"),
+            },
+            () = &mut end => {
+                let begun = async { while streams.join_next().await.is_some() {} };
+                let _ = timeout(PATIENCE, begun).await;
+                connection.close(VarInt::from_u32(close::DONE), b"dial again when there is news");
+                return;
+            }
             () = stop.told() => break,
         }
     }
@@ -67,6 +82,7 @@ struct Session {
     /// True once the chains are known to be the same.
     agreed: watch::Sender<bool>,
     bad_signatures: AtomicU32,
+    /// One at a time; the others wait in their streams, unread.
     handoffs: Semaphore,
 }
 
@@ -105,8 +121,8 @@ impl Session {
     }
 
     async fn request(self: Arc<Self>, mut send: SendStream, mut recv: RecvStream) {
-        let frame = match read_frame(&mut recv).await {
-            Ok(frame) => frame,
+        let head = match read_head(&mut recv).await {
+            Ok(head) => head,
             Err(error) => return self.broken(&error),
         };
         // Requests leave with the hello; they wait here until the chains are known to be the same.
@@ -114,8 +130,14 @@ impl Session {
         let Ok(Ok(_)) = timeout(PATIENCE, agreed.wait_for(|agreed| *agreed)).await else {
             return self.protocol_error("a request without a hello");
         };
-        let Ok(_permit) = self.handoffs.acquire().await else { return };
-        match self.handoff(&frame, u64::from(VarInt::from(send.id()))).await {
+        let Ok(permit) = self.handoffs.acquire().await else { return };
+        let frame = match read_body(&mut recv, head).await {
+            Ok(frame) => frame,
+            Err(error) => return self.broken(&error),
+        };
+        let answer = self.handoff(frame, u64::from(VarInt::from(send.id()))).await;
+        drop(permit);
+        match answer {
             Ok(Answer::Ack { ack, bad_signatures }) => {
                 let sent = write_message(&mut send, &ack).await;
                 self.conclude(sent.is_ok(), &mut send).await;
@@ -132,11 +154,12 @@ impl Session {
     }
 
     // r[impl request.signature.bound]
-    async fn handoff(&self, frame: &Frame, stream: u64) -> Result<Answer, FrameError> {
+    async fn handoff(&self, frame: Frame, stream: u64) -> Result<Answer, FrameError> {
         if frame.kind != Signed::KIND {
             return Ok(Answer::Refused(Refusal::new(RefusalCode::BadRequest, "requests come in a signed envelope")));
         }
         let signed = Signed::from_bytes(&frame.body)?;
+        drop(frame);
         if signed.kind() != Handoff::KIND {
             return Ok(Answer::Refused(Refusal::new(RefusalCode::BadRequest, "an operator takes only handoffs")));
         }
@@ -182,9 +205,6 @@ impl Session {
         self.connection.close(VarInt::from_u32(close::PROTOCOL), reason.as_bytes());
     }
 }
-
-/// Handoffs of one connection that are worked on at once; the others wait in their streams.
-const MAX_HANDOFFS_AT_ONCE: usize = 4;
 
 /// How long a last word may take to reach the peer.
 const FAREWELL: Duration = Duration::from_secs(1);

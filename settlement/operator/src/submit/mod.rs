@@ -75,10 +75,7 @@ impl Submitter {
             match self.attempt(&planned).await? {
                 Attempt::Landed(entry) => ends.push(End::Landed(entry)),
                 Attempt::Open { signature, reason } => ends.push(End::Open { signature, reason }),
-                Attempt::Overtaken => {
-                    let reason = "a better voucher has come in; the next round closes with it".into();
-                    ends.push(End::Void { planned, reason, stop: None });
-                }
+                Attempt::PutOff { reason } => ends.push(End::Void { planned, reason, stop: None }),
                 Attempt::Refused { reason, stop } => match self.planner.halves(&planned) {
                     Some(halves) if stop.is_none() => queue.extend(halves),
                     _ => ends.push(End::Void { planned, reason, stop }),
@@ -97,7 +94,8 @@ impl Submitter {
         };
         let entry = JournalEntry { kind: planned.kind, items: planned.items.clone(), prepared };
         if self.record(&entry).await? == Begun::Overtaken {
-            return Ok(Attempt::Overtaken);
+            let reason = "a better voucher has come in; the next round closes with it".into();
+            return Ok(Attempt::PutOff { reason });
         }
         match submit::confirm(&*self.chain, &entry.prepared).await {
             Ok(_) => Ok(Attempt::Landed(entry)),
@@ -105,6 +103,11 @@ impl Submitter {
             Err(SubmitError::Uncertain { signature, trouble }) => {
                 let reason = trouble.map_or_else(|| "not confirmed in time".into(), |trouble| trouble.to_string());
                 Ok(Attempt::Open { signature, reason })
+            }
+            // Leaders left it out: nothing is wrong with it, and the next may well go in.
+            Err(error @ SubmitError::Expired { .. }) => {
+                self.forget(&entry).await?;
+                Ok(Attempt::PutOff { reason: error.to_string() })
             }
             Err(error) => {
                 self.forget(&entry).await?;
@@ -171,9 +174,10 @@ impl Submitter {
     }
 }
 
+/// How one send ended. What is put off comes up again in the next round, whole.
 enum Attempt {
     Landed(JournalEntry),
-    Overtaken,
+    PutOff { reason: String },
     Refused { reason: String, stop: Option<Remedy> },
     Open { signature: Signature, reason: String },
 }
@@ -182,7 +186,7 @@ enum Attempt {
 fn stops_all(error: &SubmitError) -> bool {
     match error.remedy() {
         Remedy::FundFees | Remedy::CheckStatus => true,
-        Remedy::Retry => !matches!(error, SubmitError::Failed { .. } | SubmitError::Refused(_)),
+        Remedy::Retry => matches!(error, SubmitError::NotSent(_)),
         _ => matches!(error, SubmitError::NotSent(_) | SubmitError::Sign(_) | SubmitError::MissingSigner(_)),
     }
 }
@@ -194,6 +198,14 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::batch::{Item, Kind};
+
+    #[test]
+    fn only_trouble_that_others_would_meet_too_stops_a_round() {
+        let signature = Signature::default();
+        assert!(!stops_all(&SubmitError::Expired { signature }));
+        assert!(stops_all(&SubmitError::NotSent(ChainError::Unreachable("gone".into()))));
+        assert!(stops_all(&SubmitError::MissingSigner(Keypair::new().pubkey())));
+    }
 
     pub(crate) fn entry(kind: Kind, channel: u8, voucher: Option<u64>) -> JournalEntry {
         let payer = Keypair::new();

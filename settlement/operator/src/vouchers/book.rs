@@ -26,6 +26,8 @@ pub struct Book {
 pub enum Claim {
     /// Rises above the chain's watermark: to be stored.
     Rise(Accepted),
+    /// The very voucher that was stored when it was looked at, and no new wish to close: nothing to store.
+    Known(Amount),
     /// Already settled in full: nothing to store.
     Settled,
 }
@@ -96,6 +98,7 @@ impl Book {
             let judged = match claim {
                 Err(refusal) => Err(refusal.clone()),
                 Ok(Claim::Settled) => Ok(None),
+                Ok(Claim::Known(cumulative)) => still_known(known.as_ref(), *cumulative),
                 Ok(Claim::Rise(accepted)) => judge(known.as_ref(), accepted, closing.contains_key(channel)),
             };
             let refusal = match judged {
@@ -198,6 +201,14 @@ fn judge(known: Option<&StoredVoucher>, accepted: &Accepted, being_closed: bool)
     Ok(Some(*accepted))
 }
 
+/// What was stored a moment ago can only have risen, or been settled and forgotten.
+fn still_known(known: Option<&StoredVoucher>, cumulative: Amount) -> Result<Option<Accepted>, Refusal> {
+    if known.is_some_and(|known| known.cumulative() >= cumulative) {
+        return Ok(None);
+    }
+    Err(Refusal::new(RefusalCode::OverCapacity, "the voucher is being settled; hand it over again in a moment"))
+}
+
 fn repeated(known: &SignedVoucher, close: bool, accepted: &Accepted) -> Result<Option<Accepted>, Refusal> {
     if known != accepted.voucher.signed() {
         return Err(VoucherError::EqualDiffers { cumulative: known.voucher.cumulative }.refusal());
@@ -291,6 +302,18 @@ mod tests {
         }
         book.resolve(&close).unwrap();
         assert_eq!(offer(&book, accepted(2, 9, false)).refusal, None);
+    }
+
+    // r[verify settlement.handoff.durable]
+    #[test]
+    fn known_voucher_is_acknowledged_only_while_it_is_stored() {
+        let book = book();
+        let channel = accepted(2, 5, false).voucher.channel();
+        let repeat = || book.commit(&[(channel, Ok(Claim::Known(Amount::new(5))))]).unwrap().rulings()[0].clone();
+        offer(&book, accepted(2, 5, false));
+        assert_eq!(repeat(), Ruling { watermark: Some(Amount::new(5)), refusal: None });
+        book.prune(&[(channel, Amount::new(5))]).unwrap();
+        assert_eq!((repeat().watermark, repeat().refusal.unwrap().code()), (None, RefusalCode::OverCapacity));
     }
 
     #[test]
