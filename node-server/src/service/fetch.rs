@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::describe::{not_found, sizes, unpayable, unreadable};
 use super::{Outcome, group_size};
-use crate::channels::PaidChannel;
+use crate::channels::{PaidChannel, follow};
 use crate::content::{Batch, BatchReader};
 use crate::shared::{Counters, Shared};
 use crate::transport::{Fault, SendFrameError, Session, send_frame_within};
@@ -95,8 +95,24 @@ async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item
     if request.signer() != channel.signer() {
         return Err(Refusal::new(RefusalCode::Unauthorised, "the request is not signed by the channel's signer"));
     }
-    let stream = channel.begin(content_bytes).map_err(|error| error.refusal())?;
+    let stream = match channel.begin(content_bytes).map_err(|error| error.refusal()) {
+        // The agent may have topped up since the last look at the chain.
+        Err(refusal) if refusal.code() == RefusalCode::DepositExhausted && session.may_read_chain() => {
+            look_again(session, &channel).await;
+            channel.begin(content_bytes).map_err(|error| error.refusal())?
+        }
+        begun => begun?,
+    };
     Ok((items, Some(Account { channel, stream, proven: None })))
+}
+
+/// Reads the channel anew; if the chain does not answer, what is known stays.
+async fn look_again(session: &Session, channel: &PaidChannel) {
+    match timeout(session.exchange_timeout(), follow::look_up(&session.node, channel.id())).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(channel = %channel.id(), %error, "a channel could not be read anew"),
+        Err(_) => tracing::warn!(channel = %channel.id(), "the chain does not answer in time"),
+    }
 }
 
 async fn look_up(node: &Arc<Shared>, fetch: &Fetch, tariff: Tariff) -> Result<Vec<Item>, Refusal> {
