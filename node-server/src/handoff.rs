@@ -21,7 +21,7 @@ use crate::channels::PaidChannel;
 use crate::config::OperatorEndpoint;
 use crate::error::HandoffError;
 use crate::ledger::Handed;
-use crate::shared::Shared;
+use crate::shared::{Phase, Shared};
 use crate::transport::{Frame, FrameError, FrameReader, client_endpoint, send_frame};
 
 /// What the operator has taken.
@@ -55,7 +55,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = node.hand_off.notified() => {}
-            () = node.stopped() => return,
+            () = node.comes_to(Phase::Draining) => return,
         }
         retire_idle(&node);
         wait = match hand_off(&node).await {

@@ -19,7 +19,7 @@ use crate::content::ContentStore;
 use crate::error::{HandoffError, ShutdownError, StartError};
 use crate::handoff::{self, HandoffReport};
 use crate::ledger::{Committer, RedbLedger};
-use crate::shared::{Counters, Shared};
+use crate::shared::{Counters, Phase, Shared};
 use crate::status::{self, NodeStatus};
 use crate::transport::{ConnectionSlots, run_accepting, server_endpoint};
 
@@ -90,7 +90,7 @@ impl Node {
             counters: Counters::default(),
             hand_off,
             chain_reads: Semaphore::new(CHAIN_READS_AT_ONCE),
-            stopping: watch::Sender::new(false),
+            phase: watch::Sender::new(Phase::Serving),
             running: watch::Sender::new(0),
             key,
             chain,
@@ -189,7 +189,7 @@ impl RunningNode {
     pub async fn shutdown(mut self) -> Result<(), ShutdownError> {
         let shared = Arc::clone(&self.shared);
         let deadline = Instant::now() + Duration::from_millis(shared.config.shutdown_grace_ms);
-        shared.stopping.send_replace(true);
+        shared.phase.send_replace(Phase::Draining);
         self.endpoint.0.set_server_config(None);
         let mut running = shared.running.subscribe();
         let all_done = timeout_at(deadline, running.wait_for(|count| *count == 0)).await.is_ok();
@@ -201,6 +201,9 @@ impl RunningNode {
             wait_until(patience, &shared.channels.all(), |channel| !channel.is_owed()).await;
         }
         shared.committer.flush().await;
+        // Only now: what has just become credit should be heard of before the connection ends.
+        shared.phase.send_replace(Phase::Closing);
+        let _ = timeout(LAST_CREDIT_PATIENCE, self.endpoint.0.wait_idle()).await;
         self.endpoint.0.close(VarInt::from_u32(close::SHUTDOWN), b"the node is stopping");
         let _ = timeout(CLOSE_PATIENCE, self.endpoint.0.wait_idle()).await;
         // A voucher may have come in until the close.
@@ -241,5 +244,7 @@ const CHAIN_READS_AT_ONCE: usize = 8;
 const QUIET_PATIENCE: Duration = Duration::from_secs(5);
 /// How long agents have to pay what they got last, when the node stops.
 const LAST_VOUCHER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long connections have to end by themselves, with their last credit told.
+const LAST_CREDIT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long connections have to end once they are closed.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);

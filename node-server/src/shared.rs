@@ -38,10 +38,21 @@ pub(crate) struct Shared {
     pub(crate) hand_off: Arc<Notify>,
     /// Looks at the chain that agents cause, at once.
     pub(crate) chain_reads: Semaphore,
-    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) phase: watch::Sender<Phase>,
     pub(crate) running: watch::Sender<usize>,
     /// Never used: its end tells that no task is left. Last, so that all else is dropped before.
     pub(crate) _alive: mpsc::Sender<Infallible>,
+}
+
+/// The phases of a node's life, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Requests are taken.
+    Serving,
+    /// No request is taken; those that run may finish, and be paid.
+    Draining,
+    /// Connections tell the last credit and end.
+    Closing,
 }
 
 /// What the node has done since it started.
@@ -56,14 +67,14 @@ pub(crate) struct Counters {
 }
 
 impl Shared {
-    /// Returns when the node stops.
-    pub(crate) async fn stopped(&self) {
+    /// Returns when the node has come to this phase.
+    pub(crate) async fn comes_to(&self, phase: Phase) {
         // The sender is in this very struct, so waiting cannot fail.
-        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        *self.phase.borrow() >= Phase::Draining
     }
 
     /// Asks for a handoff without waiting for it.

@@ -9,7 +9,7 @@ use settlement_chain::Address;
 use settlement_chain::reads::{self, ReadError};
 
 use super::PaidChannel;
-use crate::shared::{Shared, unix_now};
+use crate::shared::{Phase, Shared, unix_now};
 
 /// Reads all channels to this node once.
 pub(crate) async fn poll(node: &Shared) -> Result<(), ReadError> {
@@ -37,7 +37,7 @@ pub(crate) async fn run(node: Arc<Shared>, interval: Duration) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
-            () = node.stopped() => return,
+            () = node.comes_to(Phase::Draining) => return,
         }
         if let Err(error) = poll(&node).await {
             tracing::warn!(%error, "the chain could not be followed; trying again");

@@ -20,7 +20,7 @@ use super::endpoint::Slot;
 use super::framed::{FrameError, SendFrameError};
 use crate::channels::PaidChannel;
 use crate::service;
-use crate::shared::Shared;
+use crate::shared::{Phase, Shared};
 
 /// What the tasks of one connection share.
 pub(crate) struct Session {
@@ -72,6 +72,9 @@ pub(crate) enum Fault {
     /// It is closed already, or the peer has dropped the control stream.
     #[error("the connection is gone")]
     Gone,
+    /// The node ends, and has said all.
+    #[error("the node is stopping")]
+    Stopping,
 }
 
 /// Accepts connections until the node stops.
@@ -82,7 +85,7 @@ pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint) {
                 Some(incoming) => admit(&node, incoming),
                 None => return,
             },
-            () = node.stopped() => return,
+            () = node.comes_to(Phase::Draining) => return,
         }
     }
 }
@@ -117,7 +120,7 @@ async fn run(node: Arc<Shared>, connection: Connection, _slot: Slot) {
     let session = Arc::new(session);
     let outcome = serve(&session).await;
     if let Err(fault) = outcome {
-        if !matches!(fault, Fault::Gone) {
+        if !matches!(fault, Fault::Gone | Fault::Stopping) {
             tracing::info!(%peer, %fault, "a connection is closed");
         }
         session.fail(&fault);
@@ -139,6 +142,8 @@ async fn serve(session: &Arc<Session>) -> Result<(), Fault> {
                 has_control = false;
             }
             () = &mut idle => return Err(Fault::Idle),
+            // With a control stream, that one has the last word.
+            () = session.node.comes_to(Phase::Closing), if !has_control => return Err(Fault::Stopping),
             request = session.connection.accept_bi() => {
                 let (send, receive) = request.map_err(|_| Fault::Gone)?;
                 let ended = session.expect_end(send.id());
@@ -285,6 +290,7 @@ impl Session {
             Fault::WrongChain => close::WRONG_CHAIN,
             Fault::Abuse => close::ABUSE,
             Fault::Idle | Fault::Gone => close::DONE,
+            Fault::Stopping => close::SHUTDOWN,
         };
         self.connection.close(VarInt::from_u32(code), fault.to_string().as_bytes());
     }

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::connection::{Bound, Fault, Session};
 use super::framed::{Frame, FrameReader, send_frame_within};
 use crate::channels::{News, PaidChannel, follow};
+use crate::shared::Phase;
 
 /// Serves the control stream until the agent ends it.
 pub(crate) async fn run(session: Arc<Session>, send: SendStream, receive: RecvStream) -> Result<(), Fault> {
@@ -53,9 +54,7 @@ impl Control {
             let refusal =
                 Refusal::new(RefusalCode::WrongChain, "genesis hash, program or mint differ from this node's");
             self.say(&Goaway { refusal }).await?;
-            // Let it arrive before the close, which would overtake it.
-            let _ = self.send.finish();
-            let _ = timeout(GOAWAY_PATIENCE, self.send.stopped()).await;
+            self.arrive().await;
             return Err(Fault::WrongChain);
         }
         let answer = NodeHello {
@@ -72,8 +71,8 @@ impl Control {
 
     async fn serve(&mut self) -> Result<(), Fault> {
         let node = Arc::clone(&self.session.node);
-        let stopped = node.stopped();
-        tokio::pin!(stopped);
+        let (draining, closing) = (node.comes_to(Phase::Draining), node.comes_to(Phase::Closing));
+        tokio::pin!(draining, closing);
         let mut said_goaway = false;
         loop {
             tokio::select! {
@@ -83,13 +82,30 @@ impl Control {
                 },
                 Some(refusal) = self.refusals.recv() => self.say(&refusal).await?,
                 credit = next_credit(&mut self.news, self.told) => self.tell(credit).await?,
-                () = &mut stopped, if !said_goaway => {
+                () = &mut draining, if !said_goaway => {
                     said_goaway = true;
                     let refusal = Refusal::new(RefusalCode::ShuttingDown, "the node is stopping");
                     self.say(&Goaway { refusal }).await?;
                 }
+                () = &mut closing, if said_goaway => return self.last_word().await,
             }
         }
+    }
+
+    /// The node ends: the agent hears of the credit that its last voucher gave.
+    async fn last_word(&mut self) -> Result<(), Fault> {
+        let last = self.news.as_mut().and_then(|news| news.borrow_and_update().credit);
+        if let Some(credit) = last.filter(|credit| Some(*credit) != self.told) {
+            self.tell(credit).await?;
+        }
+        self.arrive().await;
+        Err(Fault::Stopping)
+    }
+
+    /// Lets what was said arrive before the connection's close, which would overtake it.
+    async fn arrive(&mut self) {
+        let _ = self.send.finish();
+        let _ = timeout(ARRIVAL_PATIENCE, self.send.stopped()).await;
     }
 
     async fn take(&mut self, frame: &Frame) -> Result<(), Fault> {
@@ -265,8 +281,8 @@ fn refusal_of(error: &VoucherError) -> Refusal {
 
 /// Failed vouchers that wait to be told.
 const REFUSALS: usize = 16;
-/// How long a goaway may take to arrive before the connection is closed.
-const GOAWAY_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the last words may take to arrive before the connection is closed.
+const ARRIVAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a topped-up channel is read until the chain shows it.
 const TOP_UP_READS: u32 = 10;
 /// And after which time again.
