@@ -14,12 +14,16 @@
 
 mod instructions;
 mod ledger;
+mod model;
+mod seed;
+mod transactions;
 
 mod close_batch;
 mod deposit;
 mod finalize_batch;
 mod init_config;
 mod open_batch;
+mod random;
 mod reclaim_batch;
 mod register_node;
 mod register_operator;
