@@ -16,6 +16,7 @@ use settlement_chain::Address;
 use settlement_interface::errors::SettlementError;
 
 pub use channels::Opening;
+pub use parties::{NewConfig, NewNode};
 pub use vouchers::Payment;
 
 /// Everything that the program's instructions read or write.
@@ -42,10 +43,13 @@ pub struct Config {
     pub admin: Address,
     pub mint: Address,
     pub treasury: Address,
+    /// The key that becomes admin when it accepts.
+    pub pending_admin: Option<Address>,
     pub paused: bool,
     pub max_grace_s: u32,
     pub protocol_fee_bps: u16,
     pub max_operator_fee_bps: u16,
+    pub payout_delay_s: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +65,8 @@ pub struct Node {
     pub owner: Address,
     pub operator: Option<Address>,
     pub payout: Address,
+    /// The next payout, and the unix second from which it counts.
+    pub pending_payout: Option<(Address, i64)>,
     pub earned: u64,
     pub protocol_fees: u64,
     pub min_grace_s: u32,

@@ -24,11 +24,11 @@ impl Model {
     }
 
     pub fn withdraw_available(&mut self, by: Address, account: Address, destination: Address, amount: u64) -> Done {
-        self.is_payout(&destination)?;
         let agent = at(&mut self.agents, &account)?;
         need(agent.owner == by, E::Unauthorised)?;
         let amount = if amount == ALL { agent.available } else { amount };
         agent.available = take(agent.available, amount)?;
+        self.is_payout(&destination)?;
         self.pay_out(destination, amount)
     }
 
@@ -41,6 +41,7 @@ impl Model {
         amount: u64,
     ) -> Done {
         self.may_act(by, account, operator)?;
+        self.promote_payout(account)?;
         let node = at(&mut self.nodes, &account)?;
         need(node.payout == destination, E::BadTokenAccount)?;
         let amount = if amount == ALL { node.earned } else { amount };

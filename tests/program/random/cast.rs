@@ -8,7 +8,7 @@ use super::op::{ChannelName, Party, Source, Wallet};
 use crate::{
     instructions as ix,
     ledger::{
-        MAX_GRACE_S, MAX_OPERATOR_FEE_BPS, PROTOCOL_FEE_BPS, START, TOKEN_PROGRAM, World, config, token_data, vault,
+        MAX_GRACE_S, MAX_OPERATOR_FEE_BPS, PAYOUT_DELAY_S, PROTOCOL_FEE_BPS, START, TOKEN_PROGRAM, World, config, token_data, vault,
     },
     model::{Config, Model, Tokens},
     seed::Chance,
@@ -120,10 +120,12 @@ impl Cast {
                 admin: self.admin.pubkey(),
                 mint: world.mint,
                 treasury: self.treasury,
+                pending_admin: None,
                 paused: false,
                 max_grace_s: MAX_GRACE_S,
                 protocol_fee_bps: PROTOCOL_FEE_BPS,
                 max_operator_fee_bps: MAX_OPERATOR_FEE_BPS,
+                payout_delay_s: PAYOUT_DELAY_S,
             },
             agents: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -153,6 +155,15 @@ impl Cast {
             Party::NodeOwner(index) => &self.nodes[index].owner,
             Party::OperatorAuthority(index) => &self.operators[index].authority,
         }
+    }
+
+    /// Whose key has this address.
+    pub fn party(&self, address: &Address) -> Option<Party> {
+        let agents = (0..AGENTS).map(Party::Agent);
+        let nodes = (0..NODES).map(Party::NodeOwner);
+        let operators = (0..OPERATORS).map(Party::OperatorAuthority);
+        let mut all = agents.chain(nodes).chain(operators).chain([Party::Admin]);
+        all.find(|party| self.key(*party).pubkey() == *address)
     }
 
     pub fn wallet(&self, wallet: Wallet) -> Address {

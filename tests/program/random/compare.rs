@@ -121,7 +121,9 @@ fn accounts_of(model: &Model, bumps: &mut Bumps) -> BTreeMap<Address, Vec<u8>> {
         max_grace_s: parameters.max_grace_s,
         protocol_fee_bps: parameters.protocol_fee_bps,
         max_operator_fee_bps: parameters.max_operator_fee_bps,
-        reserved: [0; 48],
+        pending_admin: parameters.pending_admin.map_or([0; 32], |key| key.to_bytes()),
+        payout_delay_s: parameters.payout_delay_s,
+        reserved: [0; 12],
     };
     all.insert(config, found.to_bytes().to_vec());
     for (address, agent) in &model.agents {
@@ -151,7 +153,10 @@ fn accounts_of(model: &Model, bumps: &mut Bumps) -> BTreeMap<Address, Vec<u8>> {
             protocol_fees: node.protocol_fees,
             min_grace_s: node.min_grace_s,
             operator_fee_bps: node.operator_fee_bps,
-            reserved: [0; 66],
+            reserved_middle: [0; 2],
+            pending_payout: node.pending_payout.map_or([0; 32], |(payout, _)| payout.to_bytes()),
+            payout_from: node.pending_payout.map_or(0, |(_, from)| from),
+            reserved: [0; 24],
         };
         all.insert(*address, found.to_bytes().to_vec());
     }

@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use settlement_interface::errors::SettlementError;
+use settlement_interface::{errors::SettlementError, instructions::tag};
 
 use crate::{
     model::{Done, Refusal},
@@ -195,10 +195,10 @@ impl std::fmt::Display for Tally {
 }
 
 /// Instructions that a run plays: all but init_config.
-const INSTRUCTIONS: usize = 13;
+const INSTRUCTIONS: usize = tag::COUNT - 1;
 
 /// Refusals that every run of the ordinary length comes across.
-const REACHED: [SettlementError; 15] = [
+const REACHED: [SettlementError; 17] = [
     SettlementError::WrongOwner,
     SettlementError::Unauthorised,
     SettlementError::AlreadyExists,
@@ -214,4 +214,6 @@ const REACHED: [SettlementError; 15] = [
     SettlementError::WrongParty,
     SettlementError::WrongStatus,
     SettlementError::BadBatch,
+    SettlementError::Paused,
+    SettlementError::DelayTooLong,
 ];

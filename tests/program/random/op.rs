@@ -66,14 +66,28 @@ pub struct ToOpen {
     pub is_weak: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters {
+    pub treasury: Wallet,
+    pub pending_admin: Option<Party>,
+    pub paused: bool,
+    pub max_grace_s: u32,
+    pub protocol_fee_bps: u16,
+    pub max_operator_fee_bps: u16,
+    pub payout_delay_s: u32,
+}
+
 /// One step of a run. `by` signs; an `operator` of `None` puts the system program in the operator's slot.
 #[derive(Clone, Debug)]
 pub enum Op {
     SetTime { unix: i64 },
     SetRent { lamports_per_byte: u64 },
     SendAhead { to: ChannelName, lamports: u64 },
+    SetConfig { by: Party, new: Parameters },
+    AcceptAdmin { by: Party },
     RegisterOperator { operator: usize, fee_bps: u16, payout: Wallet },
     RegisterNode { node: usize, operator: Option<usize>, min_grace_s: u32, max_fee_bps: u16, payout: Wallet },
+    UpdateNode { by: Party, node: usize, operator: Option<usize>, min_grace_s: u32, max_fee_bps: u16, payout: Wallet },
     Deposit { by: usize, to: usize, from: Wallet, amount: u64 },
     WithdrawAvailable { by: usize, of: usize, to: Wallet, amount: u64 },
     Open { by: usize, of: usize, rent_payer: usize, entries: Vec<ToOpen> },
@@ -92,6 +106,9 @@ impl Op {
     pub const fn instruction(&self) -> Option<&'static str> {
         Some(match self {
             Self::SetTime { .. } | Self::SetRent { .. } | Self::SendAhead { .. } => return None,
+            Self::SetConfig { .. } => "set_config",
+            Self::AcceptAdmin { .. } => "accept_admin",
+            Self::UpdateNode { .. } => "update_node",
             Self::RegisterOperator { .. } => "register_operator",
             Self::RegisterNode { .. } => "register_node",
             Self::Deposit { .. } => "deposit",

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     ledger::{World, skipped},
-    model::{Done, Model, Node, Opening, Payment, Refusal},
+    model::{Done, Model, NewConfig, NewNode, Opening, Payment, Refusal},
     transactions::Format,
 };
 
@@ -95,29 +95,58 @@ impl Stage<'_> {
                     model.attempt(|m| m.register_operator(sponsor, party.account, authority, payout, *fee_bps));
                 (ix::register_operator(program, &sponsor, &authority, &payout, *fee_bps), done)
             }
+            Op::SetConfig { by, new } => {
+                let (by, treasury) = (cast.key(*by).pubkey(), cast.wallet(new.treasury));
+                let pending_admin = new.pending_admin.map(|party| cast.key(party).pubkey());
+                let instruction = ix::SetConfig {
+                    admin: by,
+                    treasury,
+                    paused: new.paused,
+                    max_grace_s: new.max_grace_s,
+                    protocol_fee_bps: new.protocol_fee_bps,
+                    max_operator_fee_bps: new.max_operator_fee_bps,
+                    payout_delay_s: new.payout_delay_s,
+                    pending_admin,
+                };
+                let new = NewConfig {
+                    treasury,
+                    pending_admin,
+                    paused: new.paused,
+                    max_grace_s: new.max_grace_s,
+                    protocol_fee_bps: new.protocol_fee_bps,
+                    max_operator_fee_bps: new.max_operator_fee_bps,
+                    payout_delay_s: new.payout_delay_s,
+                };
+                (ix::set_config(program, &instruction), model.attempt(|m| m.set_config(by, new)))
+            }
+            Op::AcceptAdmin { by } => {
+                let by = cast.key(*by).pubkey();
+                (ix::accept_admin(program, &by), model.attempt(|m| m.accept_admin(by)))
+            }
             Op::RegisterNode { node, operator, min_grace_s, max_fee_bps, payout } => {
                 let (party, payout) = (&cast.nodes[*node], cast.wallet(*payout));
-                let wish = Node {
-                    id: party.id.pubkey(),
-                    owner: party.owner.pubkey(),
-                    operator: cast.operator(*operator),
-                    payout,
-                    earned: 0,
-                    protocol_fees: 0,
-                    min_grace_s: *min_grace_s,
-                    operator_fee_bps: 0,
-                };
+                let (id, owner) = (party.id.pubkey(), party.owner.pubkey());
+                let (operator, min_grace_s) = (cast.operator(*operator), *min_grace_s);
                 let instruction = ix::RegisterNode {
                     payer: sponsor,
-                    owner: wish.owner,
-                    id: wish.id,
+                    owner,
+                    id,
                     payout,
-                    operator: wish.operator,
-                    min_grace_s: *min_grace_s,
+                    operator,
+                    min_grace_s,
                     max_operator_fee_bps: *max_fee_bps,
                 };
-                let done = model.attempt(|m| m.register_node(sponsor, party.account, wish, *max_fee_bps));
+                let new = NewNode { operator, payout, min_grace_s, max_fee_bps: *max_fee_bps };
+                let done = model.attempt(|m| m.register_node(sponsor, party.account, id, owner, new));
                 (ix::register_node(program, &instruction), done)
+            }
+            Op::UpdateNode { by, node, operator, min_grace_s, max_fee_bps, payout } => {
+                let (owner, node, payout) = (cast.key(*by).pubkey(), cast.nodes[*node].account, cast.wallet(*payout));
+                let (operator, min_grace_s) = (cast.operator(*operator), *min_grace_s);
+                let instruction =
+                    ix::UpdateNode { owner, node, payout, operator, min_grace_s, max_operator_fee_bps: *max_fee_bps };
+                let new = NewNode { operator, payout, min_grace_s, max_fee_bps: *max_fee_bps };
+                (ix::update_node(program, &instruction), model.attempt(|m| m.update_node(owner, node, new)))
             }
             Op::Deposit { by, to, from, amount } => {
                 let (by, owner, source) =
