@@ -13,6 +13,7 @@ pub const MAX_PROTOCOL_FEE_BPS: u16 = 2_000;
 /// The highest operator fee that any config may allow, in basis points.
 pub const MAX_OPERATOR_FEE_BPS: u16 = 5_000;
 
+// r[impl settlement.fees.ceilings]
 const _: () = assert!(MAX_PROTOCOL_FEE_BPS + MAX_OPERATOR_FEE_BPS < BPS_WHOLE);
 
 /// A settled amount, divided: `node + operator + protocol` is the amount.

@@ -9,15 +9,13 @@ use settlement_interface::{
 
 use crate::{account::same, refuse::refusal, token};
 
-/// Writes a pending payout into the payout's place if its second has come; true if it has.
+/// Writes a pending payout into the payout's place if its second has come.
 // r[impl settlement.payout.delay]
-pub fn promote(node: &mut Node, now: i64) -> bool {
-    let is_due = node.is_payout_due(now);
-    if is_due {
+pub fn promote(node: &mut Node, now: i64) {
+    if node.is_payout_due(now) {
         node.payout = node.pending_payout;
         forget(node);
     }
-    is_due
 }
 
 /// The owner names a payout: the present one takes a pending wish back, the pending one waits on, another begins to
