@@ -8,6 +8,10 @@ demo *args:
 test:
     cargo test --workspace
 
+# Random sequences through the chain program and its model, 100 worlds of 1,000 steps; `seed` names the first.
+long-program seed="1" steps="100000":
+    ARO_SEED={{seed}} ARO_STEPS={{steps}} cargo test -p aro-tests --test program random_sequences -- --nocapture
+
 # Formatting and lints, as errors.
 lint:
     cargo fmt --all --check
