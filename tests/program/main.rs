@@ -14,19 +14,29 @@
 
 mod instructions;
 mod ledger;
+mod model;
+mod seed;
+mod transactions;
 
+mod accept_admin;
 mod close_batch;
 mod deposit;
 mod finalize_batch;
 mod init_config;
 mod open_batch;
+mod random;
 mod reclaim_batch;
 mod register_node;
 mod register_operator;
+mod rent;
 mod request_close;
+mod same_channel_twice;
+mod security_txt;
+mod set_config;
 mod settle_batch;
 mod strict_signatures;
 mod top_up;
+mod update_node;
 mod withdraw_available;
 mod withdraw_earned;
 mod withdraw_fees;

@@ -32,6 +32,7 @@
 //! | [`reads`]        | accounts, decoded and checked                                 |
 //! | [`submit`]       | sign, send, re-send, confirm; errors that say who must act    |
 //! | [`setup`]        | mint, treasury, config and vault of a fresh deployment        |
+//! | [`admin`]        | what the admin changes later                                  |
 //! | `contract`       | what every implementation of the trait must pass (feature)    |
 //! | [`keyfile`]      | key files as the Solana tools write them                      |
 
@@ -42,6 +43,7 @@ mod program;
 mod rpc;
 mod signer;
 
+pub mod admin;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod instructions;
