@@ -3,24 +3,26 @@
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use solana_account_decoder_client_types::{UiAccount, UiAccountEncoding};
+use solana_account_decoder_client_types::{UiAccount, UiAccountData, UiAccountEncoding};
 use solana_address::Address;
 use solana_commitment_config::CommitmentConfig;
 use solana_rpc_client::nonblocking::rpc_client::RpcClient;
 use solana_rpc_client_api::{
     client_error::{Error as ClientError, ErrorKind},
-    config::{RpcAccountInfoConfig, RpcProgramAccountsConfig, RpcSendTransactionConfig},
+    config::{RpcAccountInfoConfig, RpcProgramAccountsConfig, RpcSendTransactionConfig, RpcSimulateTransactionConfig},
     filter::{Memcmp, RpcFilterType},
     request::RpcError,
 };
 use solana_signature::Signature;
 use solana_transaction::versioned::VersionedTransaction;
 use solana_transaction_error::TransactionError;
-use solana_transaction_status_client_types::TransactionConfirmationStatus;
+use solana_transaction_status_client_types::{
+    TransactionConfirmationStatus, UiReturnDataEncoding, UiTransactionReturnData,
+};
 
 use crate::client::{
-    Account, AccountFilter, Blockhash, CLOCK, ChainClient, ChainError, Commitment, Status, Statuses, check_size,
-    clock_of,
+    Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS, MAX_RECENT_FEES,
+    MAX_RETURN_DATA, Simulation, Status, Statuses, check_size,
 };
 
 /// A cluster behind a JSON-RPC server. Cloning shares the connection pool.
@@ -50,22 +52,7 @@ impl ChainClient for RpcChain {
     }
 
     async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
-        let mut accounts = Vec::with_capacity(addresses.len());
-        for chunk in addresses.chunks(MAX_ADDRESSES) {
-            let config = account_config();
-            let answer = self.rpc.get_multiple_ui_accounts_with_config(chunk, config).await.map_err(rpc_error)?;
-            if answer.value.len() != chunk.len() {
-                return Err(ChainError::Malformed(format!(
-                    "{} accounts for {} addresses",
-                    answer.value.len(),
-                    chunk.len()
-                )));
-            }
-            for account in answer.value {
-                accounts.push(account.as_ref().map(decode_account).transpose()?);
-            }
-        }
-        Ok(accounts)
+        Ok(self.accounts_at(addresses).await?.1)
     }
 
     async fn program_accounts(
@@ -160,9 +147,57 @@ impl ChainClient for RpcChain {
         Ok(Statuses { block_height: seen.block_height, statuses })
     }
 
-    async fn clock(&self) -> Result<i64, ChainError> {
-        let accounts = self.accounts(&[CLOCK]).await?;
-        clock_of(accounts.first().and_then(Option::as_ref))
+    async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
+        let mut accounts = Vec::with_capacity(addresses.len());
+        let mut oldest = None;
+        for chunk in addresses.chunks(MAX_ADDRESSES) {
+            let config = account_config();
+            let answer = self.rpc.get_multiple_ui_accounts_with_config(chunk, config).await.map_err(rpc_error)?;
+            if answer.value.len() != chunk.len() {
+                return Err(ChainError::Malformed(format!(
+                    "{} accounts for {} addresses",
+                    answer.value.len(),
+                    chunk.len()
+                )));
+            }
+            oldest = Some(oldest.map_or(answer.context.slot, |slot: u64| slot.min(answer.context.slot)));
+            for account in answer.value {
+                accounts.push(account.as_ref().map(decode_account).transpose()?);
+            }
+        }
+        Ok((oldest.unwrap_or_default(), accounts))
+    }
+
+    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
+        check_size(transaction)?;
+        let config = RpcSimulateTransactionConfig {
+            sig_verify: false,
+            replace_recent_blockhash: true,
+            commitment: Some(CommitmentConfig::confirmed()),
+            ..RpcSimulateTransactionConfig::default()
+        };
+        let answer = self.rpc.simulate_transaction_with_config(transaction, config).await.map_err(rpc_error)?.value;
+        let err = answer.err.map(TransactionError::from);
+        let units = match (answer.units_consumed, &err) {
+            (Some(units), _) => units,
+            (None, Some(_)) => 0,
+            (None, None) => return Err(ChainError::Malformed("a simulation without units".into())),
+        };
+        let return_data = match answer.return_data {
+            Some(UiTransactionReturnData { data: (data, UiReturnDataEncoding::Base64), .. }) => {
+                let data = UiAccountData::Binary(data, UiAccountEncoding::Base64);
+                let bytes = data.decode().filter(|bytes| bytes.len() <= MAX_RETURN_DATA);
+                bytes.ok_or_else(|| ChainError::Malformed("return data is not base64 or too long".into()))?
+            }
+            None => Vec::new(),
+        };
+        Ok(Simulation { units, loaded_data_bytes: answer.loaded_accounts_data_size, err, return_data })
+    }
+
+    async fn recent_fees(&self, writable: &[Address]) -> Result<Vec<u64>, ChainError> {
+        let writable = writable.get(..MAX_FEE_ACCOUNTS).unwrap_or(writable);
+        let fees = self.rpc.get_recent_prioritization_fees(writable).await.map_err(rpc_error)?;
+        Ok(fees.into_iter().take(MAX_RECENT_FEES).map(|block| block.prioritization_fee).collect())
     }
 }
 
