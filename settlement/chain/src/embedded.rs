@@ -386,8 +386,9 @@ mod tests {
     async fn forked_away_transaction_is_unknown_and_lands_again_with_the_same_bytes() {
         let (chain, admin, _) = chain().await;
         let to = Keypair::new().pubkey();
-        let prepared =
-            prepare(&chain, &admin, &[], &[tokens::transfer_lamports(&admin.pubkey(), &to, 1_000_000_000)]).await.unwrap();
+        let prepared = prepare(&chain, &admin, &[], &[tokens::transfer_lamports(&admin.pubkey(), &to, 1_000_000_000)])
+            .await
+            .unwrap();
         let before = chain.branch();
         confirm(&chain, &prepared).await.unwrap();
         assert_eq!(reads::lamports(&before, &to).await.unwrap(), 0, "a branch goes its own way");

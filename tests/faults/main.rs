@@ -1,0 +1,16 @@
+//! What the settlement operator must survive, one file for each family of faults.
+//!
+//! Every test ends with the same audit ([`scene::Scene::audit`]): no acknowledged voucher is lost, nothing is paid
+//! twice, fees stay within the bound that the test states, watermarks never fall.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod scene;
+mod story;
+
+mod crashes;
+mod duplicates;
+mod expiry;
+mod forks;
+mod lies;
+mod timeouts;
