@@ -8,9 +8,13 @@
 mod scene;
 mod story;
 
+mod audit;
+mod backups;
 mod crashes;
 mod duplicates;
 mod expiry;
+mod floods;
 mod forks;
 mod lies;
+mod rivals;
 mod timeouts;

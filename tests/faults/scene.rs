@@ -1,6 +1,7 @@
 //! One operator, some nodes and their channels in front of a faulty chain, and the audit that ends every test here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use aro_proto::ChannelId;
@@ -79,7 +80,12 @@ impl Scene {
 
     /// The same on any view of the chain.
     pub async fn start_on(&self, chain: Arc<dyn ChainClient>) -> RunningOperator {
-        self.stage.start(&self.keys, &self.stage.config(self.dir.path()), chain).await.unwrap()
+        self.start_in(self.dir.path(), chain).await
+    }
+
+    /// The same with a folder of its own.
+    pub async fn start_in(&self, dir: &Path, chain: Arc<dyn ChainClient>) -> RunningOperator {
+        self.stage.start(&self.keys, &self.stage.config(dir), chain).await.unwrap()
     }
 
     /// Starts the operator as a process that dies with the fuse; `None` if it dies while it starts.
@@ -97,6 +103,11 @@ impl Scene {
                 Err(error) => panic!("{error}"),
             },
         }
+    }
+
+    /// Waits until a cut-off life has let go of its file.
+    pub async fn let_go(&self) {
+        drop(self.open_store().await);
     }
 
     /// The operator's file; a cut-off life lets go of it a moment later.
@@ -215,12 +226,12 @@ impl Scene {
 }
 
 impl Promises {
-    fn offer(&mut self, voucher: &HandoffVoucher) {
+    pub fn offer(&mut self, voucher: &HandoffVoucher) {
         let offered = self.offered.entry(voucher.channel).or_default();
         *offered = (*offered).max(voucher.cumulative.get());
     }
 
-    fn hear(&mut self, voucher: &HandoffVoucher, verdict: &HandoffVerdict) {
+    pub fn hear(&mut self, voucher: &HandoffVoucher, verdict: &HandoffVerdict) {
         assert_eq!(voucher.channel, verdict.channel, "verdicts come in order");
         if let Some(watermark) = verdict.watermark {
             let acknowledged = self.acknowledged.entry(voucher.channel).or_default();

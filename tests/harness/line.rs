@@ -36,15 +36,21 @@ impl Line {
     /// # Errors
     /// The operator cannot be reached or sends the node away.
     pub async fn to(operator: &RunningOperator, key: &SecretKey, chain: ChainIds) -> Result<Self> {
-        Self::dial(operator.id(), operator.local_addr(), key, chain).await
+        Self::dial(Ipv4Addr::LOCALHOST, operator.id(), operator.local_addr(), key, chain).await
     }
 
-    /// Connects to an operator by its address.
+    /// Connects from one of this machine's addresses to an operator's.
     ///
     /// # Errors
     /// As [`Self::to`].
-    pub async fn dial(operator: NodeId, address: SocketAddr, key: &SecretKey, chain: ChainIds) -> Result<Self> {
-        let endpoint = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    pub async fn dial(
+        from: Ipv4Addr,
+        operator: NodeId,
+        address: SocketAddr,
+        key: &SecretKey,
+        chain: ChainIds,
+    ) -> Result<Self> {
+        let endpoint = Endpoint::client(SocketAddr::from((from, 0)))?;
         let config = aro_proto::transport::client_config(operator);
         let connection = endpoint.connect_with(config, address, aro_proto::transport::SERVER_NAME)?.await?;
         let (mut send, mut receive) = connection.open_bi().await?;

@@ -259,6 +259,12 @@ impl Stage {
         &self.agent
     }
 
+    /// Signs the agent's vouchers.
+    #[must_use]
+    pub fn signer(&self) -> &SecretKey {
+        &self.signer
+    }
+
     /// Every balance of the program.
     ///
     /// # Errors
