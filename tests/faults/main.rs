@@ -11,6 +11,7 @@ mod story;
 mod audit;
 mod backups;
 mod crashes;
+mod disks;
 mod duplicates;
 mod expiry;
 mod floods;

@@ -26,14 +26,12 @@ async fn two_operators_with_one_key_and_two_stores_settle_everything_once() {
         scene.hand_all(&one, 0, &early).await;
         scene.hand_all(&other, 0, &late).await;
         let (first, second) = tokio::join!(one.settle_once(), other.settle_once());
-        first.unwrap();
-        second.unwrap();
+        assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
 
         scene.hand_all(&one, 0, &closing).await;
         scene.hand_all(&other, 0, &closing).await;
         let (first, second) = tokio::join!(one.settle_once(), other.settle_once());
-        first.unwrap();
-        second.unwrap();
+        assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
         scene.calm(&one).await;
         scene.calm(&other).await;
         // Settle, close and refund, by each of them: at the worst both pay for everything.

@@ -11,7 +11,7 @@ use aro_tests::line::{Line, Reply};
 use aro_tests::stage::{FUNDS, NodeKeys, OperatorKeys, Stage};
 use settlement_chain::{Address, ChainClient};
 use settlement_interface::accounts::{Channel, status};
-use settlement_operator::vouchers::{RedbStore, StoreError};
+use settlement_operator::vouchers::{OperatorStore, RedbStore, StoreError};
 use settlement_operator::{RunningOperator, SettleReport};
 use tempfile::TempDir;
 
@@ -90,8 +90,13 @@ impl Scene {
 
     /// Starts the operator as a process that dies with the fuse; `None` if it dies while it starts.
     pub async fn start_mortal(&self, fuse: &Arc<Fuse>) -> Option<RunningOperator> {
+        let store: Arc<dyn OperatorStore> = Arc::new(self.open_store().await);
+        self.start_mortal_with(fuse, FusedStore::new(store, Arc::clone(fuse))).await
+    }
+
+    /// The same with a store that dies by itself.
+    pub async fn start_mortal_with(&self, fuse: &Arc<Fuse>, store: Arc<dyn OperatorStore>) -> Option<RunningOperator> {
         let chain = FusedChain::new(Arc::new(self.server.clone()), Arc::clone(fuse));
-        let store = FusedStore::new(Arc::new(self.open_store().await), Arc::clone(fuse));
         let config = self.stage.config(self.dir.path());
         let starting = self.stage.start_with_store(&self.keys, &config, chain, store);
         tokio::select! {
@@ -115,7 +120,7 @@ impl Scene {
         let path = self.stage.config(self.dir.path()).database();
         let opening = async {
             loop {
-                match RedbStore::open(&path) {
+                match RedbStore::open(&path).await {
                     Err(StoreError::InUse) => tokio::task::yield_now().await,
                     opened => return opened.unwrap(),
                 }

@@ -1,15 +1,20 @@
 //! A store as a process sees it that dies with the fuse.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use aro_proto::{Amount, ChannelId};
+use aro_proto::ChannelId;
+use async_trait::async_trait;
 use settlement_chain::Signature;
-use settlement_operator::submit::{Journal, JournalEntry};
-use settlement_operator::vouchers::{Accepted, OperatorStore, StoreError, StoredVoucher, VoucherStore};
+use settlement_operator::submit::{Begun, Journal, JournalEntry};
+use settlement_operator::vouchers::{
+    Cursor, Grant, History, HistoryQuery, HistoryRow, Lease, Leases, Offer, OperatorStore, Quarantined, Ruling,
+    StoreError, StoredVoucher, VoucherStore,
+};
 
 use super::fuse::Fuse;
 
-/// Every write burns the fuse; after the last, every call fails without effect.
+/// Every write burns the fuse; after the last, no call returns.
 pub struct FusedStore {
     inner: Arc<dyn OperatorStore>,
     fuse: Arc<Fuse>,
@@ -22,48 +27,91 @@ impl FusedStore {
         Arc::new(Self { inner, fuse })
     }
 
-    fn read<T>(&self, call: impl FnOnce(&dyn OperatorStore) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        if self.fuse.is_blown() { Err(dead()) } else { call(&*self.inner) }
+    async fn read<T>(&self, call: impl Future<Output = T> + Send) -> T {
+        if self.fuse.is_blown() {
+            std::future::pending::<()>().await;
+        }
+        let answer = call.await;
+        if self.fuse.is_blown() {
+            std::future::pending::<()>().await;
+        }
+        answer
     }
 
-    fn write<T>(&self, call: impl FnOnce(&dyn OperatorStore) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let answer = self.read(call)?;
-        if self.fuse.burn() { Err(dead()) } else { Ok(answer) }
+    async fn write<T>(&self, call: impl Future<Output = T> + Send) -> T {
+        let writing = async {
+            let answer = call.await;
+            self.fuse.burn();
+            answer
+        };
+        self.read(writing).await
     }
 }
 
+#[async_trait]
 impl VoucherStore for FusedStore {
-    fn put(&self, batch: &[Accepted]) -> Result<(), StoreError> {
-        self.write(|store| store.put(batch))
+    async fn commit(&self, offers: Vec<Offer>, now: i64) -> Result<(Vec<Ruling>, bool), StoreError> {
+        self.write(self.inner.commit(offers, now)).await
     }
 
-    fn get(&self, channel: ChannelId) -> Result<Option<StoredVoucher>, StoreError> {
-        self.read(|store| store.get(channel))
+    async fn get(&self, channels: &[ChannelId]) -> Result<Vec<Option<StoredVoucher>>, StoreError> {
+        self.read(self.inner.get(channels)).await
     }
 
-    fn all(&self) -> Result<Vec<StoredVoucher>, StoreError> {
-        self.read(|store| store.all())
+    async fn page(&self, after: Option<ChannelId>, limit: usize) -> Result<Vec<StoredVoucher>, StoreError> {
+        self.read(self.inner.page(after, limit)).await
     }
 
-    fn prune(&self, done: &[(ChannelId, Amount)]) -> Result<(), StoreError> {
-        self.write(|store| store.prune(done))
+    async fn prune(&self, done: &[StoredVoucher]) -> Result<(), StoreError> {
+        self.write(self.inner.prune(done)).await
+    }
+
+    async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError> {
+        self.write(self.inner.quarantine(entry)).await
+    }
+
+    async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError> {
+        self.read(self.inner.quarantined()).await
     }
 }
 
+#[async_trait]
 impl Journal for FusedStore {
-    fn record(&self, entry: &JournalEntry) -> Result<(), StoreError> {
-        self.write(|store| store.record(entry))
+    async fn begin(&self, entry: &JournalEntry, grant: &Grant, ttl: Duration) -> Result<Begun, StoreError> {
+        self.write(self.inner.begin(entry, grant, ttl)).await
     }
 
-    fn entries(&self) -> Result<Vec<JournalEntry>, StoreError> {
-        self.read(|store| store.entries())
+    async fn entries(&self) -> Result<Vec<JournalEntry>, StoreError> {
+        self.read(self.inner.entries()).await
     }
 
-    fn resolve(&self, signature: &Signature) -> Result<(), StoreError> {
-        self.write(|store| store.resolve(signature))
+    async fn resolve(&self, signature: &Signature, trail: &[HistoryRow]) -> Result<bool, StoreError> {
+        self.write(self.inner.resolve(signature, trail)).await
     }
 }
 
-fn dead() -> StoreError {
-    StoreError::Database("the process is gone".into())
+#[async_trait]
+impl History for FusedStore {
+    async fn history(&self, query: &HistoryQuery) -> Result<Vec<(Cursor, HistoryRow)>, StoreError> {
+        self.read(self.inner.history(query)).await
+    }
+
+    async fn forget_history(&self, before: i64) -> Result<u64, StoreError> {
+        self.write(self.inner.forget_history(before)).await
+    }
+}
+
+#[async_trait]
+impl Leases for FusedStore {
+    async fn acquire(&self, name: &str, holder: &str, ttl: Duration) -> Result<Lease, StoreError> {
+        self.write(self.inner.acquire(name, holder, ttl)).await
+    }
+
+    async fn renew(&self, grant: &Grant, ttl: Duration) -> Result<bool, StoreError> {
+        self.write(self.inner.renew(grant, ttl)).await
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), StoreError> {
+        self.write(self.inner.release(grant)).await
+    }
 }

@@ -11,12 +11,14 @@
 //! statuses, or when a test lets them pass.
 
 mod dice;
+mod disk;
 mod fuse;
 mod fused_store;
 mod ground;
 mod server;
 
 pub use dice::Dice;
+pub use disk::Disk;
 pub use fuse::{Fuse, FusedChain};
 pub use fused_store::FusedStore;
 pub use ground::{Checkpoint, FINALITY, Ground, Landing};
