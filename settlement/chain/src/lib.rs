@@ -31,6 +31,7 @@
 //! | [`reads`]        | accounts, decoded and checked                                 |
 //! | [`submit`]       | sign, send, re-send, confirm; errors that say who must act    |
 //! | [`setup`]        | mint, treasury, config and vault of a fresh deployment        |
+//! | [`admin`]        | what the admin changes later                                  |
 //! | `contract`       | what every implementation of the trait must pass (feature)    |
 //! | [`keyfile`]      | key files as the Solana tools write them                      |
 
@@ -40,6 +41,7 @@ mod embedded;
 mod program;
 mod rpc;
 
+pub mod admin;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod instructions;

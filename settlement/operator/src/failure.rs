@@ -3,6 +3,7 @@
 use std::io;
 
 use settlement_chain::ChainError;
+use settlement_chain::admin::AdminError;
 use settlement_chain::keyfile::KeyfileError;
 use settlement_chain::reads::ReadError;
 use settlement_chain::setup::SetupError;
@@ -131,6 +132,19 @@ impl From<SetupError> for Failure {
             SetupError::Submit(error) => error.into(),
             SetupError::NotDeployed(_) => Self::usage(error, "deploy the program first, or check --program-id"),
             SetupError::OtherMint { .. } => Self::usage(error, "leave --mint out to keep the mint that is set up"),
+        }
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Read(error) => error.into(),
+            AdminError::Submit(error) => error.into(),
+            AdminError::NotAdmin { .. } => Self::of(Kind::Keys, error, "give --admin the key file of that admin"),
+            AdminError::NotProposed { .. } => {
+                Self::of(Kind::Keys, error, "let the admin run `aro-settle config propose-admin` with this address")
+            }
         }
     }
 }
