@@ -1,11 +1,13 @@
 //! From channels to transactions: what is worth sending, packed to the byte.
 
+mod due;
 mod planner;
 mod size;
 
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::Instruction;
 
+pub use due::{Candidate, Cost, Due, Rules};
 pub use planner::{Facts, Planner};
 pub use size::transaction_bytes;
 
@@ -24,6 +26,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Its name in reports, metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Settle => "settle",
+            Self::Close => "close",
+            Self::Finalize => "finalize",
+            Self::Reclaim => "reclaim",
+        }
+    }
+
     /// The kind of a stored number.
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -52,6 +64,8 @@ pub struct Planned {
     pub kind: Kind,
     /// To which channels, in the order of the instruction.
     pub items: Vec<Item>,
+    /// Why, for each item in order; empty where no voucher is settled.
+    pub dues: Vec<Due>,
     /// The one instruction, beside the compute limit that the submitter adds.
     pub instruction: Instruction,
     /// The entries, so that a batch which the chain refuses can be planned again in halves.
