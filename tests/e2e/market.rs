@@ -45,6 +45,15 @@ pub(crate) struct AgentHome {
 impl Cluster {
     /// The cluster of the environment, or a devnet of its own.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The cluster of the environment, or a chain that has the program and nothing else.
+    pub(crate) fn start_bare() -> Self {
+        Self::start_with(&["--bare"])
+    }
+
+    fn start_with(devnet_flags: &[&str]) -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let (devnet, rpc_url, payer, admin) = match std::env::var("ARO_TEST_RPC_URL") {
             Ok(rpc_url) => {
@@ -53,7 +62,8 @@ impl Cluster {
             }
             Err(_) => {
                 let state = path(&home, "devnet");
-                let devnet = Server::start("aro-devnet", &["run", "--rpc-port", "0", "--state-dir", &state]);
+                let arguments = [&["run", "--rpc-port", "0", "--state-dir", &state], devnet_flags].concat();
+                let devnet = Server::start("aro-devnet", &arguments);
                 let (url, faucet) = (devnet.ready_text("rpc_url"), devnet.ready_text("faucet_keypair"));
                 let admin = devnet.ready_text("admin_keypair");
                 (Some(devnet), url, faucet, admin)
@@ -67,7 +77,7 @@ impl Cluster {
         // Prepares a cluster that only has the program; finds what the devnet has prepared.
         let setup = run_ok(
             "aro-settle",
-            &["setup", "--rpc", &rpc_url, "--program-id", &id, "--payer", &payer, "--admin", &admin],
+            &["setup", "--rpc", &rpc_url, "--program-id", &id, "--payer", &payer, "--admin", &admin, "--new-mint"],
         );
         Self {
             mint: address(&text(&setup, "mint")),

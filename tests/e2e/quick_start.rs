@@ -8,7 +8,15 @@ use crate::market::{Cluster, sample};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_goes_one_way_and_money_the_other_to_the_last_unit() {
-    let cluster = Cluster::start();
+    trade(Cluster::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_has_only_the_program_is_prepared_by_command() {
+    trade(Cluster::start_bare()).await;
+}
+
+async fn trade(cluster: Cluster) {
     let treasury_before = cluster.tokens(&cluster.treasury).await;
     let operator = cluster.operator();
     let node = cluster.node(&operator);

@@ -32,6 +32,9 @@ pub struct RunArgs {
     /// Where to deploy the settlement program.
     #[arg(long, default_value_t = Program::local().id)]
     program_id: Address,
+    /// Deploy the program and no more, as on any cluster: `aro-settle setup` prepares the rest.
+    #[arg(long)]
+    bare: bool,
 }
 
 /// Starts everything, prints the JSON line, and stops on SIGINT or SIGTERM.
@@ -58,32 +61,37 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let surfnet = Surfnet::start(&options)?;
     let program = Program::new(args.program_id);
     tokio::select! {
-        ready = prepare(&surfnet, &program, &keys) => crate::print_line(&ready?)?,
+        ready = prepare(&surfnet, &program, &keys, args.bare) => crate::print_line(&ready?)?,
         () = &mut stopped => return surfnet.stop(),
     }
     stopped.await;
     surfnet.stop()
 }
 
-/// Deploys and sets up; returns the line that tells how to reach it all.
-async fn prepare(surfnet: &Surfnet, program: &Program, keys: &Keys) -> anyhow::Result<serde_json::Value> {
+/// Deploys and, unless it is to stay bare, sets up; returns the line that tells how to reach it all.
+async fn prepare(surfnet: &Surfnet, program: &Program, keys: &Keys, bare: bool) -> anyhow::Result<serde_json::Value> {
     let chain = RpcChain::new(&surfnet.rpc_url());
     deploy(&chain.url(), program, &keys.admin.pubkey()).await.context("deploying the settlement program")?;
-    let mint = setup::create_mint_at(&chain, &keys.faucet, &keys.mint, &keys.faucet.pubkey()).await?;
-    let options = SetupOptions { mint: Some(mint), ..SetupOptions::default() };
-    let setup = setup::setup(&chain, program, &keys.admin, &keys.admin, &options).await?;
-    Ok(serde_json::json!({
+    let mut line = serde_json::json!({
         "rpc_url": surfnet.rpc_url(),
         "ws_url": surfnet.ws_url(),
         "program_id": program.id.to_string(),
-        "mint": setup.mint.to_string(),
-        "config": setup.config.to_string(),
-        "vault": setup.vault.to_string(),
-        "treasury": setup.treasury.to_string(),
         "genesis_hash": Hash::new_from_array(chain.genesis_hash().await?).to_string(),
         "faucet_keypair": keys.dir.join(FAUCET_FILE),
         "admin_keypair": keys.dir.join(ADMIN_FILE),
-    }))
+    });
+    if bare {
+        return Ok(line);
+    }
+    let mint = setup::create_mint_at(&chain, &keys.faucet, &keys.mint, &keys.faucet.pubkey()).await?;
+    let options = SetupOptions { mint: Some(mint), ..SetupOptions::default() };
+    let setup = setup::setup(&chain, program, &keys.admin, &keys.admin, &options).await?;
+    for (name, address) in
+        [("mint", setup.mint), ("config", setup.config), ("vault", setup.vault), ("treasury", setup.treasury)]
+    {
+        line[name] = address.to_string().into();
+    }
+    Ok(line)
 }
 
 /// Writes the program where the upgradeable loader would have put it, with `authority` as its upgrade authority.
