@@ -94,6 +94,13 @@ pub struct Cost {
     pub entries: usize,
 }
 
+impl Default for Cost {
+    /// A transaction of one signature without priority, full in the larger format.
+    fn default() -> Self {
+        Self { transaction_lamports: 5_000, entries: 36 }
+    }
+}
+
 /// One stored voucher beside its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use settlement_chain::{
-    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, Signature, Statuses, VersionedTransaction,
+    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, Signature, Simulation, Statuses,
+    VersionedTransaction,
 };
 
 use super::Metrics;
@@ -58,6 +59,18 @@ impl ChainClient for MeteredChain {
 
     async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
         self.counted(self.inner.statuses(signatures).await)
+    }
+
+    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
+        self.counted(self.inner.simulate(transaction).await)
+    }
+
+    async fn recent_fees(&self, writable: &[Address]) -> Result<Vec<u64>, ChainError> {
+        self.counted(self.inner.recent_fees(writable).await)
+    }
+
+    async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
+        self.counted(self.inner.accounts_at(addresses).await)
     }
 
     async fn clock(&self) -> Result<i64, ChainError> {

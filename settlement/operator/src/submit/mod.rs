@@ -17,6 +17,7 @@ use crate::blocking::blocking;
 use crate::vouchers::{Begun, Book, StoreError};
 
 /// Signs, records, sends.
+#[derive(Clone)]
 pub struct Submitter {
     /// The chain.
     pub chain: Arc<dyn ChainClient>,
