@@ -1,16 +1,19 @@
 use settlement_chain::{Address, Signer};
-use settlement_interface::errors::SettlementError;
+use settlement_interface::{
+    accounts::{MAX_PAYOUT_DELAY_S, NO_KEY},
+    errors::SettlementError,
+    fees,
+    instructions::InitConfig,
+};
 use solana_account::Account;
 
 use crate::{
     instructions as ix,
     ledger::{
-        LOADER, MAX_GRACE_S, MAX_OPERATOR_FEE_BPS, PROTOCOL_FEE_BPS, SYSTEM_PROGRAM, TOKEN_PROGRAM, World,
-        assert_refused, config, mint_data, token_data, vault,
+        LOADER, MAX_GRACE_S, MAX_OPERATOR_FEE_BPS, PAYOUT_DELAY_S, PROTOCOL_FEE_BPS, SYSTEM_PROGRAM, TOKEN_PROGRAM,
+        World, assert_refused, config, mint_data, token_data, vault,
     },
 };
-
-const FEES: std::ops::Range<usize> = 5..9;
 
 #[test]
 fn stores_parameters_and_makes_the_vault() {
@@ -24,7 +27,8 @@ fn stores_parameters_and_makes_the_vault() {
     assert_eq!(stored.treasury, world.treasury.to_bytes());
     assert_eq!((stored.max_grace_s, stored.paused), (MAX_GRACE_S, 0));
     assert_eq!((stored.protocol_fee_bps, stored.max_operator_fee_bps), (PROTOCOL_FEE_BPS, MAX_OPERATOR_FEE_BPS));
-    assert_eq!((stored.reserved_head, stored.reserved), ([0; 3], [0; 48]));
+    assert_eq!((stored.payout_delay_s, stored.pending_admin), (PAYOUT_DELAY_S, NO_KEY));
+    assert_eq!((stored.reserved_head, stored.reserved), ([0; 3], [0; 12]));
 
     let made = world.svm.get_account(&vault()).unwrap();
     assert_eq!(made.owner, TOKEN_PROGRAM);
@@ -122,13 +126,36 @@ fn refuses_a_treasury_of_another_mint_or_kind() {
 }
 
 #[test]
-fn fees_together_stay_within_the_whole() {
-    let mut world = World::bare();
-    let mut instruction = ix::init_config(&world);
-    instruction.data[FEES].copy_from_slice(&[0x88, 0x13, 0x89, 0x13]); // 5,000 and 5,001
-    assert_refused(world.run(&[instruction.clone()], &[]), SettlementError::FeeTooHigh);
-    instruction.data[FEES].copy_from_slice(&[0x88, 0x13, 0x88, 0x13]);
-    world.run(&[instruction], &[]).unwrap();
+// r[verify settlement.config.ceilings]
+fn refuses_fees_and_delays_above_their_ceilings() {
+    let world = World::bare();
+    let highest = InitConfig {
+        protocol_fee_bps: fees::MAX_PROTOCOL_FEE_BPS,
+        max_operator_fee_bps: fees::MAX_OPERATOR_FEE_BPS,
+        payout_delay_s: MAX_PAYOUT_DELAY_S,
+        ..InitConfig::from_bytes(&ix::init_config(&world).data.try_into().unwrap())
+    };
+    let outcome = |init: &InitConfig| {
+        let mut world = world.clone();
+        let mut instruction = ix::init_config(&world);
+        instruction.data = init.to_bytes().to_vec();
+        world.run(&[instruction], &[])
+    };
+    outcome(&highest).unwrap();
+    for (above, expected) in [
+        (
+            InitConfig { protocol_fee_bps: fees::MAX_PROTOCOL_FEE_BPS + 1, ..highest.clone() },
+            SettlementError::FeeTooHigh,
+        ),
+        (
+            InitConfig { max_operator_fee_bps: fees::MAX_OPERATOR_FEE_BPS + 1, ..highest.clone() },
+            SettlementError::FeeTooHigh,
+        ),
+        (InitConfig { payout_delay_s: MAX_PAYOUT_DELAY_S + 1, ..highest.clone() }, SettlementError::DelayTooLong),
+        (InitConfig { protocol_fee_bps: u16::MAX, ..highest.clone() }, SettlementError::FeeTooHigh),
+    ] {
+        assert_refused(outcome(&above), expected);
+    }
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! The instructions as an honest caller builds them; tests change what they want wrong.
 
 use settlement_chain::{AccountMeta, Address, Instruction, Signer};
-use settlement_interface::instructions::{
-    Deposit, FLAG_EXPIRIES, FinalizeBatch, InitConfig, OpenBatch, OpenEntry, ReclaimBatch, RegisterNode,
-    RegisterOperator, RequestClose, TopUp, VoucherBatch, VoucherEntry, WithdrawAvailable, WithdrawEarned, WithdrawFees,
-    tag,
+use settlement_interface::{
+    accounts::Config,
+    instructions::{
+        AcceptAdmin, Deposit, FLAG_EXPIRIES, FinalizeBatch, InitConfig, OpenBatch, OpenEntry, ReclaimBatch,
+        RegisterNode, RegisterOperator, RequestClose, SetConfig, TopUp, UpdateNode, VoucherBatch, VoucherEntry,
+        WithdrawAvailable, WithdrawEarned, WithdrawFees, tag,
+    },
 };
 
 use crate::ledger::{
-    AgentParty, LOADER, MAX_GRACE_S, MAX_OPERATOR_FEE_BPS, NodeParty, OperatorParty, PROGRAM, PROTOCOL_FEE_BPS,
-    SYSTEM_PROGRAM, TOKEN_PROGRAM, Voucher, World, config, vault,
+    AgentParty, LOADER, MAX_GRACE_S, MAX_OPERATOR_FEE_BPS, NodeParty, OperatorParty, PAYOUT_DELAY_S, PROGRAM,
+    PROTOCOL_FEE_BPS, SYSTEM_PROGRAM, TOKEN_PROGRAM, Voucher, World, config, vault,
 };
 
 fn r(key: Address) -> AccountMeta {
@@ -42,6 +45,7 @@ pub fn init_config(world: &World) -> Instruction {
         max_grace_s: MAX_GRACE_S,
         protocol_fee_bps: PROTOCOL_FEE_BPS,
         max_operator_fee_bps: MAX_OPERATOR_FEE_BPS,
+        payout_delay_s: PAYOUT_DELAY_S,
     };
     let accounts = vec![
         ws(world.sponsor.pubkey()),
@@ -54,6 +58,32 @@ pub fn init_config(world: &World) -> Instruction {
         r(TOKEN_PROGRAM),
         r(SYSTEM_PROGRAM),
     ];
+    instruction(&data.to_bytes(), accounts)
+}
+
+/// Writes these parameters as the world's admin.
+pub fn set_config(world: &World, new: &Config) -> Instruction {
+    let data = SetConfig {
+        tag: tag::SET_CONFIG,
+        paused: new.paused,
+        max_grace_s: new.max_grace_s,
+        protocol_fee_bps: new.protocol_fee_bps,
+        max_operator_fee_bps: new.max_operator_fee_bps,
+        payout_delay_s: new.payout_delay_s,
+        pending_admin: new.pending_admin,
+    };
+    let accounts = vec![s(world.admin.pubkey()), w(config()), r(new.treasury.into())];
+    instruction(&data.to_bytes(), accounts)
+}
+
+pub fn accept_admin(pending_admin: &Address) -> Instruction {
+    instruction(&AcceptAdmin { tag: tag::ACCEPT_ADMIN }.to_bytes(), vec![s(*pending_admin), w(config())])
+}
+
+/// The node's owner names payout and operator as the party now holds them.
+pub fn update_node(node: &NodeParty, min_grace_s: u32, max_operator_fee_bps: u16) -> Instruction {
+    let data = UpdateNode { tag: tag::UPDATE_NODE, min_grace_s, max_operator_fee_bps };
+    let accounts = vec![s(node.owner.pubkey()), w(node.account), r(node.payout), r(config()), r(node.operator)];
     instruction(&data.to_bytes(), accounts)
 }
 

@@ -30,6 +30,7 @@ pub const START: i64 = 1_800_000_000;
 pub const MAX_GRACE_S: u32 = 86_400;
 pub const PROTOCOL_FEE_BPS: u16 = 50;
 pub const MAX_OPERATOR_FEE_BPS: u16 = 500;
+pub const PAYOUT_DELAY_S: u32 = 3_600;
 /// Shortest grace of every node here.
 pub const MIN_GRACE_S: u32 = 900;
 
@@ -212,7 +213,15 @@ impl World {
     }
 
     pub fn pause(&mut self) {
-        self.poke(&config(), 3, 1);
+        self.set_config(|config| config.paused = 1);
+    }
+
+    /// The admin changes some of the parameters.
+    pub fn set_config(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut new = self.read_config();
+        change(&mut new);
+        let instruction = ix::set_config(self, &new);
+        self.run(&[instruction], &[]).unwrap();
     }
 
     /// An agent with this much available, and as much again in its token account.

@@ -15,6 +15,7 @@
 mod instructions;
 mod ledger;
 
+mod accept_admin;
 mod close_batch;
 mod deposit;
 mod finalize_batch;
@@ -24,9 +25,12 @@ mod reclaim_batch;
 mod register_node;
 mod register_operator;
 mod request_close;
+mod security_txt;
+mod set_config;
 mod settle_batch;
 mod strict_signatures;
 mod top_up;
+mod update_node;
 mod withdraw_available;
 mod withdraw_earned;
 mod withdraw_fees;

@@ -183,17 +183,6 @@ fn succeeds_where_someone_sent_lamports_ahead() {
 }
 
 #[test]
-fn refuses_fees_that_together_exceed_the_whole() {
-    let (mut world, agent, node) = setup();
-    // As if the node had chosen an operator under other parameters: 9,951 basis points.
-    world.poke(&node.account, 156, 0xdf);
-    world.poke(&node.account, 157, 0x26);
-    let (entry, channel) = open_entry(&agent, &node, 0, 10);
-    let instruction = ix::open_batch(&world, &agent, &[(entry, node.account, channel)]);
-    assert_refused(world.run(&[instruction], &[&agent.owner]), SettlementError::FeeTooHigh);
-}
-
-#[test]
 fn the_node_must_be_a_node() {
     let (mut world, agent, node) = setup();
     let (entry, channel) = open_entry(&agent, &node, 0, 10);

@@ -1,4 +1,4 @@
-//! The seven questions that ARO asks of a chain, and the values that answer them.
+//! The eight questions that ARO asks of a chain, and the values that answer them.
 
 use async_trait::async_trait;
 use solana_address::Address;
@@ -36,8 +36,26 @@ pub trait ChainClient: Send + Sync + 'static {
     /// statuses, and they are of no older a view: a transaction that is unknown here although its last valid height lies below is dead.
     async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError>;
 
+    /// What a transaction would do if it landed now. Signatures may be blank and the blockhash stale: neither is
+    /// looked at. A transaction that would fail is an answer ([`Simulation::err`]), not an error.
+    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError>;
+
+    /// What transactions that wrote to any of these accounts paid on top of the base fee, in micro-lamports per
+    /// compute unit: one figure for each recent block, in no particular order, at most [`MAX_RECENT_FEES`]. Empty
+    /// if the chain has none. Of many accounts only the first [`MAX_FEE_ACCOUNTS`] count.
+    async fn recent_fees(&self, writable: &[Address]) -> Result<Vec<u64>, ChainError>;
+
+    /// The same as [`Self::accounts`], with the slot that the answer is of, so that two answers can be told apart
+    /// by age; 0 if the chain does not say.
+    async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
+        Ok((0, self.accounts(addresses).await?))
+    }
+
     /// The chain's time in unix seconds: what the program compares deadlines and expiries with.
-    async fn clock(&self) -> Result<i64, ChainError>;
+    async fn clock(&self) -> Result<i64, ChainError> {
+        let accounts = self.accounts(&[CLOCK]).await?;
+        clock_of(accounts.first().and_then(Option::as_ref))
+    }
 }
 
 /// An account as it lies on chain.
@@ -113,6 +131,19 @@ pub enum Commitment {
     Finalized,
 }
 
+/// What a transaction would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Simulation {
+    /// Compute units that it takes, up to where it fails if it does.
+    pub units: u64,
+    /// Bytes of account data that it loads, as the loaded-data limit counts them; `None` if the server does not say.
+    pub loaded_data_bytes: Option<u32>,
+    /// Why it would fail, if it would.
+    pub err: Option<TransactionError>,
+    /// What its last instruction returned, at most [`MAX_RETURN_DATA`] bytes.
+    pub return_data: Vec<u8>,
+}
+
 /// Why the chain gave no answer, or not the wished one.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
@@ -164,6 +195,15 @@ impl ChainError {
         }
     }
 }
+
+/// Most figures that [`ChainClient::recent_fees`] gives: servers keep 150 blocks.
+pub const MAX_RECENT_FEES: usize = 512;
+
+/// Most accounts that [`ChainClient::recent_fees`] looks at.
+pub const MAX_FEE_ACCOUNTS: usize = 128;
+
+/// Most bytes that a transaction returns.
+pub const MAX_RETURN_DATA: usize = 1024;
 
 /// Most bytes of a legacy or v0 transaction: one IPv6 packet.
 pub const MAX_LEGACY_TRANSACTION: usize = 1232;

@@ -15,7 +15,8 @@ use settlement_interface::{
 };
 
 use crate::{
-    AccountFilter, Address, ChainClient, ChainError, Commitment, Instruction, Keypair, Program, Signature, Signer,
+    AccountFilter, Address, ChainClient, ChainError, Commitment, Hash, Instruction, Keypair, MAX_RECENT_FEES, Message,
+    Program, Signature, Signer, VersionedMessage,
     instructions::{self as ix, NO_VOUCHER, OpenChannel, RegisterNode, WithdrawEarned},
     reads,
     setup::{self, Setup},
@@ -43,6 +44,9 @@ pub async fn answers_as_promised(
     assert_eq!(there, [3, 120, 149], "accounts come in the order asked for");
     assert_eq!(accounts[3], accounts[149]);
     assert_eq!(accounts[120].as_ref().map(|account| account.owner), Some(program.id));
+    let (slot, again) = chain.accounts_at(&addresses).await?;
+    let (later, _) = chain.accounts_at(&addresses[..1]).await?;
+    assert!(again == accounts && later >= slot, "answers say how old they are");
 
     let by_mint = |key| AccountFilter { discriminator: discriminator::CONFIG, data_len: 192, key: Some((40, key)) };
     let found = chain.program_accounts(&program.id, &by_mint(setup.mint)).await?;
@@ -62,6 +66,22 @@ pub async fn answers_as_promised(
     assert_eq!(statuses[0], None);
     assert!(statuses[1].as_ref().is_some_and(|s| s.err.is_none() && s.commitment >= Commitment::Confirmed));
     assert!(matches!(submit::outcome(chain, &Signature::default(), 0).await?, Outcome::Dead), "past its height");
+
+    // Simulated: what it would take, and no effect. Neither signature nor blockhash count.
+    let mut draft = prepared.transaction.clone();
+    draft.signatures = vec![Signature::default()];
+    draft.message.set_recent_blockhash(Hash::default());
+    let simulation = chain.simulate(&draft).await?;
+    assert_eq!(simulation.err, None);
+    assert!((1..10_000).contains(&simulation.units), "{} units for a transfer", simulation.units);
+    assert!(simulation.loaded_data_bytes.is_none_or(|bytes| (1..100_000).contains(&bytes)));
+    assert_eq!(reads::lamports(chain, &to).await?, RICH, "a simulation moves nothing");
+    let pauper = Keypair::new().pubkey();
+    let message = Message::new(&[tokens::transfer_lamports(&pauper, &to, 1)], Some(&pauper));
+    draft.message = VersionedMessage::Legacy(message);
+    assert!(chain.simulate(&draft).await?.err.is_some(), "what would fail says so");
+    let fees = chain.recent_fees(&[faucet.pubkey(), setup.vault]).await?;
+    assert!(fees.len() <= MAX_RECENT_FEES);
 
     // Refused before landing: no effect, and the fault is named.
     let poor = Keypair::new();

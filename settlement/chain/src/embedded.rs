@@ -23,7 +23,10 @@ use solana_transaction_error::TransactionError;
 
 use crate::{
     PROGRAM_ELF, Program,
-    client::{Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, Status, Statuses, check_size},
+    client::{
+        Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, Simulation, Status, Statuses,
+        check_size,
+    },
     setup::{self, Setup, SetupError, SetupOptions},
     submit::SubmitError,
 };
@@ -48,7 +51,7 @@ impl EmbeddedChain {
 
     /// A new chain with the given ELF loaded as `program`.
     pub fn with_program(program: &Program, elf: &[u8]) -> Result<Self, ChainError> {
-        let mut svm = LiteSVM::new().with_blockhash_check(false).with_transaction_history(0);
+        let mut svm = LiteSVM::new().with_sigverify(false).with_blockhash_check(false).with_transaction_history(0);
         svm.add_program(program.id, elf)
             .map_err(|error| ChainError::Malformed(format!("the program does not load: {error}")))?;
         let recent = VecDeque::from([svm.latest_blockhash()]);
@@ -144,6 +147,10 @@ impl ChainClient for EmbeddedChain {
             .signatures
             .first()
             .ok_or_else(|| ChainError::Malformed("the transaction is not signed".into()))?;
+        // Here, so that LiteSVM can simulate what is not signed yet.
+        if !transaction.verify_with_results().into_iter().all(|is_valid| is_valid) {
+            return Err(ChainError::Refused(TransactionError::SignatureFailure));
+        }
         let mut state = self.lock();
         if state.statuses.contains_key(&signature) {
             return Ok(signature);
@@ -165,6 +172,29 @@ impl ChainClient for EmbeddedChain {
         let state = self.lock();
         let statuses = signatures.iter().map(|signature| state.statuses.get(signature).cloned()).collect();
         Ok(Statuses { block_height: state.block_height, statuses })
+    }
+
+    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
+        check_size(transaction)?;
+        let mut state = self.lock();
+        state.tick();
+        let loaded_data_bytes = Some(state.loaded_data_bytes(transaction));
+        let (meta, err) = match state.svm.simulate_transaction(transaction.clone()) {
+            Ok(done) => (done.meta, None),
+            Err(failed) => (failed.meta, Some(failed.err)),
+        };
+        let return_data = meta.return_data.data;
+        Ok(Simulation { units: meta.compute_units_consumed, loaded_data_bytes, err, return_data })
+    }
+
+    /// Nobody else wants room in a block here.
+    async fn recent_fees(&self, _: &[Address]) -> Result<Vec<u64>, ChainError> {
+        Ok(Vec::new())
+    }
+
+    async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
+        let slot = self.lock().block_height;
+        Ok((slot, self.accounts(addresses).await?))
     }
 
     async fn clock(&self) -> Result<i64, ChainError> {
@@ -193,6 +223,22 @@ impl State {
         self.block_height = self.block_height.saturating_add(1);
     }
 
+    /// What a cluster counts against the loaded-data limit: each account's data and a base, and the code of the
+    /// programs behind their accounts.
+    fn loaded_data_bytes(&self, transaction: &VersionedTransaction) -> u32 {
+        let mut bytes = 0_usize;
+        for key in transaction.message.static_account_keys() {
+            let Some(account) = self.svm.get_account(key) else { continue };
+            bytes = bytes.saturating_add(LOADED_ACCOUNT_BASE).saturating_add(account.data.len());
+            if account.owner == UPGRADEABLE_LOADER && account.executable {
+                let (code, _) = Address::find_program_address(&[key.as_ref()], &UPGRADEABLE_LOADER);
+                let code_len = self.svm.get_account(&code).map_or(0, |code| code.data.len());
+                bytes = bytes.saturating_add(LOADED_ACCOUNT_BASE).saturating_add(code_len);
+            }
+        }
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+
     /// Brings the Clock sysvar to the present.
     fn tick(&mut self) {
         let now = self.fixed_time.unwrap_or_else(|| {
@@ -213,6 +259,12 @@ fn plain(account: solana_account::Account) -> Account {
 
 /// Blocks for which a blockhash is good, as on a cluster.
 const BLOCKHASH_LIFE: u64 = 150;
+
+/// Bytes that each loaded account is charged for beside its data.
+const LOADED_ACCOUNT_BASE: usize = 64;
+
+/// Programs that it owns have their code in an account of its own.
+const UPGRADEABLE_LOADER: Address = Address::from_str_const("BPFLoaderUpgradeab1e11111111111111111111111");
 
 #[cfg(test)]
 mod tests {

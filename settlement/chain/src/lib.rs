@@ -3,7 +3,7 @@
 //! It does not hold keys, watch channels or decide what to settle: agent, node and operator do. It turns typed
 //! requests into instructions, instructions into confirmed transactions, and accounts back into typed values.
 //!
-//! The two types that matter are [`ChainClient`], the seven questions that any chain must answer, and
+//! The two types that matter are [`ChainClient`], the eight questions that any chain must answer, and
 //! [`Program`], one deployment of the settlement program and the addresses that follow from it. Behind the trait
 //! stand [`RpcChain`] (any Solana cluster over JSON-RPC) and, with the feature `embedded`, `EmbeddedChain`
 //! (LiteSVM in this process, for the demo and tests).
@@ -50,8 +50,8 @@ pub mod submit;
 pub mod tokens;
 
 pub use client::{
-    Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, MAX_LEGACY_TRANSACTION, MAX_V1_TRANSACTION,
-    Status, Statuses, check_size,
+    Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS, MAX_LEGACY_TRANSACTION,
+    MAX_RECENT_FEES, MAX_RETURN_DATA, MAX_V1_TRANSACTION, Simulation, Status, Statuses, check_size,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::{EMBEDDED_GENESIS_HASH, EmbeddedChain};

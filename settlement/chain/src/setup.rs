@@ -28,6 +28,8 @@ pub struct SetupOptions {
     pub protocol_fee_bps: u16,
     /// The largest part an operator may ask, in basis points. Default 500.
     pub max_operator_fee_bps: u16,
+    /// Seconds that a node's new payout waits before it counts. Default two days: time to see a theft and withdraw.
+    pub payout_delay_s: u32,
 }
 
 impl Default for SetupOptions {
@@ -38,6 +40,7 @@ impl Default for SetupOptions {
             max_grace_s: 7 * 24 * 3600,
             protocol_fee_bps: 50,
             max_operator_fee_bps: 500,
+            payout_delay_s: 2 * 24 * 3600,
         }
     }
 }
@@ -125,6 +128,7 @@ pub async fn setup(
         max_grace_s: options.max_grace_s,
         protocol_fee_bps: options.protocol_fee_bps,
         max_operator_fee_bps: options.max_operator_fee_bps,
+        payout_delay_s: options.payout_delay_s,
     };
     let steps = [
         tokens::create_associated_idempotent(&payer.pubkey(), &treasury_owner, &mint),

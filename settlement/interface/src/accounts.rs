@@ -10,6 +10,12 @@ use crate::{Key, layout::layout};
 /// Version byte of all layouts below.
 pub const VERSION: u8 = 1;
 
+/// The longest that a node's new payout may have to wait, in seconds: 30 days. A longer delay would be a lock.
+pub const MAX_PAYOUT_DELAY_S: u32 = 30 * 24 * 3_600;
+
+/// In place of a key: none.
+pub const NO_KEY: Key = [0; 32];
+
 /// First byte of an account: which layout follows.
 pub mod discriminator {
     /// [`Config`](super::Config).
@@ -88,7 +94,7 @@ layout! {
         vault_bump / set_vault_bump: u8 = 4,
         /// Zero.
         reserved_head / set_reserved_head: [u8; 3] = 5,
-        /// May change the parameters.
+        /// May change the parameters, and nothing else: no money passes through it.
         admin / set_admin: Key = 8,
         /// The $ARO mint: classic SPL token, 6 decimals, no freeze authority.
         mint / set_mint: Key = 40,
@@ -102,8 +108,12 @@ layout! {
         protocol_fee_bps / set_protocol_fee_bps: u16 = 140,
         /// The largest part an operator may ask, in basis points.
         max_operator_fee_bps / set_max_operator_fee_bps: u16 = 142,
+        /// The key that becomes admin when it accepts; zeros for none.
+        pending_admin / set_pending_admin: Key = 144,
+        /// Seconds between a node's wish for another payout and the first second at which that counts.
+        payout_delay_s / set_payout_delay_s: u32 = 176,
         /// Zero.
-        reserved / set_reserved: [u8; 48] = 144,
+        reserved / set_reserved: [u8; 12] = 180,
     }
 }
 account!(Config, CONFIG);
@@ -144,11 +154,12 @@ layout! {
         reserved_head / set_reserved_head: [u8; 5] = 3,
         /// The node id: its transport key, which agents dial.
         id / set_id: Key = 8,
-        /// The cold key: may close, withdraw and change this account.
+        /// The cold key: may close, withdraw and change this account. It stays what it was at registration: a
+        /// thief who could replace it would lock the owner out and then wait for the payout that he chose.
         owner / set_owner: Key = 40,
         /// The operator account that settles for this node, or zeros for none.
         operator / set_operator: Key = 72,
-        /// Token account that earnings go to, always.
+        /// Token account that earnings go to, until a pending one counts: see [`Node::payout_at`].
         payout / set_payout: Key = 104,
         /// Base units earned and not yet withdrawn.
         earned / set_earned: u64 = 136,
@@ -159,10 +170,28 @@ layout! {
         /// What the operator takes of what settles, in basis points; fixed when the node chose it.
         operator_fee_bps / set_operator_fee_bps: u16 = 156,
         /// Zero.
-        reserved / set_reserved: [u8; 66] = 158,
+        reserved_middle / set_reserved_middle: [u8; 2] = 158,
+        /// Token account that takes the payout's place at [`payout_from`](Self::payout_from); zeros for none.
+        pending_payout / set_pending_payout: Key = 160,
+        /// The unix second from which the pending payout counts, and the present one no longer; 0 for none pending.
+        payout_from / set_payout_from: i64 = 192,
+        /// Zero.
+        reserved / set_reserved: [u8; 24] = 200,
     }
 }
 account!(Node, NODE);
+
+impl Node {
+    /// The token account that earnings go to at `now` (unix seconds, the chain's clock).
+    pub const fn payout_at(&self, now: i64) -> &Key {
+        if self.is_payout_due(now) { &self.pending_payout } else { &self.payout }
+    }
+
+    /// True if the pending payout counts at `now` (unix seconds) and has not been written into the payout's place.
+    pub const fn is_payout_due(&self, now: i64) -> bool {
+        self.payout_from != 0 && now >= self.payout_from
+    }
+}
 
 layout! {
     /// A settlement operator and its fees.
@@ -232,5 +261,41 @@ impl Channel {
     /// True while a voucher above `settled` would still be credited at `now` (unix seconds).
     pub const fn is_settleable(&self, now: i64) -> bool {
         self.status == status::OPEN || (self.status == status::CLOSING && now < self.deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_cover_every_byte_of_every_account() {
+        let layouts = [
+            (Config::FIELDS, Config::LEN),
+            (Agent::FIELDS, Agent::LEN),
+            (Node::FIELDS, Node::LEN),
+            (Operator::FIELDS, Operator::LEN),
+            (Channel::FIELDS, Channel::LEN),
+        ];
+        for (fields, len) in layouts {
+            let end = fields.iter().fold(0, |at, field| {
+                assert_eq!(field.offset, at, "{}", field.name);
+                assert!(!field.docs.is_empty(), "{} is not documented", field.name);
+                at + field.len
+            });
+            assert_eq!(end, len);
+            assert_eq!(fields[0].name, "discriminator");
+        }
+        let admin = Config::FIELDS.iter().find(|field| field.name == "pending_admin").unwrap();
+        assert_eq!((admin.offset, admin.len, admin.ty), (144, 32, "Key"));
+    }
+
+    #[test]
+    fn a_pending_payout_counts_from_its_second_on() {
+        let bytes = [0; Node::LEN];
+        let waiting = Node { payout: [1; 32], pending_payout: [2; 32], payout_from: 50, ..Node::from_bytes(&bytes) };
+        assert_eq!((waiting.payout_at(49), waiting.payout_at(50)), (&[1; 32], &[2; 32]));
+        let none = Node { payout_from: 0, pending_payout: NO_KEY, ..waiting };
+        assert_eq!(none.payout_at(i64::MAX), &[1; 32]);
     }
 }

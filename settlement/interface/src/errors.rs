@@ -6,7 +6,7 @@
 macro_rules! errors {
     ($( $(#[doc = $doc:literal])* $name:ident = $code:literal, )*) => {
         /// A custom program error. The number is part of the interface and never changes meaning.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u32)]
         pub enum SettlementError { $( $(#[doc = $doc])* $name = $code, )* }
 
@@ -77,4 +77,6 @@ errors! {
     BadBatch = 122,
     /// A program account in the list is not the one that is needed.
     WrongProgram = 123,
+    /// The payout delay is longer than any config may ask.
+    DelayTooLong = 124,
 }

@@ -1,7 +1,20 @@
 //! Who gets what of a settled amount. Integers only; the parts always sum to the whole.
+//!
+//! A channel keeps the protocol's rate of its opening and a node its operator's rate of the choosing, whatever
+//! becomes of the config. Both were below their ceiling when they were copied, and the ceilings are constants, so no
+//! pair of copies can sum to the whole: settling never fails for fees, and the node always gets a part.
 
 /// Denominator of every fee: 10,000 basis points are the whole.
 pub const BPS_WHOLE: u16 = 10_000;
+
+/// The highest protocol fee that any config may name, in basis points.
+pub const MAX_PROTOCOL_FEE_BPS: u16 = 2_000;
+
+/// The highest operator fee that any config may allow, in basis points.
+pub const MAX_OPERATOR_FEE_BPS: u16 = 5_000;
+
+// r[impl settlement.fees.ceilings]
+const _: () = assert!(MAX_PROTOCOL_FEE_BPS + MAX_OPERATOR_FEE_BPS < BPS_WHOLE);
 
 /// A settled amount, divided: `node + operator + protocol` is the amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +27,7 @@ pub struct Split {
     pub protocol: u64,
 }
 
-/// Divides `amount`. `None` if the two fees together exceed the whole.
+/// Divides `amount`. `None` if the two fees together exceed the whole, which no rates within the ceilings do.
 #[inline(always)]
 pub const fn split(amount: u64, operator_bps: u16, protocol_bps: u16) -> Option<Split> {
     // u32: two u16 sum without overflow.

@@ -1,5 +1,21 @@
 //! How a struct becomes fixed bytes: one macro for accounts, instruction data and batch entries.
 
+/// One field of a layout, as data: what generators of clients in other languages read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it begins, in bytes.
+    pub offset: usize,
+    /// Its length in bytes.
+    pub len: usize,
+    /// Its Rust type as written: `u8`, `u16`, `u32`, `u64`, `i64`, `Key` (32 bytes) or `[u8; N]`. Integers are
+    /// little-endian.
+    pub ty: &'static str,
+    /// What it means, one line of documentation each.
+    pub docs: &'static [&'static str],
+}
+
 /// A value with a fixed little-endian encoding.
 pub(crate) trait Field: Sized {
     const LEN: usize;
@@ -44,21 +60,34 @@ impl<const N: usize> Field for [u8; N] {
 
 /// Declares a struct with a fixed layout: every field at a written offset, offsets checked at compile time to
 /// be gapless and to end at the written length. Generates the decoded struct, and a `View` over borrowed bytes
-/// whose getters and setters touch one field each (for the program, where decoding all would cost compute).
+/// whose getters and setters touch one field each (for the program, where decoding all would cost compute). The
+/// layout itself is data too: `FIELDS`.
 macro_rules! layout {
     (
-        $(#[$meta:meta])*
+        $(#[doc = $doc:literal])*
         pub struct $name:ident / $view:ident [$len:literal] {
-            $( $(#[$fmeta:meta])* $field:ident / $set:ident : $ty:ty = $off:literal, )*
+            $( $(#[doc = $fdoc:literal])* $field:ident / $set:ident : $ty:ty = $off:literal, )*
         }
     ) => {
-        $(#[$meta])*
+        $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $name { $( $(#[$fmeta])* pub $field: $ty, )* }
+        pub struct $name { $( $(#[doc = $fdoc])* pub $field: $ty, )* }
 
         impl $name {
             /// Encoded length in bytes.
             pub const LEN: usize = $len;
+
+            /// Every field in order, without gaps.
+            pub const FIELDS: &'static [$crate::FieldInfo] = &[ $( $crate::FieldInfo {
+                name: stringify!($field),
+                offset: $off,
+                len: <$ty as $crate::layout::Field>::LEN,
+                ty: stringify!($ty),
+                docs: &[ $( $fdoc ),* ],
+            }, )* ];
+
+            /// What it is, one line of documentation each.
+            pub const DOCS: &'static [&'static str] = &[ $( $doc ),* ];
 
             /// Reads the fields; the caller has checked whatever tag the bytes carry.
             #[inline(always)]
@@ -85,7 +114,7 @@ macro_rules! layout {
             #[inline(always)]
             pub fn new(bytes: &'a mut [u8; $len]) -> Self { Self(bytes) }
             $(
-                $(#[$fmeta])*
+                $(#[doc = $fdoc])*
                 #[inline(always)]
                 pub fn $field(&self) -> $ty {
                     <$ty as $crate::layout::Field>::read(

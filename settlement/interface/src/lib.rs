@@ -1,7 +1,8 @@
 //! The ground floor of ARO: the bytes that agent, node, operator and chain program agree on.
 //!
-//! It holds no behaviour, only layouts: the [voucher](voucher) that an agent signs, the [accounts] that the
-//! program owns, the [instructions] it takes, the [seeds] of its addresses and the [errors] it answers with.
+//! It holds no behaviour, only layouts and tables: the [voucher](voucher) that an agent signs, the [accounts] that
+//! the program owns, the [instructions] it takes, the [seeds] of its addresses, the [errors] it answers with and the
+//! [transitions] of a channel.
 //! Everything is `no_std`, allocation-free and without dependencies, so that the SBF program and every host
 //! crate read the same definitions.
 //!
@@ -19,7 +20,10 @@ pub mod errors;
 pub mod fees;
 pub mod instructions;
 pub mod seeds;
+pub mod transitions;
 pub mod voucher;
+
+pub use layout::FieldInfo;
 
 /// An ed25519 public key or a program-derived address: 32 bytes, as Solana has them.
 pub type Key = [u8; 32];

@@ -5,7 +5,7 @@
 
 use pinocchio::{AccountView, Address, ProgramResult, cpi::set_return_data, error::ProgramError};
 use settlement_interface::{
-    accounts::{ChannelView, Node, status},
+    accounts::{ChannelView, status},
     errors::SettlementError,
     instructions::{FLAG_EXPIRIES, MAX_BATCH, VoucherBatch, VoucherEntry},
     voucher::{NEVER, is_expired},
@@ -114,8 +114,8 @@ pub struct Settlement<'a> {
     pub program: &'a Address,
     /// The node's account, which all channels must belong to.
     pub node_account: &'a mut AccountView,
-    /// What the node's account says.
-    pub node: &'a Node,
+    /// The operator's part, in basis points, as the node's account says.
+    pub operator_fee_bps: u16,
     /// The node's operator, or the system program.
     pub operator_account: &'a mut AccountView,
     /// One voucher per channel.
@@ -142,7 +142,7 @@ impl Settlement<'_> {
                 Entry::Skipped => skipped.mark(index),
                 Entry::Watermark => {}
                 Entry::Rise { amount, protocol_fee_bps } => {
-                    earnings.credit(amount, self.node.operator_fee_bps, protocol_fee_bps)?;
+                    earnings.credit(amount, self.operator_fee_bps, protocol_fee_bps)?;
                 }
             }
         }

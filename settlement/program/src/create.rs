@@ -6,7 +6,7 @@ use pinocchio::{
     error::ProgramError,
     sysvars::{get_sysvar, rent::RENT_ID},
 };
-use settlement_interface::errors::SettlementError;
+use settlement_interface::{Key, errors::SettlementError};
 
 use crate::{
     account::{SYSTEM_PROGRAM, is_vacant},
@@ -69,6 +69,36 @@ impl NewAccount<'_> {
         data[20..].copy_from_slice(self.owner.as_array());
         let accounts = [(self.payer, Use::WriteSign), (self.account, Use::WriteSign)];
         invoke_signed(&SYSTEM_PROGRAM, &data, accounts, signer)
+    }
+}
+
+/// An account of this program that one key names: an agent, a node or an operator.
+pub struct NewParty<'a> {
+    /// This program, the owner.
+    pub program: &'a Address,
+    /// Pays the rent that is missing.
+    pub payer: &'a AccountView,
+    /// Where the account will be.
+    pub account: &'a AccountView,
+    /// What kind of party.
+    pub seed: &'static [u8],
+    /// Which one.
+    pub key: &'a Key,
+    /// Bytes of data, all zero at first.
+    pub space: u64,
+}
+
+impl NewParty<'_> {
+    /// Creates the account at its address and tells the bump.
+    ///
+    /// # Errors
+    /// [`SettlementError::WrongAddress`], and those of [`NewAccount::create`].
+    pub fn create(&self) -> Result<u8, ProgramError> {
+        let bump = [derive(&[self.seed, self.key], self.account, self.program)?];
+        let seeds = [Seed::from(self.seed), Seed::from(self.key), Seed::from(&bump)];
+        let (payer, account, owner, space) = (self.payer, self.account, self.program, self.space);
+        NewAccount { payer, account, owner, space, seeds: &seeds }.create()?;
+        Ok(bump[0])
     }
 }
 

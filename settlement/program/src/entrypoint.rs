@@ -47,6 +47,9 @@ fn dispatch(call: Call<'_>) -> ProgramResult {
         tag::REGISTER_NODE => processor::register_node::process(call),
         tag::REGISTER_OPERATOR => processor::register_operator::process(call),
         tag::INIT_CONFIG => processor::init_config::process(call),
+        tag::SET_CONFIG => processor::set_config::process(call),
+        tag::ACCEPT_ADMIN => processor::accept_admin::process(call),
+        tag::UPDATE_NODE => processor::update_node::process(call),
         _ => Err(refusal(SettlementError::MalformedData)),
     }
 }

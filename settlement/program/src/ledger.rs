@@ -6,7 +6,7 @@ use pinocchio::{AccountView, Address, ProgramResult, error::ProgramError};
 use settlement_interface::{
     accounts::{NodeView, OperatorView, discriminator},
     errors::SettlementError,
-    fees::{BPS_WHOLE, split},
+    fees::split,
     instructions::EVERYTHING,
 };
 
@@ -38,18 +38,6 @@ pub fn take(balance: u64, amount: u64) -> Result<u64, ProgramError> {
 #[inline(always)]
 pub const fn asked(balance: u64, amount: u64) -> u64 {
     if amount == EVERYTHING { balance } else { amount }
-}
-
-/// Two fees that together exceed the whole could never be paid.
-///
-/// # Errors
-/// [`SettlementError::FeeTooHigh`].
-#[inline(always)]
-pub const fn fees_fit(one_bps: u16, other_bps: u16) -> ProgramResult {
-    match one_bps.checked_add(other_bps) {
-        Some(sum) => require(sum <= BPS_WHOLE, SettlementError::FeeTooHigh),
-        None => Err(refusal(SettlementError::FeeTooHigh)),
-    }
 }
 
 /// What the entries of one batch earn together, in base units. The ledgers are written once, at the end.
@@ -102,13 +90,6 @@ mod tests {
         assert_eq!(take(5, 5), Ok(0));
         assert_eq!(take(5, 0), Err(refusal(SettlementError::BadAmount)));
         assert_eq!(take(5, 6), Err(refusal(SettlementError::BadAmount)));
-    }
-
-    #[test]
-    fn fees_fit_up_to_the_whole() {
-        assert!(fees_fit(9_000, 1_000).is_ok());
-        assert_eq!(fees_fit(9_000, 1_001), Err(refusal(SettlementError::FeeTooHigh)));
-        assert_eq!(fees_fit(u16::MAX, u16::MAX), Err(refusal(SettlementError::FeeTooHigh)));
     }
 
     #[test]

@@ -8,7 +8,10 @@
 //! - [`voucher`]: strict verification of an agent's signature.
 //! - [`batch`]: the piece that settling and closing share.
 //! - [`ledger`]: every sum, checked.
-//! - [`create`], [`token`], [`invoke`]: new accounts, token payments, calls to other programs.
+//! - [`vault`], [`payout`]: the ways in and out, and where a node's earnings go.
+//! - [`parameters`], [`register`]: what a config may say, and what registrations share.
+//! - [`create`], [`token`], [`invoke`]: new accounts, mints and token accounts, calls to other programs.
+//! - [`security`]: whom to tell about a flaw.
 #![cfg_attr(any(target_os = "solana", target_arch = "bpf"), no_std)]
 
 pub mod account;
@@ -17,9 +20,14 @@ pub mod create;
 pub mod entrypoint;
 pub mod invoke;
 pub mod ledger;
+pub mod parameters;
+pub mod payout;
 pub mod processor;
 pub mod refuse;
+pub mod register;
+pub mod security;
 pub mod token;
+pub mod vault;
 pub mod voucher;
 
 /// Ends the program without a message: messages would carry paths of the building machine into the binary.

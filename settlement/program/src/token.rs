@@ -1,10 +1,7 @@
-//! The token program: which mints and token accounts are accepted, and how tokens move.
+//! The token program: which mints and token accounts are accepted.
 
-use pinocchio::{
-    AccountView, Address, ProgramResult,
-    cpi::{Seed, Signer},
-};
-use settlement_interface::{ARO_DECIMALS, Key, accounts::Config, errors::SettlementError, seeds};
+use pinocchio::{AccountView, Address, ProgramResult};
+use settlement_interface::{ARO_DECIMALS, Key, accounts::Config, errors::SettlementError};
 
 use crate::{
     account::same,
@@ -62,52 +59,10 @@ pub fn check_payout(account: &AccountView, config: &Config) -> ProgramResult {
     check_token_account(account, &config.mint)
 }
 
-/// The account must be the vault that the config names.
-#[inline(always)]
-pub fn is_vault(account: &AccountView, config: &Config) -> ProgramResult {
-    require(same(&config.vault, account.address()), SettlementError::WrongAddress)
-}
-
 /// Makes a zeroed account of the token program a token account of `mint`.
 pub fn initialize_account(account: &AccountView, mint: &AccountView, authority: &Address) -> ProgramResult {
     let mut data = [0; 33];
     data[0] = 18; // InitializeAccount3
     data[1..].copy_from_slice(authority.as_array());
     invoke_signed(&TOKEN_PROGRAM, &data, [(account, Use::Write), (mint, Use::Read)], &[])
-}
-
-/// Moves `amount` base units into the vault, by the signature of the source's authority.
-pub fn pay_in(source: &AccountView, vault: &AccountView, authority: &AccountView, amount: u64) -> ProgramResult {
-    let accounts = [(source, Use::Write), (vault, Use::Write), (authority, Use::Sign)];
-    invoke_signed(&TOKEN_PROGRAM, &transfer(amount), accounts, &[])
-}
-
-/// A payment out of the vault.
-pub struct Payout<'a> {
-    /// The vault.
-    pub vault: &'a AccountView,
-    /// The account that gets the tokens.
-    pub destination: &'a AccountView,
-    /// The config account, the vault's authority.
-    pub config: &'a AccountView,
-    /// Bump of the config's address.
-    pub config_bump: u8,
-    /// Base units.
-    pub amount: u64,
-}
-
-impl Payout<'_> {
-    /// Moves the tokens.
-    pub fn pay(&self) -> ProgramResult {
-        let bump = [self.config_bump];
-        let seeds = [Seed::from(seeds::CONFIG), Seed::from(&bump)];
-        let accounts = [(self.vault, Use::Write), (self.destination, Use::Write), (self.config, Use::Sign)];
-        invoke_signed(&TOKEN_PROGRAM, &transfer(self.amount), accounts, &[Signer::from(&seeds)])
-    }
-}
-
-fn transfer(amount: u64) -> [u8; 9] {
-    let mut data = [3; 9]; // Transfer
-    data[1..].copy_from_slice(&amount.to_le_bytes());
-    data
 }

@@ -201,6 +201,7 @@ fn remedy_of(error: SettlementError) -> Remedy {
         | E::BadTokenAccount
         | E::Overflow
         | E::FeeTooHigh
+        | E::DelayTooLong
         | E::BadGrace
         | E::WeakKey
         | E::BadSignature

@@ -11,7 +11,7 @@ use solana_transaction::versioned::VersionedTransaction;
 use solana_transaction_error::TransactionError;
 
 use super::{Outcome, Pace, Prepared, SubmitError, confirm_at, outcome, tests::prepared};
-use crate::{Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, Status, Statuses};
+use crate::{Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, Simulation, Status, Statuses};
 
 /// What the chain says to each send and to each question, in turn; the last answer repeats.
 struct Scripted {
@@ -93,7 +93,10 @@ impl ChainClient for Scripted {
             }
         }
     }
-    async fn clock(&self) -> Result<i64, ChainError> {
+    async fn simulate(&self, _: &VersionedTransaction) -> Result<Simulation, ChainError> {
+        Err(silence())
+    }
+    async fn recent_fees(&self, _: &[Address]) -> Result<Vec<u64>, ChainError> {
         Err(silence())
     }
 }

@@ -41,6 +41,9 @@ pub(crate) struct Setup {
     /// Longest grace a channel may have, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = SetupOptions::default().max_grace_s)]
     max_grace: u32,
+    /// Seconds that a node's new payout waits before it counts.
+    #[arg(long, value_name = "SECONDS", default_value_t = SetupOptions::default().payout_delay_s)]
+    payout_delay: u32,
 }
 
 impl Setup {
@@ -64,6 +67,7 @@ impl Setup {
             max_grace_s: self.max_grace,
             protocol_fee_bps: self.protocol_fee_bps,
             max_operator_fee_bps: self.max_operator_fee_bps,
+            payout_delay_s: self.payout_delay,
         };
         let done = setup(&chain, &program, &payer, &admin, &options).await?;
         let genesis_hash = Hash::new_from_array(chain.genesis_hash().await?);

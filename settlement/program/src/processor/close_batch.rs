@@ -21,7 +21,13 @@ pub fn process(call: Call<'_>) -> ProgramResult {
     let node = account::node(node_account, program)?;
     let operator = account::operator_of(&node, operator_account, program)?;
     account::acts_for_node(authority, &node, operator.as_ref())?;
-    let settlement =
-        Settlement { program, node_account, node: &node, operator_account, vouchers: &vouchers, after: After::Closed };
+    let settlement = Settlement {
+        program,
+        node_account,
+        operator_fee_bps: node.operator_fee_bps,
+        operator_account,
+        vouchers: &vouchers,
+        after: After::Closed,
+    };
     settlement.run(channels)
 }

@@ -1,6 +1,6 @@
 //! Brings tokens into the vault and credits an agent.
 
-use pinocchio::{AccountView, Address, ProgramResult, cpi::Seed};
+use pinocchio::{AccountView, Address, ProgramResult};
 use settlement_interface::{
     accounts::{Agent, AgentView, VERSION, discriminator},
     errors::SettlementError,
@@ -10,11 +10,12 @@ use settlement_interface::{
 
 use crate::{
     account::{self, is_vacant, load, same},
-    create::{NewAccount, derive},
+    create::NewParty,
     entrypoint::Call,
     ledger::add,
     refuse::{refusal, require},
     token,
+    vault::{is_vault, pay_in},
 };
 
 /// See [`Deposit`].
@@ -30,7 +31,7 @@ pub fn process(call: Call<'_>) -> ProgramResult {
     let config = account::config(config_account, program)?;
     // r[impl settlement.pause.scope]
     require(config.paused == 0, SettlementError::Paused)?;
-    token::is_vault(vault, &config)?;
+    is_vault(vault, &config)?;
     token::check_payout(source, &config)?;
     require(amount > 0, SettlementError::BadAmount)?;
 
@@ -43,19 +44,18 @@ pub fn process(call: Call<'_>) -> ProgramResult {
         require(same(&agent.owner(), owner.address()), SettlementError::WrongParty)?;
         agent.set_available(add(agent.available(), amount)?);
     }
-    token::pay_in(source, vault, depositor, amount)
+    pay_in(source, vault, depositor, amount)
 }
 
 fn create_agent(program: &Address, payer: &AccountView, owner: &Address, account: &mut AccountView) -> ProgramResult {
-    let bump = [derive(&[seeds::AGENT, owner.as_array()], account, program)?];
-    let seeds = [Seed::from(seeds::AGENT), Seed::from(owner.as_array()), Seed::from(&bump)];
-    NewAccount { payer, account, owner: program, space: Agent::LEN as u64, seeds: &seeds }.create()?;
+    let key = owner.as_array();
+    let bump = NewParty { program, payer, account, seed: seeds::AGENT, key, space: Agent::LEN as u64 }.create()?;
     let agent = Agent {
         discriminator: discriminator::AGENT,
         version: VERSION,
-        bump: bump[0],
+        bump,
         reserved_head: [0; 5],
-        owner: *owner.as_array(),
+        owner: *key,
         available: 0,
         next_nonce: 0,
         reserved: [0; 16],

@@ -2,7 +2,7 @@
 
 use pinocchio::{AccountView, Address, ProgramResult, cpi::Seed};
 use settlement_interface::{
-    accounts::{Config, VERSION, discriminator},
+    accounts::{Config, NO_KEY, VERSION, discriminator},
     errors::SettlementError,
     instructions::InitConfig,
     seeds,
@@ -12,7 +12,7 @@ use crate::{
     account,
     create::{NewAccount, derive},
     entrypoint::Call,
-    ledger::fees_fit,
+    parameters,
     refuse::{refusal, require},
     token,
 };
@@ -29,7 +29,7 @@ pub fn process(call: Call<'_>) -> ProgramResult {
     token::is_token_program(token_program)?;
     account::is_system_program(system)?;
     check_deployer(program, program_data, admin.address())?;
-    fees_fit(instruction.protocol_fee_bps, instruction.max_operator_fee_bps)?;
+    parameters::check(instruction.protocol_fee_bps, instruction.max_operator_fee_bps, instruction.payout_delay_s)?;
     token::check_mint(mint)?;
     token::check_token_account(treasury, mint.address().as_array())?;
 
@@ -58,7 +58,9 @@ pub fn process(call: Call<'_>) -> ProgramResult {
         max_grace_s: instruction.max_grace_s,
         protocol_fee_bps: instruction.protocol_fee_bps,
         max_operator_fee_bps: instruction.max_operator_fee_bps,
-        reserved: [0; 48],
+        pending_admin: NO_KEY,
+        payout_delay_s: instruction.payout_delay_s,
+        reserved: [0; 12],
     };
     config_account.try_borrow_mut()?.copy_from_slice(&config.to_bytes());
     Ok(())

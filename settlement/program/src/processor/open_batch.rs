@@ -13,7 +13,7 @@ use crate::{
     batch::batch_size,
     create::NewAccount,
     entrypoint::Call,
-    ledger::{fees_fit, take},
+    ledger::take,
     refuse::{refusal, require},
     voucher,
 };
@@ -82,7 +82,6 @@ impl Opening<'_> {
         // r[impl channel.grace.range]
         let grace = node.min_grace_s..=self.config.max_grace_s;
         require(grace.contains(&entry.grace_s), SettlementError::BadGrace)?;
-        fees_fit(node.operator_fee_bps, self.config.protocol_fee_bps)?;
         voucher::check_signer(&entry.signer)?;
         self.create(entry)?;
         let channel = Channel {

@@ -1,8 +1,8 @@
 //! Creates a node account, signed by the node's transport key so that nobody can take another's id.
 
-use pinocchio::{ProgramResult, cpi::Seed};
+use pinocchio::ProgramResult;
 use settlement_interface::{
-    accounts::{Node, VERSION, discriminator},
+    accounts::{NO_KEY, Node, VERSION, discriminator},
     errors::SettlementError,
     instructions::RegisterNode,
     seeds,
@@ -10,10 +10,10 @@ use settlement_interface::{
 
 use crate::{
     account,
-    create::{NewAccount, derive},
+    create::NewParty,
     entrypoint::Call,
     refuse::{refusal, require},
-    token,
+    register::Registration,
 };
 
 /// See [`RegisterNode`].
@@ -23,27 +23,23 @@ pub fn process(call: Call<'_>) -> ProgramResult {
         return Err(refusal(SettlementError::MissingAccount));
     };
     let instruction = RegisterNode::from_bytes(account::instruction(data)?);
-    account::signed(payer)?;
     account::signed(owner)?;
     // r[impl settlement.node.id_signs]
     account::signed(id)?;
-    account::is_system_program(system)?;
-    let config = account::config(config, program)?;
+    let config = Registration { payer, payout, config, system }.check(program)?;
     require(instruction.min_grace_s <= config.max_grace_s, SettlementError::BadGrace)?;
-    token::check_payout(payout, &config)?;
     let operator = account::operator_slot(operator_account, program)?;
     let operator_fee_bps = operator.map_or(0, |operator| operator.fee_bps);
     let highest_bps = instruction.max_operator_fee_bps.min(config.max_operator_fee_bps);
     require(operator_fee_bps <= highest_bps, SettlementError::FeeTooHigh)?;
 
     let key = id.address().as_array();
-    let bump = [derive(&[seeds::NODE, key], node_account, program)?];
-    let seeds = [Seed::from(seeds::NODE), Seed::from(key), Seed::from(&bump)];
-    NewAccount { payer, account: node_account, owner: program, space: Node::LEN as u64, seeds: &seeds }.create()?;
+    let (seed, space) = (seeds::NODE, Node::LEN as u64);
+    let bump = NewParty { program, payer, account: node_account, seed, key, space }.create()?;
     let node = Node {
         discriminator: discriminator::NODE,
         version: VERSION,
-        bump: bump[0],
+        bump,
         reserved_head: [0; 5],
         id: *key,
         owner: *owner.address().as_array(),
@@ -54,7 +50,10 @@ pub fn process(call: Call<'_>) -> ProgramResult {
         protocol_fees: 0,
         min_grace_s: instruction.min_grace_s,
         operator_fee_bps,
-        reserved: [0; 66],
+        reserved_middle: [0; 2],
+        pending_payout: NO_KEY,
+        payout_from: 0,
+        reserved: [0; 24],
     };
     node_account.try_borrow_mut()?.copy_from_slice(&node.to_bytes());
     Ok(())

@@ -1,19 +1,20 @@
 //! Creates an operator account.
 
-use pinocchio::{ProgramResult, cpi::Seed};
+use pinocchio::ProgramResult;
 use settlement_interface::{
     accounts::{Operator, VERSION, discriminator},
     errors::SettlementError,
+    fees::MAX_OPERATOR_FEE_BPS,
     instructions::RegisterOperator,
     seeds,
 };
 
 use crate::{
     account,
-    create::{NewAccount, derive},
+    create::NewParty,
     entrypoint::Call,
     refuse::{refusal, require},
-    token,
+    register::Registration,
 };
 
 /// See [`RegisterOperator`].
@@ -23,22 +24,18 @@ pub fn process(call: Call<'_>) -> ProgramResult {
         return Err(refusal(SettlementError::MissingAccount));
     };
     let fee_bps = RegisterOperator::from_bytes(account::instruction(data)?).fee_bps;
-    account::signed(payer)?;
     account::signed(authority)?;
-    account::is_system_program(system)?;
-    let config = account::config(config, program)?;
-    require(fee_bps <= config.max_operator_fee_bps, SettlementError::FeeTooHigh)?;
-    token::check_payout(payout, &config)?;
+    let config = Registration { payer, payout, config, system }.check(program)?;
+    let highest_bps = config.max_operator_fee_bps.min(MAX_OPERATOR_FEE_BPS);
+    require(fee_bps <= highest_bps, SettlementError::FeeTooHigh)?;
 
     let key = authority.address().as_array();
-    let bump = [derive(&[seeds::OPERATOR, key], operator_account, program)?];
-    let seeds = [Seed::from(seeds::OPERATOR), Seed::from(key), Seed::from(&bump)];
-    let space = Operator::LEN as u64;
-    NewAccount { payer, account: operator_account, owner: program, space, seeds: &seeds }.create()?;
+    let (seed, space) = (seeds::OPERATOR, Operator::LEN as u64);
+    let bump = NewParty { program, payer, account: operator_account, seed, key, space }.create()?;
     let operator = Operator {
         discriminator: discriminator::OPERATOR,
         version: VERSION,
-        bump: bump[0],
+        bump,
         reserved_head: [0; 5],
         authority: *key,
         payout: *payout.address().as_array(),

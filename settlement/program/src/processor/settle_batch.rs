@@ -22,7 +22,7 @@ pub fn process(call: Call<'_>) -> ProgramResult {
     let settlement = Settlement {
         program,
         node_account,
-        node: &node,
+        operator_fee_bps: node.operator_fee_bps,
         operator_account,
         vouchers: &vouchers,
         after: After::Unchanged,

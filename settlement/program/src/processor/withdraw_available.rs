@@ -12,22 +12,18 @@ use crate::{
     entrypoint::Call,
     ledger::{asked, take},
     refuse::{refusal, require},
-    token::{self, Payout},
+    vault::Exit,
 };
 
 /// See [`WithdrawAvailable`].
 pub fn process(call: Call<'_>) -> ProgramResult {
     let Call { program, accounts, data } = call;
-    let [owner, agent_account, destination, vault, config_account, token_program] = accounts else {
+    let [owner, agent_account, destination, vault, config, token_program] = accounts else {
         return Err(refusal(SettlementError::MissingAccount));
     };
     let amount = WithdrawAvailable::from_bytes(account::instruction(data)?).amount;
     account::signed(owner)?;
-    token::is_token_program(token_program)?;
-    let config = account::config(config_account, program)?;
-    token::is_vault(vault, &config)?;
-    token::check_payout(destination, &config)?;
-
+    let exit = Exit::open(program, vault, config, token_program)?;
     let amount = {
         let mut bytes = load(agent_account, program, discriminator::AGENT)?;
         let mut agent = AgentView::new(&mut bytes);
@@ -36,5 +32,5 @@ pub fn process(call: Call<'_>) -> ProgramResult {
         agent.set_available(take(agent.available(), amount)?);
         amount
     };
-    Payout { vault, destination, config: config_account, config_bump: config.bump, amount }.pay()
+    exit.pay(destination, amount)
 }

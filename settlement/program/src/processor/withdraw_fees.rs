@@ -13,23 +13,20 @@ use crate::{
     entrypoint::Call,
     ledger::{asked, take},
     refuse::{refusal, require},
-    token::{self, Payout},
+    vault::Exit,
 };
 
 /// See [`WithdrawFees`].
 pub fn process(call: Call<'_>) -> ProgramResult {
     let Call { program, accounts, data } = call;
-    let [source, destination, vault, config_account, token_program] = accounts else {
+    let [source, destination, vault, config, token_program] = accounts else {
         return Err(refusal(SettlementError::MissingAccount));
     };
     let amount = WithdrawFees::from_bytes(account::instruction(data)?).amount;
-    token::is_token_program(token_program)?;
-    let config = account::config(config_account, program)?;
-    token::is_vault(vault, &config)?;
-    let (payout, amount) = draw(program, source, &config, amount)?;
+    let exit = Exit::open(program, vault, config, token_program)?;
+    let (payout, amount) = draw(program, source, &exit.config, amount)?;
     require(same(&payout, destination.address()), SettlementError::BadTokenAccount)?;
-    token::check_payout(destination, &config)?;
-    Payout { vault, destination, config: config_account, config_bump: config.bump, amount }.pay()
+    exit.pay(destination, amount)
 }
 
 /// Takes the amount from the source's ledger and tells where it goes.

@@ -1,8 +1,11 @@
 //! One builder for each instruction of the settlement program.
 //!
-//! The account lists are those that [`settlement_interface::instructions`] documents; the builders add the
-//! addresses that follow from others and leave every choice to the caller. They do not check what the program
-//! checks, such as batch sizes: the program is the one judge.
+//! The account lists are those of [`settlement_interface::instructions::table`]; the builders add the addresses that
+//! follow from others and leave every choice to the caller. They do not check what the program checks, such as batch
+//! sizes: the program is the one judge.
+
+mod config;
+mod node;
 
 use settlement_interface::{
     accounts::Channel,
@@ -12,51 +15,12 @@ use settlement_interface::{
 use solana_address::Address;
 use solana_instruction::{AccountMeta, Instruction};
 
+pub use self::config::{InitConfig, SetConfig, accept_admin, init_config, set_config};
+pub use self::node::{RegisterNode, UpdateNode, WithdrawEarned, register_node, update_node, withdraw_earned};
 use crate::{Program, tokens::TOKEN_PROGRAM};
 
 /// The system program. In an operator's place it means "none", just as the zeros of a node's account do.
 pub const SYSTEM_PROGRAM: Address = Address::new_from_array([0; 32]);
-
-/// What [`init_config`] needs.
-#[derive(Clone, Debug)]
-pub struct InitConfig {
-    /// Pays the rent of config and vault; signs.
-    pub payer: Address,
-    /// May change the parameters later; must be the program's upgrade authority if there is one; signs.
-    pub admin: Address,
-    /// The $ARO mint.
-    pub mint: Address,
-    /// Token account that protocol fees go to.
-    pub treasury: Address,
-    /// Longest grace a channel may have, in seconds.
-    pub max_grace_s: u32,
-    /// The protocol's part of what settles, in basis points.
-    pub protocol_fee_bps: u16,
-    /// The largest part an operator may ask, in basis points.
-    pub max_operator_fee_bps: u16,
-}
-
-/// Creates the config and the vault.
-pub fn init_config(program: &Program, init: &InitConfig) -> Instruction {
-    let data = encoding::InitConfig {
-        tag: tag::INIT_CONFIG,
-        max_grace_s: init.max_grace_s,
-        protocol_fee_bps: init.protocol_fee_bps,
-        max_operator_fee_bps: init.max_operator_fee_bps,
-    };
-    let accounts = vec![
-        payer(init.payer),
-        signer(init.admin),
-        writable(program.config().0),
-        writable(program.vault().0),
-        readonly(init.mint),
-        readonly(init.treasury),
-        readonly(program.program_data()),
-        readonly(TOKEN_PROGRAM),
-        readonly(SYSTEM_PROGRAM),
-    ];
-    instruction(program, accounts, &data.to_bytes())
-}
 
 /// Creates the operator account of `authority`, who signs as `payer` does. `payout` is a token account of the
 /// $ARO mint; `fee_bps` is the published fee in basis points.
@@ -76,45 +40,6 @@ pub fn register_operator(
         readonly(SYSTEM_PROGRAM),
     ];
     instruction(program, accounts, &encoding::RegisterOperator { tag: tag::REGISTER_OPERATOR, fee_bps }.to_bytes())
-}
-
-/// What [`register_node`] needs.
-#[derive(Clone, Debug)]
-pub struct RegisterNode {
-    /// Pays the rent; signs.
-    pub payer: Address,
-    /// The cold key; signs.
-    pub owner: Address,
-    /// The node id, its transport key; signs.
-    pub id: Address,
-    /// Token account of the $ARO mint that earnings go to.
-    pub payout: Address,
-    /// The operator account that settles for this node.
-    pub operator: Option<Address>,
-    /// Shortest grace of channels to this node, in seconds.
-    pub min_grace_s: u32,
-    /// Refuse if the operator asks more than this, in basis points.
-    pub max_operator_fee_bps: u16,
-}
-
-/// Creates a node account.
-pub fn register_node(program: &Program, node: &RegisterNode) -> Instruction {
-    let data = encoding::RegisterNode {
-        tag: tag::REGISTER_NODE,
-        min_grace_s: node.min_grace_s,
-        max_operator_fee_bps: node.max_operator_fee_bps,
-    };
-    let accounts = vec![
-        payer(node.payer),
-        signer(node.owner),
-        signer(node.id),
-        writable(program.node(&node.id).0),
-        readonly(node.payout),
-        readonly(program.config().0),
-        readonly(node.operator.unwrap_or(SYSTEM_PROGRAM)),
-        readonly(SYSTEM_PROGRAM),
-    ];
-    instruction(program, accounts, &data.to_bytes())
 }
 
 /// Moves `amount` base units from the token account `source` of `depositor` (signs, pays rent) into the vault, to
@@ -242,36 +167,6 @@ pub fn reclaim_batch(program: &Program, agent: &Address, rent_payer: &Address, c
     instruction(program, accounts, &encoding::ReclaimBatch { tag: tag::RECLAIM_BATCH }.to_bytes())
 }
 
-/// What [`withdraw_earned`] needs.
-#[derive(Clone, Debug)]
-pub struct WithdrawEarned {
-    /// The node's owner or its operator's authority; signs.
-    pub authority: Address,
-    /// The node's account.
-    pub node: Address,
-    /// As the node's account says; zeros are [`SYSTEM_PROGRAM`].
-    pub operator: Address,
-    /// As the node's account says.
-    pub payout: Address,
-    /// Base units, or [`EVERYTHING`](encoding::EVERYTHING).
-    pub amount: u64,
-}
-
-/// Pays a node's earnings to its stored payout.
-pub fn withdraw_earned(program: &Program, withdraw: &WithdrawEarned) -> Instruction {
-    let accounts = vec![
-        signer(withdraw.authority),
-        writable(withdraw.node),
-        readonly(withdraw.operator),
-        writable(withdraw.payout),
-        writable(program.vault().0),
-        readonly(program.config().0),
-        readonly(TOKEN_PROGRAM),
-    ];
-    let data = encoding::WithdrawEarned { tag: tag::WITHDRAW_EARNED, amount: withdraw.amount };
-    instruction(program, accounts, &data.to_bytes())
-}
-
 /// Pays fees to where they always go; anyone may send it. `source` is an operator account (then `destination` is
 /// its payout) or a node account (then `destination` is the config's treasury).
 pub fn withdraw_fees(program: &Program, source: &Address, destination: &Address, amount: u64) -> Instruction {
@@ -341,6 +236,8 @@ fn readonly(address: Address) -> AccountMeta {
 
 #[cfg(test)]
 mod tests {
+    use settlement_interface::instructions::table;
+
     use super::*;
 
     fn voucher(channel: u8, cumulative: u64, expires_at: i64) -> BatchVoucher {
@@ -382,5 +279,93 @@ mod tests {
         assert_eq!(built.accounts[6].pubkey, channel);
         let entry = OpenEntry::from_bytes(built.data[2..].try_into().unwrap());
         assert_eq!((entry.bump, entry.nonce, entry.deposit), (bump, 9, 5));
+    }
+
+    /// One call of every builder, the batches with two entries.
+    fn every_instruction() -> Vec<Instruction> {
+        let program = Program::local();
+        let [owner, node, operator, other] = [5, 1, 4, 6].map(|byte| Address::new_from_array([byte; 32]));
+        let channels = [2, 3].map(|byte| Address::new_from_array([byte; 32]));
+        let vouchers = [voucher(2, 7, 0), voucher(3, 8, 0)];
+        let opens = [0, 1].map(|nonce| OpenChannel { node, nonce, deposit: 1, grace_s: 1, signer: owner });
+        let init = InitConfig {
+            payer: owner,
+            admin: owner,
+            mint: other,
+            treasury: other,
+            max_grace_s: 1,
+            protocol_fee_bps: 1,
+            max_operator_fee_bps: 1,
+            payout_delay_s: 1,
+        };
+        let set = SetConfig {
+            admin: owner,
+            treasury: other,
+            paused: true,
+            max_grace_s: 1,
+            protocol_fee_bps: 1,
+            max_operator_fee_bps: 1,
+            payout_delay_s: 1,
+            pending_admin: Some(other),
+        };
+        let register = RegisterNode {
+            payer: owner,
+            owner,
+            id: node,
+            payout: other,
+            operator: Some(operator),
+            min_grace_s: 1,
+            max_operator_fee_bps: 1,
+        };
+        let update = UpdateNode {
+            owner,
+            node,
+            payout: other,
+            operator: Some(operator),
+            min_grace_s: 1,
+            max_operator_fee_bps: 1,
+        };
+        let earned = WithdrawEarned { authority: owner, node, operator, payout: other, amount: 1 };
+        vec![
+            init_config(&program, &init),
+            register_operator(&program, &owner, &owner, &other, 1),
+            register_node(&program, &register),
+            deposit(&program, &owner, &owner, &other, 1),
+            withdraw_available(&program, &owner, &other, 1),
+            open_batch(&program, &owner, &owner, &opens),
+            top_up(&program, &owner, &channels[0], 1),
+            settle_batch(&program, &node, &operator, &vouchers),
+            close_batch(&program, &owner, &node, &operator, &vouchers),
+            request_close(&program, &owner, &channels[0]),
+            finalize_batch(&program, &channels),
+            reclaim_batch(&program, &other, &owner, &channels),
+            withdraw_earned(&program, &earned),
+            withdraw_fees(&program, &operator, &other, 1),
+            set_config(&program, &set),
+            accept_admin(&program, &owner),
+            update_node(&program, &update),
+        ]
+    }
+
+    #[test]
+    fn builders_follow_the_table_of_the_interface() {
+        let built = every_instruction();
+        assert_eq!(built.len(), table::ALL.len());
+        for (instruction, row) in built.iter().zip(table::ALL) {
+            assert_eq!(instruction.data[0], row.tag, "{}", row.name);
+            let entries = if row.accounts.iter().any(|slot| slot.repeated) { 2 } else { 0 };
+            let head: usize = row.head.iter().map(|field| field.len).sum();
+            let entry: usize = row.entry.into_iter().flatten().map(|field| field.len).sum();
+            assert_eq!(instruction.data.len(), head + entries * entry, "{}", row.name);
+
+            let once = row.accounts.iter().filter(|slot| !slot.repeated);
+            let each: Vec<_> = row.accounts.iter().filter(|slot| slot.repeated).collect();
+            let slots: Vec<_> = once.chain(each.repeat(entries)).collect();
+            assert_eq!(instruction.accounts.len(), slots.len(), "{}", row.name);
+            for (meta, slot) in instruction.accounts.iter().zip(slots) {
+                let (found, said) = ((meta.is_writable, meta.is_signer), (slot.writable, slot.signer));
+                assert_eq!(found, said, "{} of {}", slot.name, row.name);
+            }
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! Instruction data: a tag byte, then fixed fields; a batch adds `count` entries of fixed size.
 //!
-//! Each struct documents its account list in order: `w` writable, `s` signer. `[...]` repeats per entry.
+//! The account list of each is a table in [`table`].
 
 use crate::{Key, layout::layout};
+
+pub mod table;
 
 /// First byte of the instruction data.
 pub mod tag {
@@ -21,33 +23,64 @@ pub mod tag {
     pub const RECLAIM_BATCH: u8 = 11;
     pub const WITHDRAW_EARNED: u8 = 12;
     pub const WITHDRAW_FEES: u8 = 13;
+    pub const SET_CONFIG: u8 = 14;
+    pub const ACCEPT_ADMIN: u8 = 15;
+    pub const UPDATE_NODE: u8 = 16;
+    /// Tags are the numbers below this one.
+    pub const COUNT: usize = 17;
 }
 
 /// Most entries of one batch: the skip bitmap has one bit for each.
 pub const MAX_BATCH: usize = 64;
 
 layout! {
-    /// Creates the config and the vault.
-    ///
-    /// Accounts: `ws` payer, `s` admin, `w` config, `w` vault, mint, treasury (token account),
-    /// program data (the upgradeable loader's account for this program; if it names an upgrade authority, that
-    /// must be the admin, so that nobody can configure another's deployment first), token program, system program.
-    pub struct InitConfig / InitConfigView [9] {
+    /// Creates the config and the vault. If the program has an upgrade authority, that must be the admin, so that
+    /// nobody can configure another's deployment first.
+    pub struct InitConfig / InitConfigView [13] {
         /// [`tag::INIT_CONFIG`].
         tag / set_tag: u8 = 0,
         /// See [`crate::accounts::Config`].
         max_grace_s / set_max_grace_s: u32 = 1,
-        /// See [`crate::accounts::Config`].
+        /// See [`crate::accounts::Config`]; at most [`crate::fees::MAX_PROTOCOL_FEE_BPS`].
         protocol_fee_bps / set_protocol_fee_bps: u16 = 5,
-        /// See [`crate::accounts::Config`].
+        /// See [`crate::accounts::Config`]; at most [`crate::fees::MAX_OPERATOR_FEE_BPS`].
         max_operator_fee_bps / set_max_operator_fee_bps: u16 = 7,
+        /// See [`crate::accounts::Config`]; at most [`crate::accounts::MAX_PAYOUT_DELAY_S`].
+        payout_delay_s / set_payout_delay_s: u32 = 9,
+    }
+}
+
+layout! {
+    /// Writes every parameter anew. A caller who wants to change one reads the config first and repeats the rest.
+    /// Fees that channels and nodes have copied stay what they are.
+    pub struct SetConfig / SetConfigView [46] {
+        /// [`tag::SET_CONFIG`].
+        tag / set_tag: u8 = 0,
+        /// 1 stops deposits and opens and nothing else; 0 lets them go on.
+        paused / set_paused: u8 = 1,
+        /// See [`InitConfig`].
+        max_grace_s / set_max_grace_s: u32 = 2,
+        /// See [`InitConfig`].
+        protocol_fee_bps / set_protocol_fee_bps: u16 = 6,
+        /// See [`InitConfig`].
+        max_operator_fee_bps / set_max_operator_fee_bps: u16 = 8,
+        /// See [`InitConfig`]. Payouts that are pending keep their second.
+        payout_delay_s / set_payout_delay_s: u32 = 10,
+        /// The key that becomes admin when it accepts; zeros for none, which takes a proposal back.
+        pending_admin / set_pending_admin: Key = 14,
+    }
+}
+
+layout! {
+    /// The proposed admin takes the office; the former one has no right any more.
+    pub struct AcceptAdmin / AcceptAdminView [1] {
+        /// [`tag::ACCEPT_ADMIN`].
+        tag / set_tag: u8 = 0,
     }
 }
 
 layout! {
     /// Creates an operator account.
-    ///
-    /// Accounts: `ws` payer, `s` authority, `w` operator, payout (token account), config, system program.
     pub struct RegisterOperator / RegisterOperatorView [3] {
         /// [`tag::REGISTER_OPERATOR`].
         tag / set_tag: u8 = 0,
@@ -58,9 +91,6 @@ layout! {
 
 layout! {
     /// Creates a node account. The node's transport key signs, so that nobody can take another's id.
-    ///
-    /// Accounts: `ws` payer, `s` owner, `s` node id, `w` node, payout (token account), config,
-    /// operator (its account, or the system program for none), system program.
     pub struct RegisterNode / RegisterNodeView [7] {
         /// [`tag::REGISTER_NODE`].
         tag / set_tag: u8 = 0,
@@ -72,10 +102,24 @@ layout! {
 }
 
 layout! {
-    /// Moves tokens into the vault and credits the beneficiary's agent account, creating it if needed.
+    /// Changes who settles for a node, the shortest grace, and where earnings go.
     ///
-    /// Accounts: `ws` depositor (authority of the source, pays rent), owner (the beneficiary), `w` agent,
-    /// `w` source (token account), `w` vault, config, token program, system program.
+    /// Operator and grace count at once: only the operator that is named now closes, and open channels go on. Another
+    /// operator's fee is copied; who keeps the operator keeps the rate. Another payout becomes pending and counts when
+    /// the config's delay is over; naming it again lets it wait on, naming a third begins anew, and naming the present
+    /// one takes the wish back.
+    pub struct UpdateNode / UpdateNodeView [7] {
+        /// [`tag::UPDATE_NODE`].
+        tag / set_tag: u8 = 0,
+        /// See [`RegisterNode`].
+        min_grace_s / set_min_grace_s: u32 = 1,
+        /// See [`RegisterNode`].
+        max_operator_fee_bps / set_max_operator_fee_bps: u16 = 5,
+    }
+}
+
+layout! {
+    /// Moves tokens into the vault and credits the owner's agent account, creating it if needed.
     pub struct Deposit / DepositView [9] {
         /// [`tag::DEPOSIT`].
         tag / set_tag: u8 = 0,
@@ -86,8 +130,6 @@ layout! {
 
 layout! {
     /// Pays available money out to a token account of the owner's choice.
-    ///
-    /// Accounts: `s` owner, `w` agent, `w` destination (token account), `w` vault, config, token program.
     pub struct WithdrawAvailable / WithdrawAvailableView [9] {
         /// [`tag::WITHDRAW_AVAILABLE`].
         tag / set_tag: u8 = 0,
@@ -116,12 +158,9 @@ layout! {
     /// Head of settle and close batches; `count` [`VoucherEntry`] follow, one per channel account, and if
     /// `flags` has [`FLAG_EXPIRIES`] then `count` i64 LE expiries after all of them.
     ///
-    /// settle_batch (anyone): `w` node, `w` operator (the node's, or the system program for none),
-    /// `[w channel]`.
-    ///
-    /// close_batch (node owner or its operator's authority): `s` authority, `w` node, `w` operator (as above),
-    /// `[w channel]`. An entry whose cumulative is not above `settled` closes at the current watermark;
-    /// its signature is not looked at (write zeros).
+    /// Anyone may settle. Only the node's owner and its operator's authority may close; there an entry whose
+    /// cumulative is not above `settled` closes at the current watermark, and its signature is not looked at (write
+    /// zeros).
     ///
     /// Both set return data to a u64 LE bitmap of skipped entries: already settled as high (settle only),
     /// voucher expired, closed or past its deadline, or reclaimed. Anything else wrong fails the batch.
@@ -150,8 +189,6 @@ layout! {
 
 layout! {
     /// Opens channels: `count` [`OpenEntry`] follow.
-    ///
-    /// Accounts: `s` owner, `ws` rent payer, `w` agent, config, system program, `[node, w channel]`.
     pub struct OpenBatch / OpenBatchView [2] {
         /// [`tag::OPEN_BATCH`].
         tag / set_tag: u8 = 0,
@@ -162,8 +199,6 @@ layout! {
 
 layout! {
     /// Adds available money to an open channel's deposit.
-    ///
-    /// Accounts: `s` owner, `w` agent, `w` channel.
     pub struct TopUp / TopUpView [9] {
         /// [`tag::TOP_UP`].
         tag / set_tag: u8 = 0,
@@ -174,8 +209,6 @@ layout! {
 
 layout! {
     /// The agent's owner starts the grace of an open channel.
-    ///
-    /// Accounts: `s` owner, agent, `w` channel.
     pub struct RequestClose / RequestCloseView [1] {
         /// [`tag::REQUEST_CLOSE`].
         tag / set_tag: u8 = 0,
@@ -183,9 +216,8 @@ layout! {
 }
 
 layout! {
-    /// Closes channels whose deadline has passed; anyone may. Others are skipped, in a bitmap as above.
-    ///
-    /// Accounts: `[w channel]`, 1 to [`MAX_BATCH`].
+    /// Closes channels whose deadline has passed, 1 to [`MAX_BATCH`] of them; anyone may. Others are skipped, in a
+    /// bitmap as above.
     pub struct FinalizeBatch / FinalizeBatchView [1] {
         /// [`tag::FINALIZE_BATCH`].
         tag / set_tag: u8 = 0,
@@ -193,10 +225,8 @@ layout! {
 }
 
 layout! {
-    /// Returns `deposit - settled` of closed channels to the agent and their lamports to the rent payer;
-    /// anyone may. Channels not closed, or reclaimed before, are skipped, in a bitmap as above.
-    ///
-    /// Accounts: `w` agent, `w` rent payer, `[w channel]`, 1 to [`MAX_BATCH`].
+    /// Returns `deposit - settled` of closed channels, 1 to [`MAX_BATCH`] of them, to the agent and their lamports to
+    /// the rent payer; anyone may. Channels not closed, or reclaimed before, are skipped, in a bitmap as above.
     pub struct ReclaimBatch / ReclaimBatchView [1] {
         /// [`tag::RECLAIM_BATCH`].
         tag / set_tag: u8 = 0,
@@ -207,10 +237,7 @@ layout! {
 pub const EVERYTHING: u64 = u64::MAX;
 
 layout! {
-    /// Pays a node's earnings to its stored payout.
-    ///
-    /// Accounts: `s` authority (node owner or its operator's authority), `w` node, operator (the node's, or the
-    /// system program for none), `w` payout, `w` vault, config, token program.
+    /// Pays a node's earnings to its stored payout; a pending one takes its place first if its second has come.
     pub struct WithdrawEarned / WithdrawEarnedView [9] {
         /// [`tag::WITHDRAW_EARNED`].
         tag / set_tag: u8 = 0,
@@ -222,8 +249,6 @@ layout! {
 layout! {
     /// Pays fees to where they always go; anyone may, for no choice is left. The source is an operator account
     /// (its `fees`, to its payout) or a node account (its `protocol_fees`, to the config's treasury).
-    ///
-    /// Accounts: `w` source, `w` destination, `w` vault, config, token program.
     pub struct WithdrawFees / WithdrawFeesView [9] {
         /// [`tag::WITHDRAW_FEES`].
         tag / set_tag: u8 = 0,
