@@ -146,11 +146,11 @@ impl Metrics {
         // Series that alerts watch are there from the start, at zero.
         for lane in [Lane::Settle, Lane::Urgent, Lane::Sweep] {
             for outcome in ["ok", "failed"] {
-                metrics.rounds.get_or_create(&[("lane", lane.name()), ("outcome", outcome)]);
+                let _ = metrics.rounds.get_or_create_owned(&[("lane", lane.name()), ("outcome", outcome)]);
             }
         }
         for part in ["base", "priority"] {
-            metrics.fees.get_or_create(&[("part", part)]);
+            let _ = metrics.fees.get_or_create_owned(&[("part", part)]);
         }
         Self { registry, ..metrics }
     }
