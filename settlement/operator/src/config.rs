@@ -9,12 +9,15 @@ use settlement_chain::{Address, Program};
 
 use crate::batch::Rules;
 use crate::intake::WatchFor;
+use crate::vouchers::StoreUrl;
 
 /// How an operator runs. `Default` fits a local chain; set at least `dir`.
 #[derive(Clone, Debug)]
 pub struct OperatorConfig {
     /// Where the database lies. Default: the working directory.
     pub dir: PathBuf,
+    /// What keeps vouchers and journal. Default: a redb file in `dir`; PostgreSQL where several machines share them.
+    pub store: StoreUrl,
     /// UDP address to take vouchers at; port 0 is any free one. Default 127.0.0.1:0.
     pub listen: SocketAddr,
     /// The settlement program. Default: that of local chains.
@@ -54,6 +57,7 @@ impl Default for OperatorConfig {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("."),
+            store: StoreUrl::default(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             program: Program::local().id,
             rules: Rules::default(),
@@ -74,7 +78,7 @@ impl Default for OperatorConfig {
 }
 
 impl OperatorConfig {
-    /// The file of vouchers and journal.
+    /// The file of vouchers and journal, where the store is a file.
     pub fn database(&self) -> PathBuf {
         self.dir.join("operator.redb")
     }

@@ -12,7 +12,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::batch::Planner;
-use crate::blocking::blocking;
 use crate::config::OperatorConfig;
 use crate::error::StartError;
 use crate::intake::{Bounds, ChannelCache, Fairness, Intake, Listener, bind};
@@ -20,7 +19,7 @@ use crate::metrics::{Lane, MeteredChain, Metrics, MetricsServer};
 use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
 use crate::submit::Submitter;
-use crate::vouchers::{Book, OperatorStore, RedbStore, StoreError, StoredVoucher};
+use crate::vouchers::{self, Book, LeaseTerms, OperatorStore, StoreError, StoredVoucher};
 use crate::watch::{Alarms, Watch};
 
 /// Starts operators.
@@ -41,7 +40,7 @@ impl Operator {
         authority: Keypair,
         chain: Arc<dyn ChainClient>,
     ) -> Result<RunningOperator, StartError> {
-        let store = open(&config).await?;
+        let store = vouchers::open(&config.store, &config.database()).await?;
         Self::start_with_store(config, transport_key, authority, chain, store).await
     }
 
@@ -96,11 +95,12 @@ impl Operator {
             let every = Duration::from_millis(config.settle_interval_ms);
             tasks.push(tokio::spawn(lanes.clone().rounds(Arc::clone(&core.intake), every, stopped.clone())));
             let every = Duration::from_millis(config.sweep_interval_ms.max(MIN_SWEEP_MS));
-            tasks.push(tokio::spawn(lanes.sweeps(every, stopped)));
+            tasks.push(tokio::spawn(lanes.sweeps(every, stopped.clone())));
             tracing::info!("watchtower, rounds and sweeps are running");
         } else {
             tracing::warn!("nothing is settled or watched unless asked: settle_interval_ms is 0");
         }
+        tasks.push(tokio::spawn(keep_lease(Arc::clone(&core.intake.book), Arc::clone(&core.metrics), stopped)));
         Ok(RunningOperator { id: transport_key.node_id(), local_addr, metrics_addr, core, stop, tasks })
     }
 
@@ -113,10 +113,12 @@ impl Operator {
         authority: Keypair,
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
-        let store = open(config).await.map_err(StartError::from)?;
+        let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
         let core = Core::open(config, authority, chain, store).await?;
         core.reconcile().await;
-        Ok(core.settler.once().await?)
+        let report = core.settler.once().await;
+        core.intake.book.step_down().await.map_err(SettleError::from)?;
+        Ok(report?)
     }
 }
 
@@ -175,8 +177,7 @@ impl RunningOperator {
     /// # Errors
     /// The database could not be read.
     pub async fn vouchers(&self) -> Result<Vec<StoredVoucher>, StoreError> {
-        let book = Arc::clone(&self.core.intake.book);
-        blocking(move || book.vouchers()).await
+        self.core.intake.book.vouchers().await
     }
 
     /// Says goodbye to nodes, finishes what is begun, and stops. A settling round that takes longer than ten seconds
@@ -192,6 +193,9 @@ impl RunningOperator {
         };
         if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
             tracing::warn!("stopped in the middle of a settling round; the next start resumes it");
+        }
+        if let Err(error) = self.core.intake.book.step_down().await {
+            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
         }
     }
 }
@@ -230,8 +234,7 @@ impl Core {
         }
         let (operator, _) = program.operator(&authority_address);
         tracing::info!(%operator, authority = %authority_address, "the operator account is there");
-        let book = Arc::new(blocking(move || Book::open(store)).await?);
-        tracing::info!("the database is open");
+        let book = Arc::new(Book::new(store, LeaseTerms::new(operator.to_string())));
         let cache = Arc::new(ChannelCache::new(Duration::from_millis(config.chain_cache_ms)));
         let planner = Planner {
             program,
@@ -257,7 +260,6 @@ impl Core {
         let submitter = Submitter { chain, authority: Arc::new(authority), book, planner };
         let settler =
             Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
-        metrics.lease_held(true);
         Ok(Self { intake, settler: Arc::new(settler), metrics })
     }
 
@@ -277,11 +279,6 @@ impl Core {
             Err(error) => tracing::warn!(%error, "the chain could not be asked about the journal; what is open stays open"),
         }
     }
-}
-
-async fn open(config: &OperatorConfig) -> Result<Arc<dyn OperatorStore>, StoreError> {
-    let path = config.database();
-    blocking(move || Ok(Arc::new(RedbStore::open(&path)?) as Arc<dyn OperatorStore>)).await
 }
 
 /// The lanes that run at intervals.
@@ -337,6 +334,25 @@ impl Lanes {
             Ok(report) => tracing::info!(lane, report = %report.to_json(), "settled"),
             Err(error) => tracing::warn!(lane, %error, "a round failed; the next one tries again"),
         }
+    }
+}
+
+/// Prolongs the lease between rounds, so that it does not wander while its holder lives.
+async fn keep_lease(book: Arc<Book>, metrics: Arc<Metrics>, mut stop: Stop) {
+    let mut ticks = interval(book.lease_terms().ttl / 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.told() => return,
+        }
+        let led = book.leads();
+        match book.renew().await {
+            Ok(false) if led => tracing::warn!("another operator of this database settles now"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the lease could not be prolonged"),
+        }
+        metrics.lease_held(book.leads());
     }
 }
 

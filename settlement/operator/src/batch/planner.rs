@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use aro_proto::channel::SignedVoucher;
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::instructions::{self, BatchVoucher, NO_VOUCHER};
 use settlement_chain::{Address, Instruction, MAX_LEGACY_TRANSACTION, Program};
@@ -9,7 +10,7 @@ use settlement_interface::accounts::{Channel, Node, status};
 use settlement_interface::instructions::{MAX_BATCH, VoucherEntry};
 use settlement_interface::voucher::{NEVER, is_expired};
 
-use super::{Candidate, Cost, Due, Item, Kind, Planned, Rules, transaction_bytes};
+use super::{Candidate, Cost, Due, Item, Kind, Planned, Rules, Trace, transaction_bytes};
 use crate::vouchers::StoredVoucher;
 
 /// Decides what is sent, for one operator.
@@ -61,29 +62,29 @@ impl Planner {
         busy: &HashSet<ChannelId>,
         wanted: impl Fn(Due) -> bool,
     ) -> Vec<Planned> {
-        let candidates: Vec<(&StoredVoucher, &Channel, Candidate)> = vouchers
+        let candidates: Vec<(&SignedVoucher, &Channel, Candidate, Trace)> = vouchers
             .iter()
-            .filter(|stored| !busy.contains(&stored.channel()))
+            .filter(|stored| !stored.quarantined && !busy.contains(&stored.channel()))
             .filter_map(|stored| self.candidate(facts, stored))
             .collect();
-        let bare: Vec<Candidate> = candidates.iter().map(|(_, _, candidate)| *candidate).collect();
+        let bare: Vec<Candidate> = candidates.iter().map(|(_, _, candidate, _)| *candidate).collect();
         let dues = self.rules.choose(facts.now, &facts.cost, &bare);
         // Per node and kind; vouchers that expire apart, for one makes its whole batch longer.
         let mut groups: BTreeMap<(Kind, Address, bool), Vec<Entry>> = BTreeMap::new();
-        for ((stored, channel, candidate), due) in candidates.into_iter().zip(dues) {
+        for ((signed, channel, candidate, trace), due) in candidates.into_iter().zip(dues) {
             let Some(due) = due.filter(|due| wanted(*due)) else { continue };
             // A closing channel is settled at once but not closed unless its node says so: the node may hold a better
             // voucher that is still on its way, and a close would cut that off.
             let kind = if candidate.asked { Kind::Close } else { Kind::Settle };
-            let entry = Entry::of(stored, channel, !candidate.unsettled.is_zero(), due);
-            groups.entry((kind, stored.node, entry.voucher.2 != NEVER)).or_default().push(entry);
+            let entry = Entry::of(signed, channel, trace, due);
+            groups.entry((kind, candidate.node, entry.voucher.2 != NEVER)).or_default().push(entry);
         }
         let mut planned = Vec::new();
         for ((kind, node, _), mut entries) in groups {
             entries.sort_by_key(|entry| entry.deadline);
             // r[impl settlement.fee.operator]
             let operator = facts.nodes.get(&node).map_or(self.operator, |account| Address::from(account.operator));
-            planned.extend(self.pack(Source { kind, target: Target::Node { node, operator }, entries }));
+            planned.extend(self.pack(Source { kind, at: facts.now, target: Target::Node { node, operator }, entries }));
         }
         planned.sort_by_key(|planned: &Planned| planned.source.deadline());
         planned
@@ -94,8 +95,8 @@ impl Planner {
         let over = facts.channels.iter().filter(|(id, channel)| {
             channel.status == status::CLOSING && facts.now >= channel.deadline && !busy.contains(id)
         });
-        let entries: Vec<Entry> = over.map(|(id, _)| Entry::bare(*id)).collect();
-        self.pack(Source { kind: Kind::Finalize, target: Target::Anyone, entries })
+        let entries: Vec<Entry> = over.map(|(id, channel)| Entry::bare(*id, Trace::of(channel, None))).collect();
+        self.pack(Source { kind: Kind::Finalize, at: facts.now, target: Target::Anyone, entries })
     }
 
     /// Refunds of closed channels, grouped by who gets what back.
@@ -103,14 +104,16 @@ impl Planner {
         let mut groups: BTreeMap<([u8; 32], [u8; 32]), Vec<Entry>> = BTreeMap::new();
         for (id, channel) in &facts.channels {
             if channel.status == status::CLOSED && !busy.contains(id) {
-                groups.entry((channel.agent, channel.rent_payer)).or_default().push(Entry::bare(*id));
+                let refund = Amount::new(instructions::refundable(channel));
+                let entry = Entry::bare(*id, Trace { refund, ..Trace::of(channel, None) });
+                groups.entry((channel.agent, channel.rent_payer)).or_default().push(entry);
             }
         }
         groups
             .into_iter()
             .flat_map(|((agent, rent_payer), entries)| {
                 let target = Target::Agent { agent: agent.into(), rent_payer: rent_payer.into() };
-                self.pack(Source { kind: Kind::Reclaim, target, entries })
+                self.pack(Source { kind: Kind::Reclaim, at: facts.now, target, entries })
             })
             .collect()
     }
@@ -130,29 +133,33 @@ impl Planner {
         &self,
         facts: &'a Facts,
         stored: &'a StoredVoucher,
-    ) -> Option<(&'a StoredVoucher, &'a Channel, Candidate)> {
+    ) -> Option<(&'a SignedVoucher, &'a Channel, Candidate, Trace)> {
         let channel = facts.channels.get(&stored.channel())?;
         let node = facts.nodes.get(&stored.node)?;
         if !channel.is_settleable(facts.now) {
             return None;
         }
-        let voucher = &stored.signed.voucher;
+        let signed = stored.due(facts.now);
+        let voucher = &signed.voucher;
         let lives = !is_expired(voucher.expires_at, facts.now);
         let above = voucher.cumulative.saturating_sub(Amount::new(channel.settled));
+        let unsettled = if lives { above } else { Amount::ZERO };
         let foreign = Address::from(node.operator) != self.operator;
         let candidate = Candidate {
             node: stored.node,
-            unsettled: if lives { above } else { Amount::ZERO },
+            unsettled,
             deposit: Amount::new(channel.deposit),
             closing: channel.status == status::CLOSING,
             // Only the node's own operator may close.
             asked: stored.close && self.close_when_asked && !foreign,
             expires_at: voucher.expires_at,
             foreign,
-            since: facts.now,
-            heard: facts.now,
+            since: stored.since,
+            heard: stored.heard,
         };
-        Some((stored, channel, candidate))
+        let signature = (!unsettled.is_zero()).then_some(signed.signature);
+        let trace = Trace { voucher_signature: signature, ..Trace::of(channel, Some(node)) };
+        Some((signed, channel, candidate, trace))
     }
 
     /// Fills transactions one after the other, each as full as its size allows.
@@ -179,10 +186,11 @@ impl Planner {
     fn build(&self, source: &Source, entries: &[Entry]) -> Planned {
         Planned {
             kind: source.kind,
+            at: source.at,
             items: entries.iter().map(|entry| entry.item).collect(),
             dues: entries.iter().filter_map(|entry| entry.due).collect(),
             instruction: self.instruction(source, entries),
-            source: Source { kind: source.kind, target: source.target, entries: entries.to_vec() },
+            source: Source { entries: entries.to_vec(), ..*source },
         }
     }
 
@@ -209,6 +217,7 @@ impl Planner {
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     kind: Kind,
+    at: i64,
     target: Target,
     entries: Vec<Entry>,
 }
@@ -238,23 +247,23 @@ impl Source {
 }
 
 impl Entry {
-    /// A stored voucher; without `rises` its channel closes where the chain stands.
-    fn of(stored: &StoredVoucher, account: &Channel, rises: bool, due: Due) -> Self {
-        let channel = stored.channel();
-        let item = Item { channel, voucher: Some(stored.cumulative()) };
+    /// A stored voucher; where the trace carries no signature its channel closes where the chain stands.
+    fn of(signed: &SignedVoucher, account: &Channel, trace: Trace, due: Due) -> Self {
+        let channel = signed.voucher.channel;
+        let item = Item { channel, voucher: Some(signed.voucher.cumulative), trace };
         let address = Address::new_from_array(channel.to_bytes());
         let deadline = if account.status == status::CLOSING { account.deadline } else { NO_DEADLINE };
         let due = Some(due);
-        if !rises {
+        let Some(signature) = trace.voucher_signature else {
             return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline, due };
-        }
-        let entry = VoucherEntry { signature: stored.signed.signature, cumulative: stored.cumulative().get() };
-        Self { item, voucher: (address, entry, stored.signed.voucher.expires_at), deadline, due }
+        };
+        let entry = VoucherEntry { signature, cumulative: signed.voucher.cumulative.get() };
+        Self { item, voucher: (address, entry, signed.voucher.expires_at), deadline, due }
     }
 
-    fn bare(channel: ChannelId) -> Self {
+    fn bare(channel: ChannelId, trace: Trace) -> Self {
         let address = Address::new_from_array(channel.to_bytes());
-        let item = Item { channel, voucher: None };
+        let item = Item { channel, voucher: None, trace };
         Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE, due: None }
     }
 }
@@ -270,6 +279,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::vouchers::Accepted;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -304,7 +314,9 @@ mod tests {
 
     fn voucher(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> StoredVoucher {
         let voucher = Voucher { channel, cumulative: Amount::new(cumulative), expires_at };
-        StoredVoucher { signed: voucher.sign(&SecretKey::from_bytes(&[7; 32])), node: node_address(node), close }
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let voucher = voucher.sign(&key).verify(&key.agent_id()).unwrap();
+        StoredVoucher::new(&Accepted { voucher, node: node_address(node), close }, NOW)
     }
 
     fn facts() -> Facts {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aro_proto::channel::VoucherError;
-use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, OperatorHello};
+use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, HandoffVoucher, OperatorHello};
 use aro_proto::{AgentId, Amount, ChannelId, NodeId, Refusal, RefusalCode, limits};
 use settlement_chain::{Address, ChainClient, Program};
 use settlement_interface::accounts::{Node, status};
@@ -27,15 +27,15 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 pub use channel_cache::ChannelCache;
+use channel_cache::ChannelFacts;
 pub(crate) use endpoint::{Bounds, Listener, bind};
 use framed::PATIENCE;
 use judge::Fault;
 use strikes::Strikes;
 use turns::Turns;
 
-use crate::blocking::blocking;
 use crate::metrics::Metrics;
-use crate::vouchers::{Book, Claim};
+use crate::vouchers::{Book, Claim, Offer, StoreError, StoredVoucher};
 use crate::watch::{Alarms, News};
 
 /// What every session of the intake shares.
@@ -233,22 +233,14 @@ impl Intake {
             })
             .collect();
 
-        let (book, node, vouchers) = (Arc::clone(&self.book), *node, handoff.vouchers.clone());
-        let judged = blocking(move || {
-            let mut claims = Vec::with_capacity(vouchers.len());
-            let mut count = Faults::default();
-            for voucher in &vouchers {
-                let stored = book.voucher(voucher.channel)?;
-                let claim = count.check(|| judge::judge(voucher, &node, &facts, stored.as_ref()));
-                claims.push((voucher.channel, claim));
-            }
-            let rises: Vec<bool> = claims.iter().map(|(_, claim)| matches!(claim, Ok(Claim::Rise(_)))).collect();
-            Ok((book.commit(&claims)?, rises, count))
-        });
-        let (committed, rises, count) = judged.await.map_err(|error| {
-            tracing::error!(%error, "vouchers could not be stored");
-            Refusal::new(RefusalCode::Internal, "the operator could not store the vouchers; nothing was taken")
-        })?;
+        let now = facts.now();
+        let known = self.book.known(&ids).await.map_err(unstorable)?;
+        let (node, vouchers) = (*node, handoff.vouchers.clone());
+        // Signatures take long enough to keep others waiting.
+        let judged = tokio::task::spawn_blocking(move || judge_all(&vouchers, &node, &facts, &known));
+        let (offers, count) = judged.await.map_err(|e| unstorable(StoreError::Database(e.to_string())))?;
+        let rises: Vec<bool> = offers.iter().map(|(_, claim)| matches!(claim, Ok(Claim::Rise(_)))).collect();
+        let committed = self.book.commit(offers, now).await.map_err(unstorable)?;
         if committed.closes() {
             self.close_wanted.notify_one();
         }
@@ -294,6 +286,20 @@ impl Intake {
     }
 }
 
+/// What is to be offered to the store.
+fn judge_all(
+    vouchers: &[HandoffVoucher],
+    node: &Address,
+    facts: &ChannelFacts,
+    known: &[Option<StoredVoucher>],
+) -> (Vec<Offer>, Faults) {
+    let mut count = Faults::default();
+    let offers = vouchers.iter().zip(known).map(|(voucher, known)| {
+        (voucher.channel, count.check(|| judge::judge(voucher, node, facts, known.as_ref())))
+    });
+    (offers.collect(), count)
+}
+
 /// What was wrong in one handoff.
 #[derive(Clone, Copy, Debug, Default)]
 struct Faults {
@@ -319,6 +325,12 @@ impl Faults {
             fault.refusal()
         })
     }
+}
+
+fn unstorable(error: StoreError) -> Refusal {
+    tracing::error!(%error, "vouchers could not be stored");
+    let code = if error.is_retryable() { RefusalCode::OverCapacity } else { RefusalCode::Internal };
+    Refusal::new(code, "the operator could not store the vouchers; nothing was taken")
 }
 
 fn unreadable(error: settlement_chain::reads::ReadError) -> Refusal {

@@ -23,13 +23,12 @@ pub use report::{ReclaimedChannel, SettleReport, SettledChannel, Skipped, Troubl
 pub(crate) use urgent::{Seen, joined};
 
 use crate::batch::{Facts, Item, Kind, Planned, Planner};
-use crate::blocking::blocking;
 use crate::intake::ChannelCache;
 use crate::metrics::{Lane, Metrics, Standing, TransactionEnd};
 use crate::submit::{End, JournalEntry, Resumed, Submitter};
-use crate::vouchers::{Book, StoreError, StoredVoucher};
+use crate::vouchers::{Book, Lease, StoreError, StoredVoucher};
 use claims::Claims;
-use prune::Done;
+use prune::Remembered;
 
 /// Why a round could not be made. Nothing is lost: the next one starts from what the chain says.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +70,7 @@ pub(crate) struct Settler {
     /// Journal entries that a report has already told of.
     told: Mutex<HashSet<Signature>>,
     /// One round at a time, and what it leaves to the next.
-    rounds: tokio::sync::Mutex<Done>,
+    rounds: tokio::sync::Mutex<Remembered>,
     /// One sweep at a time.
     sweeping: tokio::sync::Mutex<()>,
 }
@@ -110,13 +109,16 @@ impl Settler {
 
     /// One round over the stored vouchers. Concurrent calls wait for each other.
     pub(crate) async fn round(self: &Arc<Self>) -> Result<SettleReport, SettleError> {
-        let mut done = self.rounds.lock().await;
+        let mut remembered = self.rounds.lock().await;
         let mut report = SettleReport::default();
+        if !self.leads(&mut report).await? {
+            return Ok(report);
+        }
         // r[impl settlement.uncertain]
         let (landed, mut busy) = self.resume(&mut report).await?;
         busy.extend(self.claims.of(&[Lane::Urgent]));
 
-        let vouchers = self.vouchers().await?;
+        let vouchers = self.book.vouchers().await?;
         let facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
         let facts = self.after(&facts, &landed, &mut report).await?;
         self.metrics.standing(&standing(&facts, &vouchers));
@@ -126,13 +128,25 @@ impl Settler {
         self.metrics.standing(&standing(&facts, &vouchers));
 
         let looked_at = vouchers.iter().map(StoredVoucher::channel).collect();
-        self.finish(&mut done, &facts, &looked_at).await?;
+        self.finish(&mut remembered, &facts, &looked_at).await?;
         Ok(report)
+    }
+
+    /// True if this process is the one that settles; else the report says who is.
+    // r[impl settlement.lease]
+    async fn leads(&self, report: &mut SettleReport) -> Result<bool, StoreError> {
+        let lease = self.book.lead().await?;
+        self.metrics.lease_held(matches!(lease, Lease::Held(_)));
+        if let Lease::Elsewhere { holder, .. } = lease {
+            report.elsewhere = Some(holder);
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// Every stored voucher's channel, for who looks after them.
     pub(crate) async fn channels(&self) -> Result<Vec<ChannelId>, SettleError> {
-        Ok(self.vouchers().await?.iter().map(StoredVoucher::channel).collect())
+        Ok(self.book.vouchers().await?.iter().map(StoredVoucher::channel).collect())
     }
 
     /// Finds out about everything that the journal holds and nobody is busy with. Returns what has landed and was
@@ -144,7 +158,7 @@ impl Settler {
         let in_flight = self.claims.of(&[Lane::Urgent, Lane::Sweep]);
         let mut busy = HashSet::new();
         let mut tasks = JoinSet::new();
-        for entry in self.pending().await? {
+        for entry in self.book.pending().await? {
             if channels(&entry).any(|channel| in_flight.contains(&channel)) {
                 if !self.is_told(&entry) {
                     busy.extend(channels(&entry));
@@ -218,8 +232,7 @@ impl Settler {
         match end {
             End::Landed(entry) => {
                 self.metrics.transaction(kind, TransactionEnd::Landed);
-                let signatures = u64::try_from(entry.prepared.transaction.signatures.len()).unwrap_or(u64::MAX);
-                self.metrics.spent(signatures.saturating_mul(LAMPORTS_PER_SIGNATURE), 0);
+                self.metrics.spent(entry.fee_lamports, 0);
                 // Intake must not judge by what was true before.
                 self.cache.forget(channels(&entry));
                 report.signatures.push(entry.prepared.signature);
@@ -266,16 +279,6 @@ impl Settler {
     fn keep_told(&self, is_pending: impl Fn(&Signature) -> bool) {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).retain(is_pending);
     }
-
-    async fn vouchers(&self) -> Result<Vec<StoredVoucher>, StoreError> {
-        let book = Arc::clone(&self.book);
-        blocking(move || book.vouchers()).await
-    }
-
-    async fn pending(&self) -> Result<Vec<JournalEntry>, StoreError> {
-        let book = Arc::clone(&self.book);
-        blocking(move || book.pending()).await
-    }
 }
 
 /// How much waits, by these facts.
@@ -283,10 +286,12 @@ fn standing(facts: &Facts, vouchers: &[StoredVoucher]) -> Standing {
     let mut standing = Standing { stored: u64::try_from(vouchers.len()).unwrap_or(u64::MAX), ..Standing::default() };
     for stored in vouchers {
         let Some(channel) = facts.channels.get(&stored.channel()) else { continue };
-        let above = stored.cumulative().get().saturating_sub(channel.settled);
+        let live = stored.live(facts.now).map_or(0, |live| live.voucher.cumulative.get());
+        let above = live.saturating_sub(channel.settled);
         let is_settleable = channel.is_settleable(facts.now);
         if above > 0 && is_settleable {
             standing.unsettled = standing.unsettled.saturating_add(above);
+            standing.oldest_age_s = standing.oldest_age_s.max(facts.now.saturating_sub(stored.since));
         }
         if channel.status == status::CLOSING {
             standing.closing = standing.closing.saturating_add(1);
@@ -311,6 +316,3 @@ fn interrupted(error: tokio::task::JoinError) -> StoreError {
 /// Transactions of a lane that are sent and not yet confirmed, at most: their blockhashes must not age while they
 /// queue.
 const MAX_IN_FLIGHT: usize = 16;
-
-/// The base fee, as every Solana cluster has it.
-const LAMPORTS_PER_SIGNATURE: u64 = 5_000;

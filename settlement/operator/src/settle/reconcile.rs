@@ -25,7 +25,7 @@ impl Settler {
     /// The chain did not answer: what is open stays open, which is safe, for the journal's closes hold.
     pub(crate) async fn reconcile(&self) -> Result<Reconciled, SettleError> {
         let mut found = Reconciled::default();
-        for entry in self.pending().await? {
+        for entry in self.book.pending().await? {
             let prepared = &entry.prepared;
             match outcome(&*self.chain, &prepared.signature, prepared.last_valid_block_height).await? {
                 Outcome::Landed { .. } => found.landed = found.landed.saturating_add(1),
@@ -37,7 +37,7 @@ impl Settler {
                 Outcome::Failed { .. } | Outcome::Live => found.open = found.open.saturating_add(1),
             }
         }
-        let vouchers = self.vouchers().await?;
+        let vouchers = self.book.vouchers().await?;
         let facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
         found.standing = standing(&facts, &vouchers);
         self.metrics.standing(&found.standing);

@@ -32,6 +32,8 @@ pub struct SettleReport {
     pub dues: BTreeMap<ChannelId, Due>,
     /// The operator's own fees, if they were paid out.
     pub withdrawn: Option<Withdrawn>,
+    /// Set if another operator of the same database settles, and nothing was done here: who.
+    pub elsewhere: Option<String>,
     /// What went wrong that concerns no single channel; the next round tries again.
     pub trouble: Vec<Trouble>,
 }
@@ -86,6 +88,7 @@ impl SettleReport {
         self.signatures.extend(other.signatures);
         self.skipped.extend(other.skipped);
         self.dues.extend(other.dues);
+        self.elsewhere = other.elsewhere.or(self.elsewhere.take());
         self.withdrawn = other.withdrawn.or(self.withdrawn.take());
         self.trouble.extend(other.trouble);
     }
@@ -159,6 +162,7 @@ impl SettleReport {
             "signatures": self.signatures.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "skipped": self.skipped.iter().map(skipped).collect::<Vec<_>>(),
             "withdrawn": self.withdrawn.as_ref().map(|withdrawn| withdrawn.amount),
+            "elsewhere": self.elsewhere,
             "trouble": self.trouble.iter().map(trouble).collect::<Vec<_>>(),
         })
     }

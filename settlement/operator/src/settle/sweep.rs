@@ -22,6 +22,9 @@ impl Settler {
     pub(crate) async fn sweep(&self) -> Result<SettleReport, SettleError> {
         let _one = self.sweeping.lock().await;
         let mut report = SettleReport::default();
+        if !self.leads(&mut report).await? {
+            return Ok(report);
+        }
         match snapshot::search(&*self.chain, &self.program, &self.operator).await {
             Ok(facts) => {
                 let busy = self.undecided().await?;
@@ -56,7 +59,7 @@ impl Settler {
     /// Channels that a transaction in flight names, or one whose fate is open.
     pub(super) async fn undecided(&self) -> Result<HashSet<ChannelId>, SettleError> {
         let mut busy = self.claims.of(&[Lane::Settle, Lane::Urgent, Lane::Sweep]);
-        let pending = self.pending().await?;
+        let pending = self.book.pending().await?;
         busy.extend(pending.iter().filter(|entry| !self.is_told(entry)).flat_map(channels));
         Ok(busy)
     }

@@ -13,9 +13,9 @@ use tokio::time::sleep;
 
 use super::{SettleError, SettleReport, Settler, channels, interrupted, snapshot};
 use crate::batch::Planned;
-use crate::blocking::blocking;
 use crate::metrics::Lane;
-use crate::submit::{End, Resumed};
+use crate::submit::{End, JournalEntry, Resumed};
+use crate::vouchers::StoredVoucher;
 
 /// What was seen of a channel with a stored voucher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +35,16 @@ impl Settler {
         ids: &[ChannelId],
         sending: &mut JoinSet<Result<SettleReport, SettleError>>,
     ) -> Result<Vec<Seen>, SettleError> {
-        let (book, wanted) = (Arc::clone(&self.book), ids.to_vec());
-        let vouchers = blocking(move || {
-            wanted.iter().filter_map(|id| book.voucher(*id).transpose()).collect::<Result<Vec<_>, _>>()
-        });
-        let vouchers = vouchers.await?;
+        let known = self.book.known(ids).await?;
+        let vouchers: Vec<StoredVoucher> = known.into_iter().flatten().collect();
         let facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
         let in_flight = self.claims.of(&[Lane::Urgent]);
-        for planned in self.planner.urgent(&facts, &vouchers, &in_flight) {
+        let mut planned = self.planner.urgent(&facts, &vouchers, &in_flight);
+        // Whoever does not settle only looks, unless the one who does has died.
+        if !planned.is_empty() && !self.book.leads() && !self.leads(&mut SettleReport::default()).await? {
+            planned.clear();
+        }
+        for planned in planned {
             let channels = planned.items.iter().map(|item| item.channel).collect();
             let claim = self.claims.take(Lane::Urgent, channels);
             let (settler, facts) = (Arc::clone(self), facts.clone());
@@ -57,7 +59,8 @@ impl Settler {
         let seen = vouchers.iter().map(|stored| {
             let channel = facts.channels.get(&stored.channel());
             let closing = channel.is_some_and(|it| it.status == status::CLOSING && it.is_settleable(facts.now));
-            let above = channel.is_some_and(|it| stored.cumulative().get() > it.settled);
+            let live = stored.live(facts.now).map_or(0, |live| live.voucher.cumulative.get());
+            let above = channel.is_some_and(|it| live > it.settled);
             Seen { channel: stored.channel(), grace_s: channel.map(|it| it.grace_s), urgent: closing && above }
         });
         Ok(seen.collect())
@@ -68,7 +71,7 @@ impl Settler {
         &self,
         planned: Planned,
         report: &mut SettleReport,
-    ) -> Result<Vec<crate::submit::JournalEntry>, SettleError> {
+    ) -> Result<Vec<JournalEntry>, SettleError> {
         self.count_dues(&planned, report);
         let kind = planned.kind;
         let mut landed = Vec::new();
@@ -78,7 +81,7 @@ impl Settler {
                 continue;
             };
             // Uncertain is never dead: nothing else is signed for these channels in this lane until it is known.
-            let Some(entry) = self.pending().await?.into_iter().find(|entry| entry.prepared.signature == *signature)
+            let Some(entry) = self.book.pending().await?.into_iter().find(|entry| entry.prepared.signature == *signature)
             else {
                 continue;
             };
@@ -86,7 +89,7 @@ impl Settler {
                 tracing::warn!(%signature, "the fate of an urgent transaction is unknown");
                 sleep(RETRY).await;
             }
-            if self.pending().await?.contains(&entry) {
+            if self.book.pending().await?.contains(&entry) {
                 landed.extend(self.conclude(kind, End::Landed(entry), report));
             }
         }
