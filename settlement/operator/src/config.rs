@@ -7,11 +7,15 @@ use aro_proto::Amount;
 use aro_proto::limits::EXCHANGE_TIMEOUT_MS;
 use settlement_chain::{Address, Program};
 
+use crate::vouchers::StoreUrl;
+
 /// How an operator runs. `Default` fits a local chain; set at least `dir`.
 #[derive(Clone, Debug)]
 pub struct OperatorConfig {
     /// Where the database lies. Default: the working directory.
     pub dir: PathBuf,
+    /// What keeps vouchers and journal. Default: a redb file in `dir`; PostgreSQL where several machines share them.
+    pub store: StoreUrl,
     /// UDP address to take vouchers at; port 0 is any free one. Default 127.0.0.1:0.
     pub listen: SocketAddr,
     /// The settlement program. Default: that of local chains.
@@ -41,6 +45,7 @@ impl Default for OperatorConfig {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("."),
+            store: StoreUrl::default(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             program: Program::local().id,
             min_settle: Amount::new(10_000),
@@ -57,7 +62,7 @@ impl Default for OperatorConfig {
 }
 
 impl OperatorConfig {
-    /// The file of vouchers and journal.
+    /// The file of vouchers and journal, where the store is a file.
     pub fn database(&self) -> PathBuf {
         self.dir.join("operator.redb")
     }

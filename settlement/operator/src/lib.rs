@@ -40,7 +40,6 @@
 //! | [`control`]    | the socket for commands of the same machine                             |
 
 mod account;
-mod blocking;
 mod config;
 mod error;
 mod intake;

@@ -12,14 +12,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::batch::Planner;
-use crate::blocking::blocking;
 use crate::config::OperatorConfig;
 use crate::error::StartError;
 use crate::intake::{Bounds, ChannelCache, Intake, Listener, Turns, bind};
 use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
 use crate::submit::Submitter;
-use crate::vouchers::{Book, OperatorStore, RedbStore, StoreError, StoredVoucher};
+use crate::vouchers::{self, Book, LeaseTerms, OperatorStore, StoreError, StoredVoucher};
 
 /// Starts operators.
 pub struct Operator;
@@ -39,7 +38,7 @@ impl Operator {
         authority: Keypair,
         chain: Arc<dyn ChainClient>,
     ) -> Result<RunningOperator, StartError> {
-        let store = open(&config).await?;
+        let store = vouchers::open(&config.store, &config.database()).await?;
         Self::start_with_store(config, transport_key, authority, chain, store).await
     }
 
@@ -74,8 +73,14 @@ impl Operator {
         let mut tasks = vec![tokio::spawn(listener.run())];
         if config.settle_interval_ms > 0 {
             let every = Duration::from_millis(config.settle_interval_ms);
-            tasks.push(tokio::spawn(rounds(Arc::clone(&core.settler), Arc::clone(&core.intake), every, stopped)));
+            tasks.push(tokio::spawn(rounds(
+                Arc::clone(&core.settler),
+                Arc::clone(&core.intake),
+                every,
+                stopped.clone(),
+            )));
         }
+        tasks.push(tokio::spawn(keep_lease(Arc::clone(&core.intake.book), stopped)));
         Ok(RunningOperator { id: transport_key.node_id(), local_addr, core, stop, tasks })
     }
 
@@ -88,9 +93,11 @@ impl Operator {
         authority: Keypair,
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
-        let store = open(config).await.map_err(StartError::from)?;
+        let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
         let core = Core::open(config, authority, chain, store).await?;
-        Ok(core.settler.round().await?)
+        let report = core.settler.round().await;
+        core.intake.book.step_down().await.map_err(SettleError::from)?;
+        Ok(report?)
     }
 }
 
@@ -143,8 +150,7 @@ impl RunningOperator {
     /// # Errors
     /// The database could not be read.
     pub async fn vouchers(&self) -> Result<Vec<StoredVoucher>, StoreError> {
-        let book = Arc::clone(&self.core.intake.book);
-        blocking(move || book.vouchers()).await
+        self.core.intake.book.vouchers().await
     }
 
     /// Says goodbye to nodes, finishes what is begun, and stops. A settling round that takes longer than ten seconds
@@ -160,6 +166,9 @@ impl RunningOperator {
         };
         if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
             tracing::warn!("stopped in the middle of a settling round; the next start resumes it");
+        }
+        if let Err(error) = self.core.intake.book.step_down().await {
+            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
         }
     }
 }
@@ -193,7 +202,7 @@ impl Core {
             return Err(StartError::NotRegistered { authority: authority_address });
         }
         let (operator, _) = program.operator(&authority_address);
-        let book = Arc::new(blocking(move || Book::open(store)).await?);
+        let book = Arc::new(Book::new(store, LeaseTerms::new(operator.to_string())));
         let cache = Arc::new(ChannelCache::new(Duration::from_millis(config.chain_cache_ms)));
         let planner = Planner {
             program,
@@ -219,11 +228,6 @@ impl Core {
     }
 }
 
-async fn open(config: &OperatorConfig) -> Result<Arc<dyn OperatorStore>, StoreError> {
-    let path = config.database();
-    blocking(move || Ok(Arc::new(RedbStore::open(&path)?) as Arc<dyn OperatorStore>)).await
-}
-
 /// Settles at intervals, and when a node wants a channel closed, until it is told to stop. A begun round is finished.
 async fn rounds(settler: Arc<Settler>, intake: Arc<Intake>, every: Duration, mut stop: Stop) {
     let mut ticks = interval(every);
@@ -243,6 +247,24 @@ async fn rounds(settler: Arc<Settler>, intake: Arc<Intake>, every: Duration, mut
         tokio::select! {
             () = sleep(PAUSE) => {}
             () = stop.told() => return,
+        }
+    }
+}
+
+/// Prolongs the lease between rounds, so that it does not wander while its holder lives.
+async fn keep_lease(book: Arc<Book>, mut stop: Stop) {
+    let mut ticks = interval(book.lease_terms().ttl / 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.told() => return,
+        }
+        let led = book.leads();
+        match book.renew().await {
+            Ok(false) if led => tracing::warn!("another operator of this database settles now"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the lease could not be prolonged"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use aro_proto::channel::SignedVoucher;
 use aro_proto::limits::SETTLE_MARGIN_S;
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::instructions::{self, BatchVoucher, NO_VOUCHER};
@@ -10,7 +11,7 @@ use settlement_interface::accounts::{Channel, Node, status};
 use settlement_interface::instructions::{MAX_BATCH, VoucherEntry};
 use settlement_interface::voucher::{NEVER, is_expired};
 
-use super::{Item, Kind, Planned, transaction_bytes};
+use super::{Item, Kind, Planned, Trace, transaction_bytes};
 use crate::vouchers::StoredVoucher;
 
 /// Decides what is sent, for one operator.
@@ -46,7 +47,7 @@ impl Planner {
     pub fn plan(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
         // Per node and kind; vouchers that expire apart, for one makes its whole batch longer.
         let mut groups: BTreeMap<(Kind, Address, bool), Vec<Entry>> = BTreeMap::new();
-        for stored in vouchers.iter().filter(|stored| !busy.contains(&stored.channel())) {
+        for stored in vouchers.iter().filter(|stored| !stored.quarantined && !busy.contains(&stored.channel())) {
             if let Some((kind, entry)) = self.due(facts, stored) {
                 let expires = entry.voucher.2 != NEVER;
                 groups.entry((kind, stored.node, expires)).or_default().push(entry);
@@ -57,14 +58,14 @@ impl Planner {
             entries.sort_by_key(|entry| entry.deadline);
             // r[impl settlement.fee.operator]
             let operator = facts.nodes.get(&node).map_or(self.operator, |account| Address::from(account.operator));
-            planned.extend(self.pack(Source { kind, target: Target::Node { node, operator }, entries }));
+            planned.extend(self.pack(Source { kind, at: facts.now, target: Target::Node { node, operator }, entries }));
         }
         planned.sort_by_key(|planned: &Planned| planned.source.deadline());
         let over = facts.channels.iter().filter(|(id, channel)| {
             channel.status == status::CLOSING && facts.now >= channel.deadline && !busy.contains(id)
         });
-        let entries: Vec<Entry> = over.map(|(id, _)| Entry::bare(*id)).collect();
-        planned.extend(self.pack(Source { kind: Kind::Finalize, target: Target::Anyone, entries }));
+        let entries: Vec<Entry> = over.map(|(id, channel)| Entry::bare(*id, Trace::of(channel, None))).collect();
+        planned.extend(self.pack(Source { kind: Kind::Finalize, at: facts.now, target: Target::Anyone, entries }));
         planned
     }
 
@@ -73,14 +74,16 @@ impl Planner {
         let mut groups: BTreeMap<([u8; 32], [u8; 32]), Vec<Entry>> = BTreeMap::new();
         for (id, channel) in &facts.channels {
             if channel.status == status::CLOSED && !busy.contains(id) {
-                groups.entry((channel.agent, channel.rent_payer)).or_default().push(Entry::bare(*id));
+                let refund = Amount::new(instructions::refundable(channel));
+                let entry = Entry::bare(*id, Trace { refund, ..Trace::of(channel, None) });
+                groups.entry((channel.agent, channel.rent_payer)).or_default().push(entry);
             }
         }
         groups
             .into_iter()
             .flat_map(|((agent, rent_payer), entries)| {
                 let target = Target::Agent { agent: agent.into(), rent_payer: rent_payer.into() };
-                self.pack(Source { kind: Kind::Reclaim, target, entries })
+                self.pack(Source { kind: Kind::Reclaim, at: facts.now, target, entries })
             })
             .collect()
     }
@@ -102,18 +105,20 @@ impl Planner {
         if !channel.is_settleable(facts.now) {
             return None;
         }
-        let voucher = &stored.signed.voucher;
+        let signed = stored.due(facts.now);
+        let voucher = &signed.voucher;
         let unsettled = voucher.cumulative.saturating_sub(Amount::new(channel.settled));
         let rises = !unsettled.is_zero() && !is_expired(voucher.expires_at, facts.now);
+        let trace = Trace { voucher_signature: rises.then_some(signed.signature), ..Trace::of(channel, Some(node)) };
         // Only the node's own operator may close.
         if stored.close && self.close_when_asked && Address::from(node.operator) == self.operator {
-            return Some((Kind::Close, Entry::of(stored, channel, rises)));
+            return Some((Kind::Close, Entry::of(signed, channel, trace)));
         }
         // A closing channel is settled at once but not closed: its node may hold a better voucher that is still on
         // its way, and a close would cut that off.
         let urgent = stored.close || channel.status == status::CLOSING || expires_soon(voucher.expires_at, facts.now);
         // r[impl settlement.worth]
-        (rises && (urgent || unsettled >= self.min_settle)).then(|| (Kind::Settle, Entry::of(stored, channel, true)))
+        (rises && (urgent || unsettled >= self.min_settle)).then(|| (Kind::Settle, Entry::of(signed, channel, trace)))
     }
 
     /// Fills transactions one after the other, each as full as its size allows.
@@ -140,9 +145,10 @@ impl Planner {
     fn build(&self, source: &Source, entries: &[Entry]) -> Planned {
         Planned {
             kind: source.kind,
+            at: source.at,
             items: entries.iter().map(|entry| entry.item).collect(),
             instruction: self.instruction(source, entries),
-            source: Source { kind: source.kind, target: source.target, entries: entries.to_vec() },
+            source: Source { entries: entries.to_vec(), ..*source },
         }
     }
 
@@ -169,6 +175,7 @@ impl Planner {
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     kind: Kind,
+    at: i64,
     target: Target,
     entries: Vec<Entry>,
 }
@@ -196,22 +203,23 @@ impl Source {
 }
 
 impl Entry {
-    /// A stored voucher; without `rises` its channel closes where the chain stands.
-    fn of(stored: &StoredVoucher, account: &Channel, rises: bool) -> Self {
-        let channel = stored.channel();
-        let item = Item { channel, voucher: Some(stored.cumulative()) };
+    /// A stored voucher; where the trace carries no signature its channel closes where the chain stands.
+    fn of(signed: &SignedVoucher, account: &Channel, trace: Trace) -> Self {
+        let channel = signed.voucher.channel;
+        let item = Item { channel, voucher: Some(signed.voucher.cumulative), trace };
         let address = Address::new_from_array(channel.to_bytes());
         let deadline = if account.status == status::CLOSING { account.deadline } else { NO_DEADLINE };
-        if !rises {
+        let Some(signature) = trace.voucher_signature else {
             return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline };
-        }
-        let entry = VoucherEntry { signature: stored.signed.signature, cumulative: stored.cumulative().get() };
-        Self { item, voucher: (address, entry, stored.signed.voucher.expires_at), deadline }
+        };
+        let entry = VoucherEntry { signature, cumulative: signed.voucher.cumulative.get() };
+        Self { item, voucher: (address, entry, signed.voucher.expires_at), deadline }
     }
 
-    fn bare(channel: ChannelId) -> Self {
+    fn bare(channel: ChannelId, trace: Trace) -> Self {
         let address = Address::new_from_array(channel.to_bytes());
-        Self { item: Item { channel, voucher: None }, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE }
+        let item = Item { channel, voucher: None, trace };
+        Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE }
     }
 }
 
@@ -229,6 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::vouchers::Accepted;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -262,7 +271,9 @@ mod tests {
 
     fn voucher(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> StoredVoucher {
         let voucher = Voucher { channel, cumulative: Amount::new(cumulative), expires_at };
-        StoredVoucher { signed: voucher.sign(&SecretKey::from_bytes(&[7; 32])), node: node_address(node), close }
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let voucher = voucher.sign(&key).verify(&key.agent_id()).unwrap();
+        StoredVoucher::new(&Accepted { voucher, node: node_address(node), close }, NOW)
     }
 
     fn facts() -> Facts {

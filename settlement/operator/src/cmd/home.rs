@@ -10,6 +10,7 @@ use aro_proto::{Amount, SecretKey};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, Keypair, keyfile};
 use settlement_operator::OperatorConfig;
+use settlement_operator::vouchers::StoreUrl;
 
 use crate::failure::Failure;
 
@@ -23,6 +24,9 @@ pub(super) struct Home {
 #[serde(deny_unknown_fields)]
 pub(super) struct ConfigFile {
     pub(super) rpc_url: String,
+    /// `redb`, or the URL of a PostgreSQL database.
+    #[serde(default)]
+    pub(super) store: StoreUrl,
     pub(super) program_id: String,
     pub(super) listen: SocketAddr,
     pub(super) min_settle: String,
@@ -72,6 +76,7 @@ impl Home {
         };
         Ok(OperatorConfig {
             dir: self.dir.clone(),
+            store: file.store.clone(),
             listen: file.listen,
             program: file.program()?,
             min_settle: file.min_settle.parse::<Amount>().map_err(|e| wrong("min_settle", e.to_string()))?,

@@ -7,6 +7,7 @@ use aro_proto::Amount;
 use clap::Args;
 use serde_json::json;
 use settlement_chain::{Address, RpcChain, Signer, keyfile, reads, submit, tokens};
+use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, register};
 
 use super::ChainArguments;
@@ -31,6 +32,10 @@ pub(crate) struct Init {
     /// UDP address to take vouchers at.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4434")]
     listen: SocketAddr,
+    /// What keeps vouchers and journal: `redb`, a file in the folder, or postgres://user@host/database, which several
+    /// machines of this operator can share.
+    #[arg(long, value_name = "STORE", default_value_t = StoreUrl::default())]
+    store: StoreUrl,
     /// Wallet whose token account gets the fees; the payer if not given.
     #[arg(long, value_name = "ADDRESS")]
     payout_owner: Option<Address>,
@@ -71,6 +76,7 @@ impl Init {
         let registered = register(&chain, &program, &payer, &authority, self.fee_bps, &payout_owner).await?;
         home.write_config(&ConfigFile {
             rpc_url: self.chain.rpc,
+            store: self.store,
             program_id: program.id.to_string(),
             listen: self.listen,
             min_settle: self.min_settle.to_string(),

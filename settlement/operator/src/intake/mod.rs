@@ -16,20 +16,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use aro_proto::channel::VoucherError;
-use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, OperatorHello};
+use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, HandoffVoucher, OperatorHello};
 use aro_proto::{AgentId, Amount, ChannelId, Refusal, RefusalCode, limits};
 use settlement_chain::{Address, ChainClient, Program};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 pub use channel_cache::ChannelCache;
+use channel_cache::ChannelFacts;
 pub(crate) use endpoint::{Bounds, Listener, bind};
 use framed::PATIENCE;
 use judge::Fault;
 pub(crate) use turns::Turns;
 
-use crate::blocking::blocking;
-use crate::vouchers::Book;
+use crate::vouchers::{Book, Committed, Offer, StoreError};
 
 /// What every session of the intake shares.
 pub(crate) struct Intake {
@@ -117,23 +117,9 @@ impl Intake {
             .map(|id| facts.channel(*id).map(|channel| Amount::new(channel.settled)).filter(|amount| !amount.is_zero()))
             .collect();
 
-        let (book, node, vouchers) = (Arc::clone(&self.book), *node, handoff.vouchers.clone());
-        let judged = blocking(move || {
-            let mut claims = Vec::with_capacity(vouchers.len());
-            for voucher in &vouchers {
-                let stored = book.voucher(voucher.channel)?;
-                claims.push((voucher.channel, judge::judge(voucher, &node, &facts, stored.as_ref())));
-            }
-            let is_bad = |claim: &Result<_, Fault>| matches!(claim, Err(Fault::Voucher(VoucherError::BadSignature)));
-            let bad_signatures = claims.iter().filter(|(_, claim)| is_bad(claim)).count();
-            let claims: Vec<_> =
-                claims.into_iter().map(|(id, claim)| (id, claim.map_err(|fault| fault.refusal()))).collect();
-            Ok((book.commit(&claims)?, bad_signatures))
-        });
-        let (committed, bad_signatures) = judged.await.map_err(|error| {
-            tracing::error!(%error, "vouchers could not be stored");
-            Refusal::new(RefusalCode::Internal, "the operator could not store the vouchers; nothing was taken")
-        })?;
+        let now = facts.now();
+        let (committed, bad_signatures) =
+            self.store(*node, handoff.vouchers.clone(), facts, ids.clone(), now).await.map_err(unstorable)?;
         if committed.closes() {
             self.close_wanted.notify_one();
         }
@@ -145,10 +131,43 @@ impl Intake {
         Ok(Answer::Ack { ack, bad_signatures: u32::try_from(bad_signatures).unwrap_or(u32::MAX) })
     }
 
+    async fn store(
+        &self,
+        node: Address,
+        vouchers: Vec<HandoffVoucher>,
+        facts: ChannelFacts,
+        ids: Vec<ChannelId>,
+        now: i64,
+    ) -> Result<(Committed, usize), StoreError> {
+        let known = self.book.known(&ids).await?;
+        // Signatures take long enough to keep others waiting.
+        let judged = tokio::task::spawn_blocking(move || {
+            let judged = vouchers.iter().zip(&known).map(|(voucher, known)| {
+                let claim = judge::judge(voucher, &node, &facts, known.as_ref());
+                (voucher.channel, claim)
+            });
+            let is_bad = |claim: &Result<_, Fault>| matches!(claim, Err(Fault::Voucher(VoucherError::BadSignature)));
+            let mut bad_signatures = 0_usize;
+            let offers: Vec<Offer> = judged
+                .inspect(|(_, claim)| bad_signatures = bad_signatures.saturating_add(usize::from(is_bad(claim))))
+                .map(|(channel, claim)| (channel, claim.map_err(|fault| fault.refusal())))
+                .collect();
+            (offers, bad_signatures)
+        });
+        let (offers, bad_signatures) = judged.await.map_err(|e| StoreError::Database(e.to_string()))?;
+        Ok((self.book.commit(offers, now).await?, bad_signatures))
+    }
+
     async fn serves(&self, node: &Address) -> Result<bool, Refusal> {
         let account = self.cache.node(&*self.chain, &self.program, node).await.map_err(unreadable)?;
         Ok(account.is_some_and(|account| Address::from(account.operator) == self.operator))
     }
+}
+
+fn unstorable(error: StoreError) -> Refusal {
+    tracing::error!(%error, "vouchers could not be stored");
+    let code = if error.is_retryable() { RefusalCode::OverCapacity } else { RefusalCode::Internal };
+    Refusal::new(code, "the operator could not store the vouchers; nothing was taken")
 }
 
 fn unreadable(error: settlement_chain::reads::ReadError) -> Refusal {

@@ -11,17 +11,15 @@ use settlement_chain::reads::ReadError;
 use settlement_chain::submit::Remedy;
 use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use settlement_interface::accounts::{Channel, status};
-use settlement_interface::voucher::is_expired;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 pub use report::{ReclaimedChannel, SettleReport, SettledChannel, Skipped, Trouble};
 
 use crate::batch::{Facts, Kind, Planned, Planner};
-use crate::blocking::blocking;
 use crate::intake::ChannelCache;
 use crate::submit::{End, JournalEntry, Resumed, Submitter};
-use crate::vouchers::{Book, StoreError, StoredVoucher};
+use crate::vouchers::{Book, Effect, Finality, HistoryRow, Lease, StoreError, StoredVoucher};
 
 /// Why a round could not be made. Nothing is lost: the next one starts from what the chain says.
 #[derive(Debug, thiserror::Error)]
@@ -87,10 +85,15 @@ impl Settler {
     pub(crate) async fn round(&self) -> Result<SettleReport, SettleError> {
         let mut memory = self.memory.lock().await;
         let mut report = SettleReport::default();
+        // r[impl settlement.lease]
+        if let Lease::Elsewhere { holder, .. } = self.book.lead().await? {
+            report.elsewhere = Some(holder);
+            return Ok(report);
+        }
         // r[impl settlement.uncertain]
         let (mut landed, busy) = self.resume(&mut memory, &mut report).await?;
 
-        let vouchers = self.vouchers().await?;
+        let vouchers = self.book.vouchers().await?;
         let snapshot = snapshot::take(&*self.chain, &self.program, &self.operator, &vouchers).await?;
         report.trouble.extend(snapshot.trouble.map(|message| Trouble { message, remedy: Remedy::Retry }));
         let before = snapshot.facts;
@@ -124,7 +127,7 @@ impl Settler {
         report: &mut SettleReport,
     ) -> Result<(Vec<JournalEntry>, HashSet<ChannelId>), SettleError> {
         let mut tasks = JoinSet::new();
-        for entry in self.pending().await? {
+        for entry in self.book.pending().await? {
             let submitter = Arc::clone(&self.submitter);
             tasks.spawn(async move {
                 let resumed = submitter.resume(&entry).await;
@@ -205,46 +208,39 @@ impl Settler {
         facts: &Facts,
         looked_at: &HashSet<ChannelId>,
     ) -> Result<(), SettleError> {
-        let (finals, height) = self.submitter.finals(self.pending().await?).await?;
+        let (finals, height) = self.submitter.finals(self.book.pending().await?).await?;
         let mut certain: HashSet<ChannelId> = HashSet::new();
-        for entry in &finals {
+        for (entry, slot) in &finals {
             certain.extend(channels(entry));
             self.cache.forget(channels(entry));
-            self.submitter.forget(entry).await?;
+            let effect = |channel| Effect {
+                watermark: facts.channels.get(&channel).map(|channel| Amount::new(channel.settled)),
+            };
+            let trail = HistoryRow::of(entry, Finality { slot: *slot, at: facts.now }, effect);
+            self.book.conclude(&entry.prepared.signature, &trail).await?;
         }
-        let pending = self.pending().await?;
+        let pending = self.book.pending().await?;
         memory.told.retain(|signature| pending.iter().any(|entry| entry.prepared.signature == *signature));
         let open: HashSet<ChannelId> = pending.iter().flat_map(channels).collect();
 
-        let vouchers = self.vouchers().await?;
+        let vouchers = self.book.vouchers().await?;
         let done: Vec<&StoredVoucher> = vouchers
             .iter()
             .filter(|stored| looked_at.contains(&stored.channel()))
             .filter(|stored| is_done(stored, facts.channels.get(&stored.channel()), facts.now))
             .collect();
         memory.done.retain(|channel, _| done.iter().any(|stored| stored.channel() == *channel));
-        let mut prunable: Vec<(ChannelId, Amount)> = Vec::new();
+        let mut prunable: Vec<StoredVoucher> = Vec::new();
         for stored in done {
             let channel = stored.channel();
             let seen = *memory.done.entry(channel).or_insert(height);
             let settled_in = height.saturating_sub(seen) >= FINAL_AFTER_BLOCKS;
             if !open.contains(&channel) && (certain.contains(&channel) || settled_in) {
-                prunable.push((channel, stored.cumulative()));
+                prunable.push(*stored);
             }
         }
-        let book = Arc::clone(&self.book);
-        blocking(move || book.prune(&prunable)).await?;
+        self.book.prune(&prunable).await?;
         Ok(())
-    }
-
-    async fn vouchers(&self) -> Result<Vec<StoredVoucher>, StoreError> {
-        let book = Arc::clone(&self.book);
-        blocking(move || book.vouchers()).await
-    }
-
-    async fn pending(&self) -> Result<Vec<JournalEntry>, StoreError> {
-        let book = Arc::clone(&self.book);
-        blocking(move || book.pending()).await
     }
 }
 
@@ -281,9 +277,8 @@ fn tell(landed: &[JournalEntry], before: &Facts, after: &Facts, report: &mut Set
 /// True if the chain will never take more from this voucher than it has.
 fn is_done(stored: &StoredVoucher, channel: Option<&Channel>, now: i64) -> bool {
     let Some(channel) = channel else { return true };
-    let settled = stored.cumulative() <= Amount::new(channel.settled);
-    let dead = is_expired(stored.signed.voucher.expires_at, now);
-    channel.status == status::CLOSED || (!stored.close && (settled || dead))
+    let live = stored.live(now).is_some_and(|live| live.voucher.cumulative > Amount::new(channel.settled));
+    channel.status == status::CLOSED || (!stored.close && !live)
 }
 
 fn channels(entry: &JournalEntry) -> impl Iterator<Item = ChannelId> {
@@ -311,7 +306,7 @@ mod tests {
         let mut channel = Channel::from_bytes(&[0; Channel::LEN]);
         channel.deposit = 100;
         channel.settled = 50;
-        let keep = |cumulative, close| StoredVoucher::from(&accepted(2, cumulative, close));
+        let keep = |cumulative, close| StoredVoucher::new(&accepted(2, cumulative, close), 9);
         assert!(!is_done(&keep(51, false), Some(&channel), 9));
         assert!(is_done(&keep(50, false), Some(&channel), 9));
         assert!(!is_done(&keep(50, true), Some(&channel), 9), "it still has to close");

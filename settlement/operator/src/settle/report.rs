@@ -21,6 +21,8 @@ pub struct SettleReport {
     pub signatures: Vec<Signature>,
     /// Channels that were due, and why nothing came of it.
     pub skipped: Vec<Skipped>,
+    /// Set if another operator of the same database settles, and nothing was done here: who.
+    pub elsewhere: Option<String>,
     /// What went wrong that concerns no single channel; the next round tries again.
     pub trouble: Vec<Trouble>,
 }
@@ -96,6 +98,7 @@ impl SettleReport {
             "reclaimed": self.reclaimed.iter().map(reclaimed).collect::<Vec<_>>(),
             "signatures": self.signatures.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "skipped": self.skipped.iter().map(skipped).collect::<Vec<_>>(),
+            "elsewhere": self.elsewhere,
             "trouble": self.trouble.iter().map(trouble).collect::<Vec<_>>(),
         })
     }
