@@ -25,6 +25,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Its name in reports.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Settle => "settle",
+            Self::Close => "close",
+            Self::Finalize => "finalize",
+            Self::Reclaim => "reclaim",
+        }
+    }
+
     /// The kind of a stored number.
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
