@@ -27,6 +27,7 @@
 //! | `embedded`       | the trait over LiteSVM                                        |
 //! | `program`        | addresses that follow from a program id                       |
 //! | [`instructions`] | one builder for each instruction of the program               |
+//! | `signer`         | who signs: a key here, or a signer elsewhere                  |
 //! | [`tokens`]       | the few instructions of SPL token and system program in use   |
 //! | [`reads`]        | accounts, decoded and checked                                 |
 //! | [`submit`]       | sign, send, re-send, confirm; errors that say who must act    |
@@ -40,6 +41,7 @@ mod client;
 mod embedded;
 mod program;
 mod rpc;
+mod signer;
 
 pub mod admin;
 #[cfg(any(test, feature = "contract"))]
@@ -53,12 +55,13 @@ pub mod tokens;
 
 pub use client::{
     Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS, MAX_LEGACY_TRANSACTION,
-    MAX_RECENT_FEES, MAX_RETURN_DATA, MAX_V1_TRANSACTION, Simulation, Status, Statuses, check_size,
+    MAX_RECENT_FEES, MAX_RETURN_DATA, MAX_V1_ACCOUNTS, MAX_V1_TRANSACTION, Simulation, Status, Statuses, check_size,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::{EMBEDDED_GENESIS_HASH, EmbeddedChain};
 pub use program::Program;
 pub use rpc::RpcChain;
+pub use signer::{SigningError, TransactionSigner};
 
 pub use settlement_interface as interface;
 pub use solana_address::Address;

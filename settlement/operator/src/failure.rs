@@ -94,10 +94,13 @@ impl From<KeyfileError> for Failure {
 impl From<ChainError> for Failure {
     fn from(error: ChainError) -> Self {
         match error {
-            ChainError::Unreachable(_) | ChainError::Rpc { .. } | ChainError::Malformed(_) => {
+            ChainError::Unreachable(_)
+            | ChainError::Rpc { .. }
+            | ChainError::Malformed(_)
+            | ChainError::Disagreement(_) => {
                 Self::of(Kind::Unreachable, error, "check --rpc and that the server runs, then try again")
             }
-            ChainError::Refused(_) | ChainError::TooLarge { .. } => {
+            ChainError::Refused(_) | ChainError::TooLarge { .. } | ChainError::TooManyAccounts { .. } => {
                 Self::of(Kind::Refused, error, "check the arguments; the same again cannot succeed")
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aro_proto::message::ChainIds;
 use aro_proto::{NodeId, SecretKey};
+use settlement_chain::submit::TransactionFormat;
 use settlement_chain::{Address, ChainClient, Keypair, Program, Signer, reads};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -208,6 +209,7 @@ impl Core {
             program,
             authority: authority_address,
             operator,
+            format: TransactionFormat::Legacy,
             min_settle: config.min_settle,
             close_when_asked: config.close_when_asked,
         };

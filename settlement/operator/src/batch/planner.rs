@@ -6,7 +6,8 @@ use aro_proto::channel::SignedVoucher;
 use aro_proto::limits::SETTLE_MARGIN_S;
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::instructions::{self, BatchVoucher, NO_VOUCHER};
-use settlement_chain::{Address, Instruction, MAX_LEGACY_TRANSACTION, Program};
+use settlement_chain::submit::TransactionFormat;
+use settlement_chain::{Address, Instruction, Program};
 use settlement_interface::accounts::{Channel, Node, status};
 use settlement_interface::instructions::{MAX_BATCH, VoucherEntry};
 use settlement_interface::voucher::{NEVER, is_expired};
@@ -23,6 +24,8 @@ pub struct Planner {
     pub authority: Address,
     /// The operator's account.
     pub operator: Address,
+    /// How transactions are written.
+    pub format: TransactionFormat,
     /// Settling an open channel is not worth it below this much unsettled.
     pub min_settle: Amount,
     /// Whether channels are closed when their node asks; else they are only settled.
@@ -139,7 +142,7 @@ impl Planner {
     }
 
     fn fits(&self, source: &Source, entries: &[Entry]) -> bool {
-        transaction_bytes(&self.authority, &self.instruction(source, entries)) <= MAX_LEGACY_TRANSACTION
+        transaction_bytes(self.format, &self.authority, &self.instruction(source, entries)) <= self.format.max_bytes()
     }
 
     fn build(&self, source: &Source, entries: &[Entry]) -> Planned {
@@ -245,7 +248,14 @@ mod tests {
         let authority = Address::new_from_array([200; 32]);
         let program = Program::local();
         let operator = program.operator(&authority).0;
-        Planner { program, authority, operator, min_settle: Amount::new(10), close_when_asked: true }
+        Planner {
+            program,
+            authority,
+            operator,
+            format: TransactionFormat::Legacy,
+            min_settle: Amount::new(10),
+            close_when_asked: true,
+        }
     }
 
     fn node_address(node: u8) -> Address {
@@ -287,25 +297,54 @@ mod tests {
     // r[verify settlement.batch.size]
     #[test]
     fn batches_are_full_to_the_last_entry_that_fits() {
-        let planner = planner();
-        for (expires_at, close) in [(0, true), (0, false), (NOW + 7 * SETTLE_MARGIN_S, true)] {
+        use TransactionFormat::{Legacy, V1};
+        let later = NOW + 7 * SETTLE_MARGIN_S;
+        for (format, expires_at, close, expected) in [
+            (Legacy, 0, true, 8),
+            (Legacy, 0, false, 8),
+            (Legacy, later, true, 8),
+            (V1, 0, true, 36),
+            (V1, 0, false, 36),
+            (V1, later, true, 33),
+        ] {
+            let planner = Planner { format, ..planner() };
             let mut facts = facts();
             let vouchers: Vec<_> =
                 (0..100).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, expires_at, close)).collect();
             let planned = planner.plan(&facts, &vouchers, &HashSet::new());
             let (last, full) = planned.split_last().unwrap();
             for (batch, next) in full.iter().zip(&planned[1..]) {
-                let bytes = transaction_bytes(&planner.authority, &batch.instruction);
-                assert!(bytes <= MAX_LEGACY_TRANSACTION, "{bytes}");
+                let bytes = transaction_bytes(format, &planner.authority, &batch.instruction);
+                assert!(bytes <= format.max_bytes(), "{bytes}");
                 let mut more = batch.source.entries.clone();
                 more.push(next.source.entries[0].clone());
                 let over = planner.instruction(&batch.source, &more);
-                assert!(transaction_bytes(&planner.authority, &over) > MAX_LEGACY_TRANSACTION);
+                assert!(transaction_bytes(format, &planner.authority, &over) > format.max_bytes());
             }
             assert!(last.items.len() <= full[0].items.len());
-            let expected = if expires_at == 0 { 8 } else { 7 };
-            assert!(full[0].items.len() >= expected, "{} entries", full[0].items.len());
+            assert_eq!(full[0].items.len(), expected);
         }
+    }
+
+    /// One signature, so 5,000 lamports of base fee for all of a batch.
+    // r[verify settlement.batch.size]
+    #[test]
+    fn v1_batch_closes_36_channels_for_at_most_140_lamports_each_and_reclaims_60() {
+        let planner = Planner { format: TransactionFormat::V1, ..planner() };
+        let mut facts = facts();
+        let vouchers: Vec<_> =
+            (0..100).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, 0, true)).collect();
+        let closes = planner.plan(&facts, &vouchers, &HashSet::new());
+        assert_eq!(kinds(&closes), [(Kind::Close, 36), (Kind::Close, 36), (Kind::Close, 28)]);
+        let signers = closes[0].instruction.accounts.iter().filter(|account| account.is_signer).count();
+        assert_eq!(signers, 1);
+        assert!(5_000 / closes[0].items.len() <= 140);
+        assert_eq!(transaction_bytes(planner.format, &planner.authority, &closes[0].instruction), 4_040);
+
+        for channel in facts.channels.values_mut() {
+            (channel.status, channel.agent, channel.rent_payer) = (status::CLOSED, [8; 32], [9; 32]);
+        }
+        assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::new())), [(Kind::Reclaim, 60), (Kind::Reclaim, 40)]);
     }
 
     // r[verify settlement.worth]
@@ -394,8 +433,10 @@ mod tests {
         #[test]
         fn nothing_is_lost_doubled_or_mixed_up(
             channels in prop::collection::vec((0_u8..4, any::<bool>(), any::<bool>(), 0_u64..30), 0..120),
+            v1: bool,
         ) {
-            let planner = planner();
+            let format = if v1 { TransactionFormat::V1 } else { TransactionFormat::Legacy };
+            let planner = Planner { format, ..planner() };
             let mut facts = facts();
             let mut expected = BTreeMap::new();
             let mut vouchers = Vec::new();
@@ -408,7 +449,8 @@ mod tests {
                 }
             }
             for planned in planner.plan(&facts, &vouchers, &HashSet::new()) {
-                prop_assert!(transaction_bytes(&planner.authority, &planned.instruction) <= MAX_LEGACY_TRANSACTION);
+                let bytes = transaction_bytes(planner.format, &planner.authority, &planned.instruction);
+                prop_assert!(bytes <= planner.format.max_bytes());
                 prop_assert!(planned.items.len() <= MAX_BATCH);
                 let node_slot = if planned.kind == Kind::Close { 1 } else { 0 };
                 for item in &planned.items {
