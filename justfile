@@ -12,6 +12,10 @@ test:
 long-program seed="1" steps="100000":
     ARO_SEED={{seed}} ARO_STEPS={{steps}} cargo test -p aro-tests --test program random_sequences -- --nocapture
 
+# What settling costs and how many vouchers an operator takes, as a table.
+bench-settlement *args:
+    cargo run --release --bin aro-bench -- settlement {{args}}
+
 # Formatting and lints, as errors.
 lint:
     cargo fmt --all --check

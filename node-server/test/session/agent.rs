@@ -25,12 +25,23 @@ pub(crate) struct Agent {
     pub(crate) connection: Connection,
     pub(crate) control: (SendStream, RecvStream),
     pub(crate) tariff: Tariff,
+    pub(crate) min_grace_s: u32,
     _endpoint: Endpoint,
 }
 
 /// Fails the test instead of hanging it.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("this takes far too long")
+}
+
+/// Looks again and again, until what is looked for is so; fails the test instead of hanging it.
+pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
+    soon(async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 /// A bare connection: nothing is said on it.
@@ -85,7 +96,8 @@ impl Agent {
         say(&mut control.0, &Hello { minor_version: MINOR_VERSION, chain: chain_ids(world) }).await;
         let hello: NodeHello = hear(&mut control.1).await;
         assert_eq!(hello.chain, chain_ids(world));
-        Self { connection, control, tariff: hello.tariff, _endpoint: endpoint }
+        let (tariff, min_grace_s) = (hello.tariff, hello.min_grace_s);
+        Self { connection, control, tariff, min_grace_s, _endpoint: endpoint }
     }
 
     /// Connects, greets and binds.

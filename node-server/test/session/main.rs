@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod agent;
+mod bounds;
 mod cancelling;
+mod chain;
 mod closing;
 mod garbage;
 mod handing_over;
@@ -13,5 +15,7 @@ mod refusals;
 mod restarting;
 mod serving;
 mod signatures;
+mod switching;
 mod vouchers;
+mod watching;
 mod world;

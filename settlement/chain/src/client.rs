@@ -8,6 +8,8 @@ use solana_signature::Signature;
 use solana_transaction::versioned::VersionedTransaction;
 use solana_transaction_error::TransactionError;
 
+use crate::servers::ServerHealth;
+
 /// A chain. Implementations read at commitment "confirmed" and keep no state between calls that a caller could
 /// observe, so one client serves any number of tasks.
 #[async_trait]
@@ -55,6 +57,11 @@ pub trait ChainClient: Send + Sync + 'static {
     async fn clock(&self) -> Result<i64, ChainError> {
         let accounts = self.accounts(&[CLOCK]).await?;
         clock_of(accounts.first().and_then(Option::as_ref))
+    }
+
+    /// How each of the servers behind this has been doing, where there are several.
+    fn health(&self) -> Vec<ServerHealth> {
+        Vec::new()
     }
 }
 
@@ -172,13 +179,25 @@ pub enum ChainError {
         /// [`MAX_LEGACY_TRANSACTION`] or [`MAX_V1_TRANSACTION`].
         limit: usize,
     },
+    /// The transaction names more accounts than its version allows: split it.
+    #[error("a transaction of {accounts} accounts is above the limit of {limit}; split it")]
+    TooManyAccounts {
+        /// Accounts that it names, each counted once.
+        accounts: usize,
+        /// [`MAX_V1_ACCOUNTS`].
+        limit: usize,
+    },
+    /// Servers that should be of one chain say different things about it.
+    #[error("the Solana RPC servers contradict each other: {0}; if this lasts, find out which of them is wrong")]
+    Disagreement(String),
 }
 
 impl ChainError {
     /// True if the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) => true,
+            // Servers that have fallen behind catch up.
+            Self::Unreachable(_) | Self::Disagreement(_) => true,
             // Node behind or unhealthy, block or slot not yet there: JSON-RPC's server-side range as Solana uses it.
             Self::Rpc { code, .. } => matches!(code, -32004 | -32005 | -32014 | -32016),
             Self::Refused(error) => matches!(
@@ -191,7 +210,7 @@ impl ChainError {
                     | TransactionError::WouldExceedAccountDataBlockLimit
                     | TransactionError::ProgramCacheHitMaxLimit
             ),
-            Self::Malformed(_) | Self::TooLarge { .. } => false,
+            Self::Malformed(_) | Self::TooLarge { .. } | Self::TooManyAccounts { .. } => false,
         }
     }
 }
@@ -210,6 +229,9 @@ pub const MAX_LEGACY_TRANSACTION: usize = 1232;
 
 /// Most bytes of a v1 transaction.
 pub const MAX_V1_TRANSACTION: usize = 4096;
+
+/// Most accounts of a v1 transaction.
+pub const MAX_V1_ACCOUNTS: usize = 64;
 
 /// The transaction's wire size in bytes, if it is within its version's limit.
 ///

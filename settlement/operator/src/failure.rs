@@ -3,6 +3,7 @@
 use std::io;
 
 use settlement_chain::ChainError;
+use settlement_chain::admin::AdminError;
 use settlement_chain::keyfile::KeyfileError;
 use settlement_chain::reads::ReadError;
 use settlement_chain::setup::SetupError;
@@ -93,10 +94,13 @@ impl From<KeyfileError> for Failure {
 impl From<ChainError> for Failure {
     fn from(error: ChainError) -> Self {
         match error {
-            ChainError::Unreachable(_) | ChainError::Rpc { .. } | ChainError::Malformed(_) => {
+            ChainError::Unreachable(_)
+            | ChainError::Rpc { .. }
+            | ChainError::Malformed(_)
+            | ChainError::Disagreement(_) => {
                 Self::of(Kind::Unreachable, error, "check --rpc and that the server runs, then try again")
             }
-            ChainError::Refused(_) | ChainError::TooLarge { .. } => {
+            ChainError::Refused(_) | ChainError::TooLarge { .. } | ChainError::TooManyAccounts { .. } => {
                 Self::of(Kind::Refused, error, "check the arguments; the same again cannot succeed")
             }
         }
@@ -135,6 +139,19 @@ impl From<SetupError> for Failure {
     }
 }
 
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Read(error) => error.into(),
+            AdminError::Submit(error) => error.into(),
+            AdminError::NotAdmin { .. } => Self::of(Kind::Keys, error, "give --admin the key file of that admin"),
+            AdminError::NotProposed { .. } => {
+                Self::of(Kind::Keys, error, "let the admin run `aro-settle config propose-admin` with this address")
+            }
+        }
+    }
+}
+
 impl From<AccountError> for Failure {
     fn from(error: AccountError) -> Self {
         match error {
@@ -152,7 +169,18 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::InUse => Self::retry(error),
-            other => Self::internal(other),
+            StoreError::Unavailable(_) => Self::of(
+                Kind::Unreachable,
+                error,
+                "check `store` in config.json and that the database runs, then retry",
+            ),
+            StoreError::Full(_) => Self::of(Kind::Unreachable, error, "free disk space; nothing acknowledged is lost"),
+            StoreError::Address(_) => Self::usage(error, "correct `store` in config.json, or --store"),
+            StoreError::Newer { .. } => Self::usage(error, "start the version that wrote it, or a later one"),
+            StoreError::Database(_) => Self::internal(error),
+            StoreError::Damaged(_) => {
+                Self::of(Kind::Internal, error, "restore the backup; what the chain has taken is safe")
+            }
         }
     }
 }

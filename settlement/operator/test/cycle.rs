@@ -17,7 +17,7 @@ use settlement_chain::{Address, MAX_LEGACY_TRANSACTION, Signer, check_size, subm
 use settlement_interface::accounts::status;
 use settlement_interface::fees;
 use settlement_interface::instructions::EVERYTHING;
-use settlement_operator::vouchers::{Accepted, MemoryStore, VoucherStore};
+use settlement_operator::vouchers::{Accepted, Claim, MemoryStore, VoucherStore};
 use settlement_operator::{FeeSource, RunningOperator, SettleReport, withdraw_fees};
 
 async fn settle(operator: &RunningOperator) -> SettleReport {
@@ -267,7 +267,8 @@ async fn voucher_that_the_chain_refuses_holds_up_no_other() {
         let voucher = Voucher { channel: *id, cumulative: Amount::new(5_000), expires_at: 0 };
         let signed: SignedVoucher = voucher.sign(key);
         let voucher = signed.verify(&key.agent_id()).unwrap();
-        store.put(&[Accepted { voucher, node: world.node_account(), close: true }]).unwrap();
+        let accepted = Accepted { voucher, node: world.node_account(), close: true };
+        store.commit(vec![(*id, Ok(Claim::Rise(accepted)))], NOW).await.unwrap();
     }
     let operator = world.start_with_store(dir.path(), store).await;
     let report = settle(&operator).await;

@@ -6,17 +6,15 @@
 mod fixture;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use aro_proto::error::close;
 use aro_proto::limits::{MAX_BAD_SIGNATURES, MAX_FRAME};
 use aro_proto::message::{ChainIds, HandoffVoucher, Hello};
 use aro_proto::wire::encode_frame;
 use aro_proto::{Amount, ChannelId, RefusalCode, SecretKey};
-use fixture::{Client, NOW, Reply, World, address};
-use settlement_chain::{Signature, instructions, submit};
-use settlement_operator::submit::{Journal, JournalEntry};
-use settlement_operator::vouchers::{Accepted, MemoryStore, StoreError, StoredVoucher, VoucherStore};
+use fixture::{Client, FailingStore, NOW, Reply, World, address};
+use settlement_chain::{instructions, submit};
+use settlement_operator::vouchers::{StoreError, StoredVoucher};
 use settlement_operator::{Operator, OperatorConfig, RunningOperator};
 
 // r[verify settlement.handoff.durable]
@@ -226,43 +224,6 @@ async fn connection_without_a_hello_or_beyond_its_age_is_closed() {
     assert_eq!(old.closed_with().await, close::DONE);
 }
 
-/// The twin of [`MemoryStore`] whose disk is full on demand.
-#[derive(Default)]
-struct FailingStore {
-    inner: MemoryStore,
-    full: AtomicBool,
-}
-
-impl VoucherStore for FailingStore {
-    fn put(&self, batch: &[Accepted]) -> Result<(), StoreError> {
-        if self.full.load(Ordering::SeqCst) {
-            return Err(StoreError::Database("no space left".into()));
-        }
-        self.inner.put(batch)
-    }
-    fn get(&self, channel: ChannelId) -> Result<Option<StoredVoucher>, StoreError> {
-        self.inner.get(channel)
-    }
-    fn all(&self) -> Result<Vec<StoredVoucher>, StoreError> {
-        self.inner.all()
-    }
-    fn prune(&self, done: &[(ChannelId, Amount)]) -> Result<(), StoreError> {
-        self.inner.prune(done)
-    }
-}
-
-impl Journal for FailingStore {
-    fn record(&self, entry: &JournalEntry) -> Result<(), StoreError> {
-        self.inner.record(entry)
-    }
-    fn entries(&self) -> Result<Vec<JournalEntry>, StoreError> {
-        self.inner.entries()
-    }
-    fn resolve(&self, signature: &Signature) -> Result<(), StoreError> {
-        self.inner.resolve(signature)
-    }
-}
-
 // r[verify settlement.handoff.durable]
 #[tokio::test]
 async fn nothing_is_acknowledged_that_could_not_be_stored() {
@@ -272,10 +233,16 @@ async fn nothing_is_acknowledged_that_could_not_be_stored() {
     let operator = world.start_with_store(dir.path(), Arc::<FailingStore>::clone(&store)).await;
     let client = world.client(&operator).await;
     let channel = world.open(1, 100_000).await[0];
-    store.full.store(true, Ordering::SeqCst);
-    assert_eq!(client.hand(&[world.voucher(channel, 5_000)]).await.refused().code(), RefusalCode::Internal);
+    let hand = async || client.hand(&[world.voucher(channel, 5_000)]).await.refused().code();
+    let retryable = [StoreError::Full("no space left".into()), StoreError::Unavailable("gone".into())];
+    for error in retryable {
+        store.fail_with(Some(error));
+        assert_eq!(hand().await, RefusalCode::OverCapacity, "come back later");
+    }
+    store.fail_with(Some(StoreError::Damaged("voucher")));
+    assert_eq!(hand().await, RefusalCode::Internal);
+    store.fail_with(None);
     assert!(operator.vouchers().await.unwrap().is_empty());
-    store.full.store(false, Ordering::SeqCst);
     assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None);
 }
 

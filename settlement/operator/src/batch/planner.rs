@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use aro_proto::limits::SETTLE_MARGIN_S;
+use aro_proto::channel::SignedVoucher;
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::instructions::{self, BatchVoucher, NO_VOUCHER};
-use settlement_chain::{Address, Instruction, MAX_LEGACY_TRANSACTION, Program};
+use settlement_chain::submit::TransactionFormat;
+use settlement_chain::{Address, Instruction, Program};
 use settlement_interface::accounts::{Channel, Node, status};
 use settlement_interface::instructions::{MAX_BATCH, VoucherEntry};
 use settlement_interface::voucher::{NEVER, is_expired};
 
-use super::{Item, Kind, Planned, transaction_bytes};
+use super::{Candidate, Cost, Due, Item, Kind, Planned, Rules, Trace, transaction_bytes};
 use crate::vouchers::StoredVoucher;
 
 /// Decides what is sent, for one operator.
@@ -22,8 +23,10 @@ pub struct Planner {
     pub authority: Address,
     /// The operator's account.
     pub operator: Address,
-    /// Settling an open channel is not worth it below this much unsettled.
-    pub min_settle: Amount,
+    /// How transactions are written.
+    pub format: TransactionFormat,
+    /// When settling is due.
+    pub rules: Rules,
     /// Whether channels are closed when their node asks; else they are only settled.
     pub close_when_asked: bool,
 }
@@ -37,35 +40,66 @@ pub struct Facts {
     pub nodes: BTreeMap<Address, Node>,
     /// Channels by id; one that is not here is gone.
     pub channels: BTreeMap<ChannelId, Channel>,
+    /// What a transaction costs.
+    pub cost: Cost,
 }
 
 impl Planner {
-    /// Everything that earns or ends now: closes that nodes asked for, vouchers worth settling, and channels whose
-    /// grace is over. `busy` channels have a transaction whose fate is open; they wait. Channels that run towards a
-    /// deadline come first, the earliest before all.
+    /// Every stored voucher that is due. `busy` channels have a transaction whose fate is open; they wait. Channels
+    /// that run towards a deadline come first, the earliest before all.
     pub fn plan(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
+        self.plan_only(facts, vouchers, busy, |_| true)
+    }
+
+    /// Only what must not wait for anything else: vouchers of closing channels, settled and not closed.
+    // r[impl settlement.urgent]
+    pub fn urgent(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
+        let settling = Self { close_when_asked: false, ..self.clone() };
+        settling.plan_only(facts, vouchers, busy, |due| due == Due::Closing)
+    }
+
+    fn plan_only(
+        &self,
+        facts: &Facts,
+        vouchers: &[StoredVoucher],
+        busy: &HashSet<ChannelId>,
+        wanted: impl Fn(Due) -> bool,
+    ) -> Vec<Planned> {
+        let candidates: Vec<(&SignedVoucher, &Channel, Candidate, Trace)> = vouchers
+            .iter()
+            .filter(|stored| !stored.quarantined && !busy.contains(&stored.channel()))
+            .filter_map(|stored| self.candidate(facts, stored))
+            .collect();
+        let bare: Vec<Candidate> = candidates.iter().map(|(_, _, candidate, _)| *candidate).collect();
+        let dues = self.rules.choose(facts.now, &facts.cost, &bare);
         // Per node and kind; vouchers that expire apart, for one makes its whole batch longer.
         let mut groups: BTreeMap<(Kind, Address, bool), Vec<Entry>> = BTreeMap::new();
-        for stored in vouchers.iter().filter(|stored| !busy.contains(&stored.channel())) {
-            if let Some((kind, entry)) = self.due(facts, stored) {
-                let expires = entry.voucher.2 != NEVER;
-                groups.entry((kind, stored.node, expires)).or_default().push(entry);
-            }
+        for ((signed, channel, candidate, trace), due) in candidates.into_iter().zip(dues) {
+            let Some(due) = due.filter(|due| wanted(*due)) else { continue };
+            // A closing channel is settled at once but not closed unless its node says so: the node may hold a better
+            // voucher that is still on its way, and a close would cut that off.
+            let kind = if candidate.asked { Kind::Close } else { Kind::Settle };
+            let entry = Entry::of(signed, channel, trace, due);
+            groups.entry((kind, candidate.node, entry.voucher.2 != NEVER)).or_default().push(entry);
         }
         let mut planned = Vec::new();
         for ((kind, node, _), mut entries) in groups {
             entries.sort_by_key(|entry| entry.deadline);
             // r[impl settlement.fee.operator]
             let operator = facts.nodes.get(&node).map_or(self.operator, |account| Address::from(account.operator));
-            planned.extend(self.pack(Source { kind, target: Target::Node { node, operator }, entries }));
+            planned.extend(self.pack(Source { kind, at: facts.now, target: Target::Node { node, operator }, entries }));
         }
         planned.sort_by_key(|planned: &Planned| planned.source.deadline());
+        planned
+    }
+
+    /// Ends the grace of channels that are past it.
+    pub fn finalize(&self, facts: &Facts, busy: &HashSet<ChannelId>) -> Vec<Planned> {
         let over = facts.channels.iter().filter(|(id, channel)| {
             channel.status == status::CLOSING && facts.now >= channel.deadline && !busy.contains(id)
         });
-        let entries: Vec<Entry> = over.map(|(id, _)| Entry::bare(*id)).collect();
-        planned.extend(self.pack(Source { kind: Kind::Finalize, target: Target::Anyone, entries }));
-        planned
+        let entries: Vec<Entry> = over.map(|(id, channel)| Entry::bare(*id, Trace::of(channel, None))).collect();
+        self.pack(Source { kind: Kind::Finalize, at: facts.now, target: Target::Anyone, entries })
     }
 
     /// Refunds of closed channels, grouped by who gets what back.
@@ -73,14 +107,16 @@ impl Planner {
         let mut groups: BTreeMap<([u8; 32], [u8; 32]), Vec<Entry>> = BTreeMap::new();
         for (id, channel) in &facts.channels {
             if channel.status == status::CLOSED && !busy.contains(id) {
-                groups.entry((channel.agent, channel.rent_payer)).or_default().push(Entry::bare(*id));
+                let refund = Amount::new(instructions::refundable(channel));
+                let entry = Entry::bare(*id, Trace { refund, ..Trace::of(channel, None) });
+                groups.entry((channel.agent, channel.rent_payer)).or_default().push(entry);
             }
         }
         groups
             .into_iter()
             .flat_map(|((agent, rent_payer), entries)| {
                 let target = Target::Agent { agent: agent.into(), rent_payer: rent_payer.into() };
-                self.pack(Source { kind: Kind::Reclaim, target, entries })
+                self.pack(Source { kind: Kind::Reclaim, at: facts.now, target, entries })
             })
             .collect()
     }
@@ -95,25 +131,38 @@ impl Planner {
         Some([self.build(&planned.source, first), self.build(&planned.source, second)])
     }
 
-    /// What is due for one stored voucher.
-    fn due(&self, facts: &Facts, stored: &StoredVoucher) -> Option<(Kind, Entry)> {
+    /// A stored voucher as the rules see it; `None` if the chain would not take it at all.
+    fn candidate<'a>(
+        &self,
+        facts: &'a Facts,
+        stored: &'a StoredVoucher,
+    ) -> Option<(&'a SignedVoucher, &'a Channel, Candidate, Trace)> {
         let channel = facts.channels.get(&stored.channel())?;
         let node = facts.nodes.get(&stored.node)?;
         if !channel.is_settleable(facts.now) {
             return None;
         }
-        let voucher = &stored.signed.voucher;
-        let unsettled = voucher.cumulative.saturating_sub(Amount::new(channel.settled));
-        let rises = !unsettled.is_zero() && !is_expired(voucher.expires_at, facts.now);
-        // Only the node's own operator may close.
-        if stored.close && self.close_when_asked && Address::from(node.operator) == self.operator {
-            return Some((Kind::Close, Entry::of(stored, channel, rises)));
-        }
-        // A closing channel is settled at once but not closed: its node may hold a better voucher that is still on
-        // its way, and a close would cut that off.
-        let urgent = stored.close || channel.status == status::CLOSING || expires_soon(voucher.expires_at, facts.now);
-        // r[impl settlement.worth]
-        (rises && (urgent || unsettled >= self.min_settle)).then(|| (Kind::Settle, Entry::of(stored, channel, true)))
+        let signed = stored.due(facts.now);
+        let voucher = &signed.voucher;
+        let lives = !is_expired(voucher.expires_at, facts.now);
+        let above = voucher.cumulative.saturating_sub(Amount::new(channel.settled));
+        let unsettled = if lives { above } else { Amount::ZERO };
+        let foreign = Address::from(node.operator) != self.operator;
+        let candidate = Candidate {
+            node: stored.node,
+            unsettled,
+            deposit: Amount::new(channel.deposit),
+            closing: channel.status == status::CLOSING,
+            // Only the node's own operator may close.
+            asked: stored.close && self.close_when_asked && !foreign,
+            expires_at: voucher.expires_at,
+            foreign,
+            since: stored.since,
+            heard: stored.heard,
+        };
+        let signature = (!unsettled.is_zero()).then_some(signed.signature);
+        let trace = Trace { voucher_signature: signature, ..Trace::of(channel, Some(node)) };
+        Some((signed, channel, candidate, trace))
     }
 
     /// Fills transactions one after the other, each as full as its size allows.
@@ -134,15 +183,17 @@ impl Planner {
     }
 
     fn fits(&self, source: &Source, entries: &[Entry]) -> bool {
-        transaction_bytes(&self.authority, &self.instruction(source, entries)) <= MAX_LEGACY_TRANSACTION
+        transaction_bytes(self.format, &self.authority, &self.instruction(source, entries)) <= self.format.max_bytes()
     }
 
     fn build(&self, source: &Source, entries: &[Entry]) -> Planned {
         Planned {
             kind: source.kind,
+            at: source.at,
             items: entries.iter().map(|entry| entry.item).collect(),
+            dues: entries.iter().filter_map(|entry| entry.due).collect(),
             instruction: self.instruction(source, entries),
-            source: Source { kind: source.kind, target: source.target, entries: entries.to_vec() },
+            source: Source { entries: entries.to_vec(), ..*source },
         }
     }
 
@@ -169,6 +220,7 @@ impl Planner {
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     kind: Kind,
+    at: i64,
     target: Target,
     entries: Vec<Entry>,
 }
@@ -186,6 +238,8 @@ struct Entry {
     voucher: BatchVoucher,
     /// Unix second from which the chain takes it no more; [`NO_DEADLINE`] while its channel is not closing.
     deadline: i64,
+    /// Why; none where no voucher is settled.
+    due: Option<Due>,
 }
 
 impl Source {
@@ -196,27 +250,25 @@ impl Source {
 }
 
 impl Entry {
-    /// A stored voucher; without `rises` its channel closes where the chain stands.
-    fn of(stored: &StoredVoucher, account: &Channel, rises: bool) -> Self {
-        let channel = stored.channel();
-        let item = Item { channel, voucher: Some(stored.cumulative()) };
+    /// A stored voucher; where the trace carries no signature its channel closes where the chain stands.
+    fn of(signed: &SignedVoucher, account: &Channel, trace: Trace, due: Due) -> Self {
+        let channel = signed.voucher.channel;
+        let item = Item { channel, voucher: Some(signed.voucher.cumulative), trace };
         let address = Address::new_from_array(channel.to_bytes());
         let deadline = if account.status == status::CLOSING { account.deadline } else { NO_DEADLINE };
-        if !rises {
-            return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline };
-        }
-        let entry = VoucherEntry { signature: stored.signed.signature, cumulative: stored.cumulative().get() };
-        Self { item, voucher: (address, entry, stored.signed.voucher.expires_at), deadline }
+        let due = Some(due);
+        let Some(signature) = trace.voucher_signature else {
+            return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline, due };
+        };
+        let entry = VoucherEntry { signature, cumulative: signed.voucher.cumulative.get() };
+        Self { item, voucher: (address, entry, signed.voucher.expires_at), deadline, due }
     }
 
-    fn bare(channel: ChannelId) -> Self {
+    fn bare(channel: ChannelId, trace: Trace) -> Self {
         let address = Address::new_from_array(channel.to_bytes());
-        Self { item: Item { channel, voucher: None }, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE }
+        let item = Item { channel, voucher: None, trace };
+        Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE, due: None }
     }
-}
-
-fn expires_soon(expires_at: i64, now: i64) -> bool {
-    expires_at != NEVER && expires_at.saturating_sub(now) <= SETTLE_MARGIN_S
 }
 
 /// After every deadline.
@@ -226,9 +278,11 @@ const NO_DEADLINE: i64 = i64::MAX;
 mod tests {
     use aro_proto::SecretKey;
     use aro_proto::channel::Voucher;
+    use aro_proto::limits::SETTLE_MARGIN_S;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::vouchers::Accepted;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -236,7 +290,9 @@ mod tests {
         let authority = Address::new_from_array([200; 32]);
         let program = Program::local();
         let operator = program.operator(&authority).0;
-        Planner { program, authority, operator, min_settle: Amount::new(10), close_when_asked: true }
+        let rules = Rules { min_settle: Amount::new(10), ..Rules::default() };
+        let format = TransactionFormat::Legacy;
+        Planner { program, authority, operator, format, rules, close_when_asked: true }
     }
 
     fn node_address(node: u8) -> Address {
@@ -262,7 +318,9 @@ mod tests {
 
     fn voucher(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> StoredVoucher {
         let voucher = Voucher { channel, cumulative: Amount::new(cumulative), expires_at };
-        StoredVoucher { signed: voucher.sign(&SecretKey::from_bytes(&[7; 32])), node: node_address(node), close }
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let voucher = voucher.sign(&key).verify(&key.agent_id()).unwrap();
+        StoredVoucher::new(&Accepted { voucher, node: node_address(node), close }, NOW)
     }
 
     fn facts() -> Facts {
@@ -276,25 +334,54 @@ mod tests {
     // r[verify settlement.batch.size]
     #[test]
     fn batches_are_full_to_the_last_entry_that_fits() {
-        let planner = planner();
-        for (expires_at, close) in [(0, true), (0, false), (NOW + 7 * SETTLE_MARGIN_S, true)] {
+        use TransactionFormat::{Legacy, V1};
+        let later = NOW + 7 * SETTLE_MARGIN_S;
+        for (format, expires_at, close, expected) in [
+            (Legacy, 0, true, 8),
+            (Legacy, 0, false, 8),
+            (Legacy, later, true, 8),
+            (V1, 0, true, 36),
+            (V1, 0, false, 36),
+            (V1, later, true, 33),
+        ] {
+            let planner = Planner { format, ..planner() };
             let mut facts = facts();
             let vouchers: Vec<_> =
                 (0..100).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, expires_at, close)).collect();
             let planned = planner.plan(&facts, &vouchers, &HashSet::new());
             let (last, full) = planned.split_last().unwrap();
             for (batch, next) in full.iter().zip(&planned[1..]) {
-                let bytes = transaction_bytes(&planner.authority, &batch.instruction);
-                assert!(bytes <= MAX_LEGACY_TRANSACTION, "{bytes}");
+                let bytes = transaction_bytes(format, &planner.authority, &batch.instruction);
+                assert!(bytes <= format.max_bytes(), "{bytes}");
                 let mut more = batch.source.entries.clone();
                 more.push(next.source.entries[0].clone());
                 let over = planner.instruction(&batch.source, &more);
-                assert!(transaction_bytes(&planner.authority, &over) > MAX_LEGACY_TRANSACTION);
+                assert!(transaction_bytes(format, &planner.authority, &over) > format.max_bytes());
             }
             assert!(last.items.len() <= full[0].items.len());
-            let expected = if expires_at == 0 { 8 } else { 7 };
-            assert!(full[0].items.len() >= expected, "{} entries", full[0].items.len());
+            assert_eq!(full[0].items.len(), expected);
         }
+    }
+
+    /// One signature, so 5,000 lamports of base fee for all of a batch.
+    // r[verify settlement.batch.size]
+    #[test]
+    fn v1_batch_closes_36_channels_for_at_most_140_lamports_each_and_reclaims_60() {
+        let planner = Planner { format: TransactionFormat::V1, ..planner() };
+        let mut facts = facts();
+        let vouchers: Vec<_> =
+            (0..100).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, 0, true)).collect();
+        let closes = planner.plan(&facts, &vouchers, &HashSet::new());
+        assert_eq!(kinds(&closes), [(Kind::Close, 36), (Kind::Close, 36), (Kind::Close, 28)]);
+        let signers = closes[0].instruction.accounts.iter().filter(|account| account.is_signer).count();
+        assert_eq!(signers, 1);
+        assert!(5_000 / closes[0].items.len() <= 140);
+        assert_eq!(transaction_bytes(planner.format, &planner.authority, &closes[0].instruction), 4_040);
+
+        for channel in facts.channels.values_mut() {
+            (channel.status, channel.agent, channel.rent_payer) = (status::CLOSED, [8; 32], [9; 32]);
+        }
+        assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::new())), [(Kind::Reclaim, 60), (Kind::Reclaim, 40)]);
     }
 
     // r[verify settlement.worth]
@@ -312,7 +399,7 @@ mod tests {
         assert_eq!(plan(&facts, voucher(dust, 1, 999, NOW, false)), [], "expired");
 
         facts.nodes.get_mut(&node_address(1)).unwrap().operator = [9; 32];
-        assert_eq!(plan(&facts, voucher(dust, 1, 101, 0, true)), [(Kind::Settle, 1)], "another operator's node");
+        assert_eq!(plan(&facts, voucher(dust, 1, 999, 0, true)), [], "another operator's node, who closes it");
     }
 
     #[test]
@@ -325,8 +412,11 @@ mod tests {
         channel.deadline = NOW + 1;
         let stored = [voucher(id, 1, 101, 0, false)];
         assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), [(Kind::Settle, 1)]);
+        assert_eq!(kinds(&planner.finalize(&facts, &HashSet::new())), []);
         facts.now = NOW + 1;
-        assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), [(Kind::Finalize, 1)]);
+        assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), []);
+        assert_eq!(kinds(&planner.finalize(&facts, &HashSet::new())), [(Kind::Finalize, 1)]);
+        assert_eq!(kinds(&planner.finalize(&facts, &HashSet::from([id]))), [], "busy channels wait");
         facts.channels.get_mut(&id).unwrap().status = status::CLOSED;
         assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), []);
         assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::new())), [(Kind::Reclaim, 1)]);
@@ -351,6 +441,29 @@ mod tests {
         assert_eq!([planned[0].items[0].channel, planned[0].items[1].channel], [sooner, later]);
         assert_eq!(planned[1].items.iter().map(|item| item.channel).collect::<Vec<_>>(), [soon]);
         assert_eq!(planned.iter().map(|planned| planned.items.len()).sum::<usize>(), 33);
+    }
+
+    // r[verify settlement.urgent]
+    #[test]
+    fn urgent_is_what_is_closing_and_it_is_settled_even_where_a_close_is_asked() {
+        let planner = planner();
+        let mut facts = facts();
+        let open = add_channel(&mut facts, 1, 1);
+        let [closing, asked] = [2, 3].map(|number| {
+            let id = add_channel(&mut facts, number, 1);
+            let channel = facts.channels.get_mut(&id).unwrap();
+            (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
+            id
+        });
+        let stored =
+            [voucher(open, 1, 9_999, 0, true), voucher(closing, 1, 101, 0, false), voucher(asked, 1, 101, 0, true)];
+        let planned = planner.urgent(&facts, &stored, &HashSet::new());
+        assert_eq!(kinds(&planned), [(Kind::Settle, 2)]);
+        assert_eq!(planned[0].dues, [Due::Closing; 2]);
+        assert_eq!(kinds(&planner.urgent(&facts, &stored, &HashSet::from([closing, asked]))), []);
+        let planned = planner.plan(&facts, &stored, &HashSet::new());
+        let dues: Vec<(Kind, Vec<Due>)> = planned.iter().map(|planned| (planned.kind, planned.dues.clone())).collect();
+        assert_eq!(dues, [(Kind::Settle, vec![Due::Closing]), (Kind::Close, vec![Due::Closing, Due::Asked])]);
     }
 
     #[test]
@@ -383,8 +496,10 @@ mod tests {
         #[test]
         fn nothing_is_lost_doubled_or_mixed_up(
             channels in prop::collection::vec((0_u8..4, any::<bool>(), any::<bool>(), 0_u64..30), 0..120),
+            v1: bool,
         ) {
-            let planner = planner();
+            let format = if v1 { TransactionFormat::V1 } else { TransactionFormat::Legacy };
+            let planner = Planner { format, ..planner() };
             let mut facts = facts();
             let mut expected = BTreeMap::new();
             let mut vouchers = Vec::new();
@@ -397,7 +512,8 @@ mod tests {
                 }
             }
             for planned in planner.plan(&facts, &vouchers, &HashSet::new()) {
-                prop_assert!(transaction_bytes(&planner.authority, &planned.instruction) <= MAX_LEGACY_TRANSACTION);
+                let bytes = transaction_bytes(planner.format, &planner.authority, &planned.instruction);
+                prop_assert!(bytes <= planner.format.max_bytes());
                 prop_assert!(planned.items.len() <= MAX_BATCH);
                 let node_slot = if planned.kind == Kind::Close { 1 } else { 0 };
                 for item in &planned.items {

@@ -7,6 +7,7 @@ use aro_proto::Amount;
 use clap::Args;
 use serde_json::json;
 use settlement_chain::{Address, RpcChain, Signer, keyfile, reads, submit, tokens};
+use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, register};
 
 use super::ChainArguments;
@@ -31,6 +32,10 @@ pub(crate) struct Init {
     /// UDP address to take vouchers at.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4434")]
     listen: SocketAddr,
+    /// What keeps vouchers and journal: `redb`, a file in the folder, or postgres://user@host/database, which several
+    /// machines of this operator can share.
+    #[arg(long, value_name = "STORE", default_value_t = StoreUrl::default())]
+    store: StoreUrl,
     /// Wallet whose token account gets the fees; the payer if not given.
     #[arg(long, value_name = "ADDRESS")]
     payout_owner: Option<Address>,
@@ -38,7 +43,7 @@ pub(crate) struct Init {
     #[arg(long, value_name = "LAMPORTS", default_value_t = 50_000_000)]
     fund_lamports: u64,
     /// Settling an open channel is not worth it below this much, in $ARO.
-    #[arg(long, value_name = "ARO", default_value_t = OperatorConfig::default().min_settle)]
+    #[arg(long, value_name = "ARO", default_value_t = OperatorConfig::default().rules.min_settle)]
     min_settle: Amount,
     /// Milliseconds between settling rounds; 0 settles only when asked.
     #[arg(long, value_name = "MS", default_value_t = OperatorConfig::default().settle_interval_ms)]
@@ -71,6 +76,8 @@ impl Init {
         let registered = register(&chain, &program, &payer, &authority, self.fee_bps, &payout_owner).await?;
         home.write_config(&ConfigFile {
             rpc_url: self.chain.rpc,
+            store: self.store,
+            history_days: 0,
             program_id: program.id.to_string(),
             listen: self.listen,
             min_settle: self.min_settle.to_string(),

@@ -1,9 +1,11 @@
 //! The commands, one file each.
 
+mod config;
 mod home;
 mod init;
 mod mint_to;
 mod once;
+mod report;
 mod run;
 mod setup;
 mod status;
@@ -20,6 +22,8 @@ use crate::output::Output;
 pub(crate) enum Command {
     /// Prepare a chain on which the program is loaded: mint, treasury, config and vault. Repeating it is harmless.
     Setup(setup::Setup),
+    /// Show or change the program's parameters, as its admin.
+    Config(config::Config),
     /// Create an operator: keys, payout account, registration on chain, config file.
     Init(init::Init),
     /// Take vouchers and settle until SIGINT or SIGTERM.
@@ -28,6 +32,8 @@ pub(crate) enum Command {
     Once(once::Once),
     /// Show what is stored and earned.
     Status(status::Status),
+    /// The audit trail: what became final, from each voucher's signature to its transaction's.
+    Report(report::Report),
     /// Pay fees out to where they always go.
     Withdraw(withdraw::Withdraw),
     /// Mint test $ARO, where the payer is the mint's authority.
@@ -37,10 +43,12 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::Setup(command) => command.run(output).await,
+        Command::Config(command) => command.run(output).await,
         Command::Init(command) => command.run(output).await,
         Command::Run(command) => command.run(output).await,
         Command::Once(command) => command.run(output).await,
         Command::Status(command) => command.run(output).await,
+        Command::Report(command) => command.run(output).await,
         Command::Withdraw(command) => command.run(output).await,
         Command::MintTo(command) => command.run(output).await,
     }

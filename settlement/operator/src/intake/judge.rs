@@ -72,7 +72,8 @@ pub(super) fn judge(
     let voucher = Voucher { channel: handed.channel, cumulative: offered, expires_at: handed.expires_at };
     let signed = SignedVoucher { voucher, signature: handed.signature };
     // These very bytes were verified when they were stored.
-    if stored.is_some_and(|stored| stored.signed == signed && stored.node == *node && (stored.close || !handed.close)) {
+    let same = |stored: &StoredVoucher| stored.live(facts.now()) == Some(&signed) && stored.node == *node;
+    if stored.is_some_and(|stored| same(stored) && (stored.close || !handed.close)) {
         return Ok(Claim::Known(offered));
     }
     let voucher = signed.verify(&terms.signer)?;
@@ -186,7 +187,15 @@ mod tests {
         known.signature[5] ^= 1;
         let voucher = Voucher { channel: id(), cumulative: known.cumulative, expires_at: 0 };
         let signed = SignedVoucher { voucher, signature: known.signature };
-        let stored = StoredVoucher { signed, node: node(), close: false };
+        let stored = StoredVoucher {
+            signed,
+            lasting: None,
+            node: node(),
+            close: false,
+            since: NOW,
+            heard: NOW,
+            quarantined: false,
+        };
         let facts = ChannelFacts::of(NOW, [(id(), Some(channel()))]);
         let judged = |handed: &HandoffVoucher, stored: StoredVoucher| judge(handed, &node(), &facts, Some(&stored));
         assert!(matches!(judged(&known, stored), Ok(Claim::Known(cumulative)) if cumulative == Amount::new(500)));

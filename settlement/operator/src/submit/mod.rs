@@ -7,16 +7,16 @@ mod journal;
 
 use std::sync::Arc;
 
-use settlement_chain::submit::{self, Outcome, Remedy, SubmitError};
-use settlement_chain::{ChainClient, ChainError, Commitment, Keypair, Signature};
+use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError};
+use settlement_chain::{ChainClient, ChainError, Commitment, Keypair, Signature, Status};
 
-pub use journal::{Journal, JournalEntry};
+pub use journal::{Begun, Journal, JournalEntry};
 
 use crate::batch::{Planned, Planner};
-use crate::blocking::blocking;
-use crate::vouchers::{Begun, Book, StoreError};
+use crate::vouchers::{Book, StoreError};
 
 /// Signs, records, sends.
+#[derive(Clone)]
 pub struct Submitter {
     /// The chain.
     pub chain: Arc<dyn ChainClient>,
@@ -92,10 +92,23 @@ impl Submitter {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Attempt::Refused { reason: error.to_string(), stop: Some(error.remedy()) }),
         };
-        let entry = JournalEntry { kind: planned.kind, items: planned.items.clone(), prepared };
-        if self.record(&entry).await? == Begun::Overtaken {
-            let reason = "a better voucher has come in; the next round closes with it".into();
-            return Ok(Attempt::PutOff { reason });
+        let entry = JournalEntry {
+            kind: planned.kind,
+            at: planned.at,
+            items: planned.items.clone(),
+            fee_lamports: fee_lamports(&prepared),
+            prepared,
+        };
+        match self.book.begin(&entry).await? {
+            Begun::Recorded => {}
+            Begun::Overtaken => {
+                let reason = "a better voucher has come in; the next round closes with it".into();
+                return Ok(Attempt::PutOff { reason });
+            }
+            Begun::Superseded => {
+                let reason = "another operator of this database settles now".into();
+                return Ok(Attempt::PutOff { reason });
+            }
         }
         match submit::confirm(&*self.chain, &entry.prepared).await {
             Ok(_) => Ok(Attempt::Landed(entry)),
@@ -145,32 +158,27 @@ impl Submitter {
         Ok(resumed)
     }
 
-    /// Entries whose landing is final, by now; and the chain's block height.
+    /// Entries whose landing is final, with their slots; and the chain's block height.
     ///
     /// # Errors
     /// The chain did not answer.
-    pub async fn finals(&self, entries: Vec<JournalEntry>) -> Result<(Vec<JournalEntry>, u64), ChainError> {
+    pub async fn finals(&self, entries: Vec<JournalEntry>) -> Result<(Vec<(JournalEntry, u64)>, u64), ChainError> {
         let signatures: Vec<Signature> = entries.iter().map(|entry| entry.prepared.signature).collect();
         let answer = self.chain.statuses(&signatures).await?;
-        let is_final = answer.statuses.iter().map(|status| {
-            status.as_ref().is_some_and(|status| status.commitment == Commitment::Finalized && status.err.is_none())
+        let slots = answer.statuses.iter().map(|status| {
+            let is_final = |status: &&Status| status.commitment == Commitment::Finalized && status.err.is_none();
+            status.as_ref().filter(is_final).map(|status| status.slot)
         });
-        let finals = entries.into_iter().zip(is_final).filter(|(_, is_final)| *is_final).map(|(entry, _)| entry);
+        let finals = entries.into_iter().zip(slots).filter_map(|(entry, slot)| Some((entry, slot?)));
         Ok((finals.collect(), answer.block_height))
     }
 
-    /// Takes an entry out of the journal.
+    /// Takes an entry that had no effect out of the journal.
     ///
     /// # Errors
     /// The journal could not be written.
     pub async fn forget(&self, entry: &JournalEntry) -> Result<(), StoreError> {
-        let (book, entry) = (Arc::clone(&self.book), entry.clone());
-        blocking(move || book.resolve(&entry)).await
-    }
-
-    async fn record(&self, entry: &JournalEntry) -> Result<Begun, StoreError> {
-        let (book, entry) = (Arc::clone(&self.book), entry.clone());
-        blocking(move || book.begin(&entry)).await
+        self.book.forget(&entry.prepared.signature).await
     }
 }
 
@@ -181,6 +189,15 @@ enum Attempt {
     Refused { reason: String, stop: Option<Remedy> },
     Open { signature: Signature, reason: String },
 }
+
+/// What the signatures cost.
+fn fee_lamports(prepared: &Prepared) -> u64 {
+    let signatures = u64::from(prepared.transaction.message.header().num_required_signatures);
+    signatures.saturating_mul(LAMPORTS_PER_SIGNATURE)
+}
+
+/// The cluster's base fee.
+const LAMPORTS_PER_SIGNATURE: u64 = 5_000;
 
 /// True if the trouble is not with the batch, so that another batch would meet it too.
 fn stops_all(error: &SubmitError) -> bool {
@@ -197,7 +214,7 @@ pub(crate) mod tests {
     use settlement_chain::{Message, Signer, VersionedMessage, VersionedTransaction, tokens};
 
     use super::*;
-    use crate::batch::{Item, Kind};
+    use crate::batch::{Item, Kind, Trace};
 
     #[test]
     fn only_trouble_that_others_would_meet_too_stops_a_round() {
@@ -213,8 +230,10 @@ pub(crate) mod tests {
         let message = Message::new(&[instruction], Some(&payer.pubkey()));
         let transaction = VersionedTransaction::try_new(VersionedMessage::Legacy(message), &[&payer]).unwrap();
         let signature = transaction.signatures[0];
-        let prepared = submit::Prepared { transaction, signature, last_valid_block_height: 9 };
-        let item = Item { channel: ChannelId::from_bytes([channel; 32]), voucher: voucher.map(Amount::new) };
-        JournalEntry { kind, items: vec![item], prepared }
+        let prepared = Prepared { transaction, signature, last_valid_block_height: 9 };
+        let trace =
+            Trace { from: Amount::new(1), operator_bps: 150, voucher_signature: Some([7; 64]), ..Trace::default() };
+        let item = Item { channel: ChannelId::from_bytes([channel; 32]), voucher: voucher.map(Amount::new), trace };
+        JournalEntry { kind, at: 1_800_000_000, items: vec![item], fee_lamports: 5_000, prepared }
     }
 }

@@ -1,0 +1,153 @@
+//! An operator's memory in one redb file. Every write is synced before it returns; writes that wait together share
+//! one sync.
+
+mod journal;
+mod leases;
+mod records;
+mod tables;
+mod vouchers;
+mod writer;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
+use tokio::sync::mpsc;
+
+use super::StoreError;
+use tables::database_error;
+use writer::{Task, Writer};
+
+/// The operator's file. One process at a time.
+#[derive(Debug)]
+pub struct RedbStore {
+    shelf: Arc<Shelf>,
+    writer: Writer,
+}
+
+/// The open database; nothing while it is opened anew after a failed write.
+pub(super) struct Shelf {
+    database: RwLock<Option<Database>>,
+    open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+}
+
+impl RedbStore {
+    /// Opens the file, or creates it.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another process, or another part of this one, has it open.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let file: PathBuf = path.to_owned();
+        let store = Self::open_with(move || Database::create(&file)).await?;
+        // A new file is only as durable as its name.
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| StoreError::Database(e.to_string()))?;
+        }
+        Ok(store)
+    }
+
+    /// Opens a database wherever `open` finds it. It is asked again after a write has failed, for then redb must be
+    /// opened anew.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(
+        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+    ) -> Result<Self, StoreError> {
+        let shelf = Arc::new(Shelf { database: RwLock::new(None), open: Box::new(open) });
+        let prepared = Arc::clone(&shelf);
+        blocking(move || {
+            prepared.reopen()?;
+            prepared.write(|transaction| {
+                tables::create(transaction)?;
+                // The file's lock is ours, so whoever held a lease is gone.
+                leases::lapse_all(transaction)
+            })
+        })
+        .await?;
+        let writer = Writer::start(Arc::clone(&shelf))?;
+        Ok(Self { shelf, writer })
+    }
+
+    /// Carries a change out in a transaction, perhaps together with others, and returns when it is durable. It may be
+    /// tried more than once; only its last result counts.
+    async fn write<T, F>(&self, change: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (task, answer) = Task::new(change);
+        self.writer.send(task).await?;
+        // The writer answers every task, unless it is gone: then nobody knows, and nothing may be acknowledged.
+        answer.await.unwrap_or_else(|_| Err(interrupted()))
+    }
+
+    async fn read<T, F>(&self, look: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&ReadTransaction) -> Result<T, StoreError> + Send + 'static,
+    {
+        let shelf = Arc::clone(&self.shelf);
+        blocking(move || shelf.read(look)).await
+    }
+}
+
+impl Shelf {
+    fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or_else(reopening)?;
+        look(&database.begin_read().map_err(database_error)?)
+    }
+
+    /// One synced transaction.
+    fn write<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let transaction = database.as_ref().ok_or_else(reopening)?.begin_write().map_err(database_error)?;
+        let value = change(&transaction)?;
+        transaction.commit().map_err(database_error)?;
+        Ok(value)
+    }
+
+    fn is_open(&self) -> bool {
+        self.database.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Closes the database, when nobody reads any more, and opens it again.
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+        *database = Some((self.open)().map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse,
+            other => database_error(other),
+        })?);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shelf").finish_non_exhaustive()
+    }
+}
+
+/// Runs what waits for the disk on a thread that may wait.
+async fn blocking<T, F>(call: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StoreError> + Send + 'static,
+{
+    // The call panicked, or the runtime is going down: what it did is unknown, so it counts as not done.
+    tokio::task::spawn_blocking(call).await.unwrap_or_else(|_| Err(interrupted()))
+}
+
+fn interrupted() -> StoreError {
+    StoreError::Unavailable("the call was interrupted".into())
+}
+
+fn reopening() -> StoreError {
+    StoreError::Unavailable("the file is being opened anew after a failed write".into())
+}
+
+/// What the writer's queue holds: twice what one sync takes up.
+type Queue = mpsc::Sender<Task>;
