@@ -188,7 +188,7 @@ impl Attempts<'_> {
             let account = with(&|account| account.owner = owner);
             self.in_place(&format!("owned by {owner}"), account, Expect::Refused(E::WrongOwner));
         }
-        let gone = Account { lamports: honest.lamports, owner: SYSTEM_PROGRAM, ..Account::default() };
+        let gone = Account { data: Vec::new(), owner: SYSTEM_PROGRAM, ..honest.clone() };
         if let Some(vacant) = vacant {
             self.in_place("empty", gone, vacant);
         }
