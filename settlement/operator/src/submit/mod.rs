@@ -189,10 +189,11 @@ enum Attempt {
     Open { signature: Signature, reason: String },
 }
 
-/// What the signatures cost.
+/// What it costs if it lands: its signatures, and what it offers on top.
 fn fee_lamports(prepared: &Prepared) -> u64 {
     let signatures = u64::from(prepared.transaction.message.header().num_required_signatures);
-    signatures.saturating_mul(LAMPORTS_PER_SIGNATURE)
+    let base = signatures.saturating_mul(LAMPORTS_PER_SIGNATURE);
+    base.saturating_add(submit::offered_priority_fee(&prepared.transaction))
 }
 
 /// The cluster's base fee.
