@@ -10,6 +10,7 @@ use aro_proto::{Amount, SecretKey};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, Keypair, keyfile};
 use settlement_operator::OperatorConfig;
+use settlement_operator::batch::Rules;
 use settlement_operator::vouchers::StoreUrl;
 
 use crate::failure::Failure;
@@ -83,7 +84,10 @@ impl Home {
             history_days: file.history_days,
             listen: file.listen,
             program: file.program()?,
-            min_settle: file.min_settle.parse::<Amount>().map_err(|e| wrong("min_settle", e.to_string()))?,
+            rules: Rules {
+                min_settle: file.min_settle.parse::<Amount>().map_err(|e| wrong("min_settle", e.to_string()))?,
+                ..Rules::default()
+            },
             close_when_asked: file.close_when_asked,
             settle_interval_ms: file.settle_interval_ms,
             ..OperatorConfig::default()
