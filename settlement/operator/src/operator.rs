@@ -60,6 +60,10 @@ impl Operator {
     ) -> Result<RunningOperator, StartError> {
         let core = Core::open(&config, authority, chain, store).await?;
         core.reconcile().await;
+        if config.settle_interval_ms == 0 {
+            // Another that settles by itself must not have to wait for this one, which does when asked.
+            core.step_down().await;
+        }
         let (stop, stopped) = Stop::new();
         let mut tasks = Vec::new();
         let mut metrics_addr = None;
@@ -222,9 +226,7 @@ impl RunningOperator {
         if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
             tracing::warn!("stopped in the middle of a settling round; the next start resumes it");
         }
-        if let Err(error) = self.core.intake.book.step_down().await {
-            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
-        }
+        self.core.step_down().await;
     }
 }
 
@@ -290,9 +292,15 @@ impl Core {
             close_wanted: tokio::sync::Notify::new(),
         });
         let submitter = Submitter { chain, authority: Arc::new(authority), book, planner };
-        let settler =
-            Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
+        let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
         Ok(Self { intake, settler: Arc::new(settler), metrics })
+    }
+
+    /// Gives the lease back.
+    async fn step_down(&self) {
+        if let Err(error) = self.intake.book.step_down().await {
+            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
+        }
     }
 
     /// Holds what an earlier life left behind against the chain, before anything else happens.
@@ -308,7 +316,9 @@ impl Core {
                 at_risk = found.standing.closing_at_risk,
                 "journal and vouchers are reconciled with the chain"
             ),
-            Err(error) => tracing::warn!(%error, "the chain could not be asked about the journal; what is open stays open"),
+            Err(error) => {
+                tracing::warn!(%error, "the chain could not be asked about the journal; what is open stays open")
+            }
         }
     }
 }
