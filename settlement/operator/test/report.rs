@@ -12,6 +12,7 @@ use std::sync::Arc;
 use fixture::{FUNDS, World};
 use serde_json::{Value, json};
 use settlement_chain::{Signature, reads};
+use settlement_operator::batch::Rules;
 use settlement_operator::control::ControlSocket;
 use settlement_operator::{Operator, OperatorConfig};
 
@@ -45,7 +46,8 @@ async fn trail_adds_up_to_what_the_chain_shows() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     config_file(&world, dir.path());
-    let config = OperatorConfig { min_settle: aro_proto::Amount::new(1), ..world.config(dir.path()) };
+    let rules = Rules { min_settle: aro_proto::Amount::new(1), ..Rules::default() };
+    let config = OperatorConfig { rules, ..world.config(dir.path()) };
     let (key, authority) = (world.operator_key.clone(), world.authority.insecure_clone());
     let operator = Operator::start(config, key, authority, Arc::new(world.chain.clone())).await.unwrap();
     let operator = Arc::new(operator);

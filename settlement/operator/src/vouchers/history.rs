@@ -109,7 +109,7 @@ impl HistoryRow {
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "at": self.at,
-            "kind": self.kind.word(),
+            "kind": self.kind.name(),
             "node": self.node.to_string(),
             "channel": self.channel.to_string(),
             "from": self.from.get(),
