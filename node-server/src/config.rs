@@ -2,10 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use aro_proto::limits::{EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, PAYMENT_TIMEOUT_MS};
+use aro_proto::limits::{EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, MAX_WINDOW_BYTES, PAYMENT_TIMEOUT_MS};
 use aro_proto::{NodeId, Tariff};
-use settlement_chain::{Address, Program};
+use settlement_chain::{Address, Keypair, Program, Signer};
 
 /// A node's settings. Only the folder has no default; [`NodeConfig::new`] fills in the rest.
 #[derive(Clone, Debug)]
@@ -20,13 +21,32 @@ pub struct NodeConfig {
     pub tariff: Tariff,
     /// Address of the settlement program. Default that of local chains.
     pub program: Address,
-    /// Who settles for this node; without one, vouchers only gather.
-    pub operator: Option<OperatorEndpoint>,
+    /// Who gets this node's vouchers; without any, they only gather. The one that the node's account names on chain may
+    /// also close channels; the others are second watchtowers and only settle. Each costs one connection a handoff.
+    pub operators: Vec<OperatorEndpoint>,
+    /// Pays the fees when this node itself settles a closing channel that its operators have left alone. It needs SOL
+    /// and nothing else: whoever settles, the money goes to the node's ledger. Default none: then nobody does.
+    pub fee_key: Option<FeeKey>,
     /// Milliseconds between handoffs to the operator. Default 60,000. Lower costs the operator work, higher leaves
     /// more unsettled if this disk is lost.
     pub handoff_interval_ms: u64,
-    /// Milliseconds between looks at the chain. Default 5,000; each costs one RPC call.
+    /// Seconds after which a voucher that is not settled is offered again to an operator that has acknowledged it, for
+    /// that one may have lost it since. Default one hour, which costs 200 bytes a channel.
+    pub reoffer_interval_s: u64,
+    /// Milliseconds between looks at the chain. Default 5,000; each costs two RPC calls.
     pub follow_interval_ms: u64,
+    /// Seconds without a look at the chain after which a close might be running unseen, and only
+    /// [`max_blind_bytes`](Self::max_blind_bytes) more are lent. Default 120; never above a quarter of the shortest
+    /// grace. Higher bears longer outages of the RPC server and risks more.
+    pub stale_after_s: u64,
+    /// Content bytes that are delivered for pay, to all agents together, while the chain cannot be seen. Default 16 MiB.
+    pub max_blind_bytes: u64,
+    /// Bytes' worth that all channels of one owner may owe together, at least one credit window. Default 64 MiB, the
+    /// largest window of one channel: opening many channels then gains nothing.
+    pub max_owed_bytes_per_owner: u64,
+    /// Milliseconds between sends of the same bytes when the node settles itself. Default 1,000; less where a short
+    /// grace asks for it.
+    pub resend_interval_ms: u64,
     /// Seconds without request or voucher after which an open channel is handed over to be closed. Default one day.
     pub close_idle_after_s: u64,
     /// Connections at once. Default 4,096; each may hold some 34 MiB at worst.
@@ -50,6 +70,32 @@ pub struct NodeConfig {
     pub shutdown_grace_ms: u64,
 }
 
+/// A key that pays fees. It shows its address and never its secret.
+#[derive(Clone)]
+pub struct FeeKey(Arc<Keypair>);
+
+impl FeeKey {
+    /// Wraps a key.
+    pub fn new(key: Keypair) -> Self {
+        Self(Arc::new(key))
+    }
+
+    /// Where its SOL lies.
+    pub fn address(&self) -> Address {
+        self.0.pubkey()
+    }
+
+    pub(crate) fn signer(&self) -> &Keypair {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for FeeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FeeKey({})", self.address())
+    }
+}
+
 /// Where an operator takes vouchers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorEndpoint {
@@ -68,9 +114,15 @@ impl NodeConfig {
             public_host: None,
             tariff: Tariff::default(),
             program: Program::local().id,
-            operator: None,
+            operators: Vec::new(),
+            fee_key: None,
             handoff_interval_ms: 60_000,
+            reoffer_interval_s: 60 * 60,
             follow_interval_ms: 5_000,
+            stale_after_s: 120,
+            max_blind_bytes: 16 << 20,
+            max_owed_bytes_per_owner: MAX_WINDOW_BYTES,
+            resend_interval_ms: 1_000,
             close_idle_after_s: 24 * 60 * 60,
             max_connections: 4_096,
             max_connections_per_ip: 256,
@@ -121,5 +173,11 @@ mod tests {
         for bad in ["", "x@127.0.0.1:1", &format!("{id}"), &format!("{id}@host"), &format!("{id}@:1")] {
             assert!(bad.parse::<OperatorEndpoint>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_fee_key_in_a_log_shows_its_address_only() {
+        let key = FeeKey::new(Keypair::new_from_array([7; 32]));
+        assert_eq!(format!("{key:?}"), format!("FeeKey({})", key.address()));
     }
 }

@@ -81,7 +81,7 @@ pub enum ShutdownError {
 #[derive(Debug, Error)]
 pub enum HandoffError {
     /// None is configured.
-    #[error("this node has no operator; set one up with `aro-node init --operator`")]
+    #[error("this node has no operator; name one in `operators` of config.json")]
     NoOperator,
     /// It cannot be reached, or another key answers.
     #[error("the operator at {address} cannot be reached: {cause}")]
@@ -100,14 +100,6 @@ pub enum HandoffError {
     /// It settles on another chain.
     #[error("the operator settles on another chain than this node")]
     WrongChain,
-    /// It settles for another operator account than the one that the node chose on chain.
-    #[error("the operator's account is {found}, but the node chose {expected} on chain")]
-    WrongAccount {
-        /// What the node's account says.
-        expected: Address,
-        /// What the operator says.
-        found: Address,
-    },
     /// It refused the whole handoff.
     #[error("the operator refused the handoff: {0}")]
     Refused(aro_proto::Refusal),
@@ -122,9 +114,7 @@ impl HandoffError {
         match self {
             Self::Unreachable { .. } | Self::Timeout => true,
             Self::Refused(refusal) => refusal.code().is_retryable(),
-            Self::NoOperator | Self::Misbehaved(_) | Self::WrongChain | Self::WrongAccount { .. } | Self::Ledger(_) => {
-                false
-            }
+            Self::NoOperator | Self::Misbehaved(_) | Self::WrongChain | Self::Ledger(_) => false,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use aro_proto::{SecretKey, Tariff};
-use node_server::{NodeConfig, OperatorEndpoint};
+use node_server::{FeeKey, NodeConfig, OperatorEndpoint};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, Keypair, RpcChain, keyfile};
 
@@ -33,9 +33,12 @@ pub(crate) struct Settings {
     pub(crate) public_host: Option<String>,
     /// Base units of $ARO per MiB.
     pub(crate) price_per_mib: u64,
-    /// `<operator id>@<host>:<port>`.
+    /// `<operator id>@<host>:<port>` of each that gets vouchers. An older file has one `operator`.
+    #[serde(default, alias = "operator", deserialize_with = "one_or_many")]
+    pub(crate) operators: Vec<String>,
+    /// Key file of the fee key, for the node's own settlements.
     #[serde(default)]
-    pub(crate) operator: Option<String>,
+    pub(crate) fee_keypair: Option<PathBuf>,
     /// Milliseconds between handoffs.
     #[serde(default)]
     pub(crate) handoff_interval_ms: Option<u64>,
@@ -45,6 +48,18 @@ pub(crate) struct Settings {
     /// Seconds after which an unused channel is handed over to be closed.
     #[serde(default)]
     pub(crate) close_idle_after_s: Option<u64>,
+    /// Seconds after which an unsettled voucher is offered again.
+    #[serde(default)]
+    pub(crate) reoffer_interval_s: Option<u64>,
+    /// Seconds without a look at the chain after which little more is lent.
+    #[serde(default)]
+    pub(crate) stale_after_s: Option<u64>,
+    /// Content bytes that are lent while the chain cannot be seen.
+    #[serde(default)]
+    pub(crate) max_blind_bytes: Option<u64>,
+    /// Bytes' worth that all channels of one owner may owe together.
+    #[serde(default)]
+    pub(crate) max_owed_bytes_per_owner: Option<u64>,
 }
 
 /// A node's folder with its settings read.
@@ -84,16 +99,23 @@ impl Folder {
     /// The settings as the library takes them.
     pub(crate) fn node_config(&self) -> Result<NodeConfig, Failure> {
         let Settings { listen, ref public_host, price_per_mib, .. } = self.settings;
-        let operator = self.settings.operator.as_deref().map(str::parse::<OperatorEndpoint>).transpose();
+        let operators = self.settings.operators.iter().map(|text| text.parse::<OperatorEndpoint>()).collect();
+        let operators: Result<Vec<_>, _> = operators;
         let mut config = NodeConfig {
             listen,
             public_host: public_host.clone(),
             tariff: Tariff { per_mib: price_per_mib },
             program: self.program_id()?,
-            operator: operator.map_err(|error| Failure::usage(error, "correct `operator` in config.json"))?,
+            operators: operators.map_err(|error| Failure::usage(error, "correct `operators` in config.json"))?,
             ..NodeConfig::new(&self.dir)
         };
         let Settings { handoff_interval_ms, follow_interval_ms, close_idle_after_s, .. } = self.settings;
+        let Settings { reoffer_interval_s, stale_after_s, max_blind_bytes, max_owed_bytes_per_owner, .. } =
+            self.settings;
+        config.reoffer_interval_s = reoffer_interval_s.unwrap_or(config.reoffer_interval_s);
+        config.stale_after_s = stale_after_s.unwrap_or(config.stale_after_s);
+        config.max_blind_bytes = max_blind_bytes.unwrap_or(config.max_blind_bytes);
+        config.max_owed_bytes_per_owner = max_owed_bytes_per_owner.unwrap_or(config.max_owed_bytes_per_owner);
         config.handoff_interval_ms = handoff_interval_ms.unwrap_or(config.handoff_interval_ms);
         config.follow_interval_ms = follow_interval_ms.unwrap_or(config.follow_interval_ms);
         config.close_idle_after_s = close_idle_after_s.unwrap_or(config.close_idle_after_s);
@@ -117,6 +139,25 @@ impl Folder {
     pub(crate) fn owner_key(&self) -> PathBuf {
         self.dir.join(OWNER_KEY)
     }
+
+    /// The fee key: of this file, or of the one that the settings name, if any.
+    pub(crate) fn fee_key(&self, given: Option<&Path>) -> Result<Option<FeeKey>, Failure> {
+        let path = given.or(self.settings.fee_keypair.as_deref());
+        Ok(path.map(keyfile::read).transpose()?.map(FeeKey::new))
+    }
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        Many(Vec<String>),
+        One(Option<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::Many(many) => many,
+        OneOrMany::One(one) => one.into_iter().collect(),
+    })
 }
 
 /// A Solana key as this protocol's.

@@ -1,7 +1,7 @@
 //! A node: serves content over QUIC, verified by the agent and paid per chunk.
 //!
-//! It does not hash what it serves (that was done once, when the content came in), does not settle on chain (its
-//! operator does) and asks the chain nothing while it answers requests (it follows its channels beforehand).
+//! It does not hash what it serves (that was done once, when the content came in), settles nothing on chain that its
+//! operators settle in time, and asks the chain nothing while it answers requests (it follows its channels beforehand).
 //!
 //! The two types that matter are [`Node`], which starts from a [`NodeConfig`], a key and a chain, and
 //! [`RunningNode`], which ends with [`RunningNode::shutdown`] so that nothing is lost.
@@ -30,7 +30,8 @@
 //! | `content`   | contents on disk: imported and hashed once, read in batches              |
 //! | `channels`  | one payee for each channel, and the follower that keeps them current     |
 //! | `ledger`    | vouchers in redb, by group commit, before they give credit               |
-//! | `handoff`   | the best vouchers to the operator, until acknowledged                    |
+//! | `handoff`   | the best vouchers to the operators, until the chain has taken them       |
+//! | `watch`     | closing channels that no operator settles in time: the node does         |
 //! | `account`   | the node's account on chain: register, withdraw                          |
 
 mod account;
@@ -45,12 +46,14 @@ mod service;
 mod shared;
 mod status;
 mod transport;
+mod watch;
 
 pub use account::{AccountError, Registered, Registration, Withdrawn, register, withdraw};
-pub use config::{NodeConfig, OperatorEndpoint, OperatorEndpointError};
+pub use config::{FeeKey, NodeConfig, OperatorEndpoint, OperatorEndpointError};
 pub use content::{ContentStore, StoreError, Stored, StoredContent};
 pub use error::{HandoffError, ShutdownError, StartError};
 pub use handoff::{HandedVoucher, HandoffReport};
 pub use ledger::LedgerError;
 pub use node::{Node, RunningNode};
-pub use status::{ChannelStatus, NodeStatus, of_stopped as status_of_stopped};
+pub use status::{ChannelStatus, NodeStatus, OperatorStatus, of_stopped as status_of_stopped};
+pub use watch::{SettleError, SettleReport, SettledVoucher, of_ledger as settle_stopped};

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use node_server::{HandoffReport, RunningNode};
+use node_server::{FeeKey, HandoffReport, RunningNode, SettleReport};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use settlement_chain::keyfile;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 /// What is asked of a serving node.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub(crate) enum Ask {
     /// Where it stands.
@@ -23,6 +24,11 @@ pub(crate) enum Ask {
     Handoff {
         /// And give all channels up.
         close: bool,
+    },
+    /// Settle all vouchers by itself.
+    Settle {
+        /// Key file that pays; the node's own key if not given.
+        fee_keypair: Option<PathBuf>,
     },
 }
 
@@ -94,6 +100,13 @@ async fn answer_one(node: &RunningNode, stream: UnixStream) -> io::Result<()> {
                 Err(error) => json!({ "failed": error.to_string(), "retryable": error.is_retryable() }),
             }
         }
+        Ok(Ask::Settle { fee_keypair }) => match fee_keypair.map(|path| keyfile::read(&path)).transpose() {
+            Ok(key) => match node.settle(key.map(FeeKey::new)).await {
+                Ok(report) => settled_json(&report),
+                Err(error) => json!({ "failed": error.to_string(), "retryable": error.is_retryable() }),
+            },
+            Err(error) => json!({ "failed": error.to_string(), "retryable": false }),
+        },
         Err(error) => json!({ "failed": error.to_string(), "retryable": false }),
     };
     write.write_all(format!("{answer}\n").as_bytes()).await
@@ -101,17 +114,38 @@ async fn answer_one(node: &RunningNode, stream: UnixStream) -> io::Result<()> {
 
 fn report_json(report: &HandoffReport) -> Value {
     let handed = report.handed.iter().map(|voucher| {
-        json!({ "channel": voucher.channel.to_string(), "cumulative": voucher.cumulative, "close": voucher.close })
+        json!({
+            "channel": voucher.channel.to_string(), "cumulative": voucher.cumulative, "close": voucher.close,
+            "operator": voucher.operator.to_string(),
+        })
     });
     let refused = report
         .refused
         .iter()
         .map(|(channel, refusal)| json!({ "channel": channel.to_string(), "reason": refusal.to_string() }));
-    json!({ "handed": handed.collect::<Vec<_>>(), "refused": refused.collect::<Vec<_>>() })
+    let failed =
+        report.failed.iter().map(|(operator, reason)| json!({ "operator": operator.to_string(), "reason": reason }));
+    json!({
+        "handed": handed.collect::<Vec<_>>(), "refused": refused.collect::<Vec<_>>(),
+        "failed": failed.collect::<Vec<_>>(),
+    })
+}
+
+/// What was settled, for programs.
+pub(crate) fn settled_json(report: &SettleReport) -> Value {
+    let settled = report.settled.iter().map(|voucher| {
+        json!({
+            "channel": voucher.channel.to_string(), "cumulative": voucher.cumulative,
+            "signature": voucher.signature.to_string(),
+        })
+    });
+    let skipped =
+        report.skipped.iter().map(|(channel, reason)| json!({ "channel": channel.to_string(), "reason": reason }));
+    json!({ "settled": settled.collect::<Vec<_>>(), "skipped": skipped.collect::<Vec<_>>() })
 }
 
 const SOCKET: &str = "control.sock";
 /// Bytes of a question.
 const MAX_QUESTION: u64 = 4096;
-/// How long an answer may take: a handoff waits for the operator.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer may take: a handoff waits for operators, a settlement for the chain.
+const PATIENCE: Duration = Duration::from_secs(300);

@@ -26,15 +26,17 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Make the node's keys, register it on chain, and write its settings.
-    Init(cmd::init::Init),
+    Init(Box<cmd::init::Init>),
     /// Copy files or folders into the store; works while the node serves.
     Add(cmd::add::Add),
     /// Serve until SIGINT or SIGTERM.
     Serve(cmd::serve::Serve),
     /// Show what the node holds, serves and has earned.
     Status(cmd::status::Status),
-    /// Hand all vouchers to the operator now.
+    /// Hand all vouchers to the operators now.
     Handoff(cmd::handoff::Handoff),
+    /// Settle all vouchers now, without any operator.
+    Settle(cmd::settle::Settle),
     /// Pay what is earned to the node's payout.
     Withdraw(cmd::withdraw::Withdraw),
 }
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
             Command::Serve(serve) => serve.run().await,
             Command::Status(status) => status.run(cli.json).await,
             Command::Handoff(handoff) => handoff.run(cli.json).await,
+            Command::Settle(settle) => settle.run(cli.json).await,
             Command::Withdraw(withdraw) => withdraw.run(cli.json).await,
         }
     });

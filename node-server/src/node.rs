@@ -2,26 +2,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use aro_proto::error::close;
 use aro_proto::message::ChainIds;
-use aro_proto::{Address, AddressError, ContentId, NodeId, SecretKey};
+use aro_proto::{Address, AddressError, ByteCount, ContentId, NodeId, SecretKey};
 use quinn::{Endpoint, VarInt};
-use settlement_chain::{ChainClient, Program, instructions::SYSTEM_PROGRAM, reads};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use settlement_chain::{ChainClient, Program, reads};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::channels::{Channels, PaidChannel, follow};
-use crate::config::NodeConfig;
+use crate::channels::{Channels, Freshness, PaidChannel, follow};
+use crate::config::{FeeKey, NodeConfig};
 use crate::content::ContentStore;
 use crate::error::{HandoffError, ShutdownError, StartError};
-use crate::handoff::{self, HandoffReport};
+use crate::handoff::{self, Desk, HandoffReport};
 use crate::ledger::{Committer, RedbLedger};
-use crate::shared::{Counters, Phase, Shared};
+use crate::shared::{Bell, Counters, OnChain, Phase, Shared};
 use crate::status::{self, NodeStatus};
 use crate::transport::{ConnectionSlots, run_accepting, server_endpoint};
+use crate::watch::{self as tower, SettleError, SettleReport};
 
 /// Starts nodes.
 #[derive(Debug)]
@@ -72,23 +73,26 @@ impl Node {
         let account = reads::node(&*chain, &program, &chain_address).await?;
         let account = account.ok_or(StartError::NotRegistered { id, program: program.id })?;
         let operator = settlement_chain::Address::from(account.operator);
+        let on_chain = OnChain { operator, min_grace_s: account.min_grace_s };
 
-        let hand_off = Arc::new(Notify::new());
-        let (committer, handle) =
-            Committer::start(Arc::clone(&ledger), Arc::clone(&hand_off)).map_err(StartError::Thread)?;
+        let bell = Bell::default();
+        let (committer, handle) = Committer::start(Arc::clone(&ledger), bell.clone()).map_err(StartError::Thread)?;
+        let (owner_bytes, blind) =
+            (ByteCount::new(config.max_owed_bytes_per_owner), ByteCount::new(config.max_blind_bytes));
         let (alive, gone) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             id,
             chain_ids: ChainIds { genesis_hash, program: program.id.to_bytes(), mint },
             account: program.node(&chain_address).0,
-            operator_account: (operator != SYSTEM_PROGRAM).then_some(operator),
-            min_grace_s: account.min_grace_s,
-            channels: Channels::new(config.tariff, Arc::clone(&ledger))?,
+            registered: watch::Sender::new(on_chain),
+            freshness: Freshness::new(Duration::from_secs(config.stale_after_s), blind, Clock::now()),
+            desks: config.operators.iter().cloned().map(Desk::new).collect(),
+            channels: Channels::new(config.tariff, owner_bytes, Arc::clone(&ledger))?,
             slots: ConnectionSlots::new(config.max_connections, config.max_connections_per_ip),
             requests: Semaphore::new(config.max_requests),
             committer: handle,
             counters: Counters::default(),
-            hand_off,
+            bell,
             chain_reads: Semaphore::new(CHAIN_READS_AT_ONCE),
             phase: watch::Sender::new(Phase::Serving),
             running: watch::Sender::new(0),
@@ -110,6 +114,7 @@ impl Node {
         tasks.spawn(handoff::run(Arc::clone(&shared)));
         let interval = Duration::from_millis(shared.config.follow_interval_ms);
         tasks.spawn(follow::run(Arc::clone(&shared), interval));
+        tasks.spawn(tower::run(Arc::clone(&shared)));
         tracing::info!(node = %id, %local_addr, "serving");
         let endpoint = ClosingEndpoint(endpoint);
         Ok(RunningNode { shared, endpoint, local_addr, tasks, committer, gone })
@@ -155,10 +160,10 @@ impl RunningNode {
         follow::poll(&self.shared).await
     }
 
-    /// Hands the operator every voucher that it does not have, now.
+    /// Hands every operator what it does not have, now.
     ///
     /// # Errors
-    /// There is no operator, it cannot be reached, or it misbehaves. What it did acknowledge is noted.
+    /// There is no operator, or none of them can be spoken to. What any did acknowledge is noted.
     pub async fn hand_off(&self) -> Result<HandoffReport, HandoffError> {
         self.shared.committer.flush().await;
         handoff::hand_off(&self.shared).await
@@ -170,15 +175,31 @@ impl RunningNode {
     /// # Errors
     /// As [`hand_off`](Self::hand_off).
     pub async fn hand_off_to_close(&self) -> Result<HandoffReport, HandoffError> {
-        if self.shared.config.operator.is_none() {
+        if self.shared.desks.is_empty() {
             return Err(HandoffError::NoOperator);
         }
         let channels = self.shared.channels.all();
         for channel in &channels {
-            channel.retire();
+            let _ = channel.retire();
         }
         wait_until(Instant::now() + QUIET_PATIENCE, &channels, |channel| !channel.is_busy()).await;
         self.hand_off().await
+    }
+
+    /// Settles every voucher that the chain has not taken yet, now, without any operator. `payer` pays the fees; the
+    /// configured fee key if not given.
+    ///
+    /// # Errors
+    /// There is no key, it cannot pay, or the chain does not answer.
+    pub async fn settle(&self, payer: Option<FeeKey>) -> Result<SettleReport, SettleError> {
+        self.shared.committer.flush().await;
+        let payer = payer.or_else(|| self.shared.config.fee_key.clone()).ok_or(SettleError::NoFeeKey)?;
+        let channels = self.shared.channels.all();
+        let vouchers = channels.iter().filter_map(|channel| Some(channel.unsettled()?.voucher)).collect();
+        let report = tower::settle_all(&tower::settler_of(&self.shared, payer), vouchers).await?;
+        // What was settled is no more at risk.
+        self.follow_now().await?;
+        Ok(report)
     }
 
     /// Stops: tells all agents, lets running requests finish within the grace, takes the last vouchers, makes them

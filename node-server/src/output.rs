@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use aro_proto::Amount;
-use node_server::{AccountError, StartError, StoreError};
+use node_server::{AccountError, SettleError, StartError, StoreError};
 use serde_json::{Value, json};
 use settlement_chain::ChainError;
 use settlement_chain::keyfile::KeyfileError;
@@ -49,6 +49,15 @@ impl Failure {
         }
     }
 
+    /// The serving node could not settle.
+    pub(crate) fn settle(error: impl Display, is_retryable: bool) -> Self {
+        if is_retryable {
+            Self::unreachable(error)
+        } else {
+            Self::new(3, "Settle", "owner", error, "give a key with SOL: --fee-keypair FILE; then read the message")
+        }
+    }
+
     fn unreachable(error: impl Display) -> Self {
         Self::new(6, "Unreachable", "retry", error, "check the address and that the other side runs, then try again")
     }
@@ -69,6 +78,22 @@ impl From<StartError> for Failure {
             StartError::Listen { .. } => Self::usage(error, "free the address, or change `listen` in config.json"),
             StartError::PublicHost { .. } => Self::usage(error, "correct `public_host` in config.json"),
             StartError::Thread(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<SettleError> for Failure {
+    fn from(error: SettleError) -> Self {
+        match error {
+            SettleError::NoFeeKey => {
+                Self::new(5, "NoFeeKey", "owner", error, "give a key that holds SOL: --fee-keypair FILE")
+            }
+            SettleError::Read(error) => error.into(),
+            SettleError::Chain(error) => error.into(),
+            SettleError::Submit(error) => error.into(),
+            SettleError::Ledger(_) => {
+                Self::new(1, "Ledger", "owner", error, "stop the other process, or check the disk")
+            }
         }
     }
 }

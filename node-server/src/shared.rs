@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aro_proto::message::ChainIds;
 use aro_proto::{NodeId, SecretKey};
 use settlement_chain::{Address, ChainClient, Program};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::channels::Channels;
+use crate::channels::{Channels, Freshness};
 use crate::config::NodeConfig;
 use crate::content::ContentStore;
+use crate::handoff::Desk;
 use crate::ledger::{CommitterHandle, RedbLedger};
 use crate::transport::ConnectionSlots;
 
@@ -25,9 +26,12 @@ pub(crate) struct Shared {
     pub(crate) chain_ids: ChainIds,
     /// The node's account on chain.
     pub(crate) account: Address,
-    /// The operator account that settles for the node, as the node's account says.
-    pub(crate) operator_account: Option<Address>,
-    pub(crate) min_grace_s: u32,
+    /// What the node's account said when it was last read.
+    pub(crate) registered: watch::Sender<OnChain>,
+    /// How old the view of the chain is.
+    pub(crate) freshness: Freshness,
+    /// One for each operator of the configuration.
+    pub(crate) desks: Vec<Desk>,
     pub(crate) store: ContentStore,
     pub(crate) ledger: Arc<RedbLedger>,
     pub(crate) channels: Channels,
@@ -35,13 +39,39 @@ pub(crate) struct Shared {
     pub(crate) slots: ConnectionSlots,
     pub(crate) requests: Semaphore,
     pub(crate) counters: Counters,
-    pub(crate) hand_off: Arc<Notify>,
+    /// Rings when a voucher should leave at once.
+    pub(crate) bell: Bell,
     /// Looks at the chain that agents cause, at once.
     pub(crate) chain_reads: Semaphore,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) running: watch::Sender<usize>,
     /// Never used: its end tells that no task is left. Last, so that all else is dropped before.
     pub(crate) _alive: mpsc::Sender<Infallible>,
+}
+
+/// The terms of the node's account, which its owner may change while the node serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OnChain {
+    /// The operator account that may close channels; zeros (the system program) for none.
+    pub(crate) operator: Address,
+    /// Shortest grace of a new channel, in seconds.
+    pub(crate) min_grace_s: u32,
+}
+
+/// Wakes whoever carries vouchers away: the handoffs and the watchtower.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bell(Arc<watch::Sender<u64>>);
+
+impl Bell {
+    /// Wakes all who listen, now or when they next do.
+    pub(crate) fn ring(&self) {
+        self.0.send_modify(|turn| *turn = turn.wrapping_add(1));
+    }
+
+    /// Hears every ring from now on.
+    pub(crate) fn listen(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
 }
 
 /// The phases of a node's life, in their order.
@@ -75,11 +105,6 @@ impl Shared {
 
     pub(crate) fn is_stopping(&self) -> bool {
         *self.phase.borrow() >= Phase::Draining
-    }
-
-    /// Asks for a handoff without waiting for it.
-    pub(crate) fn hand_off_soon(&self) {
-        self.hand_off.notify_one();
     }
 
     /// Counts a request as running until the guard is dropped.

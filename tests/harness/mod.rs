@@ -3,9 +3,15 @@
 //! | module        | idea                                                                   |
 //! |---------------|------------------------------------------------------------------------|
 //! | [`books`]     | every balance of a deployment, and the proof that they add up          |
+//! | [`faulty`]    | a chain that forks, servers that lie, an operator that dies at a step  |
+//! | [`line`]      | a node's line to an operator, which hands over what the test wants     |
 //! | [`processes`] | the product's own binaries, as processes                               |
+//! | [`stage`]     | operators, nodes and open channels on chain, without their processes   |
 //! | [`world`]     | a whole deployment in this process, on the embedded chain              |
 
 pub mod books;
+pub mod faulty;
+pub mod line;
 pub mod processes;
+pub mod stage;
 pub mod world;

@@ -117,7 +117,7 @@ impl World {
         let registered = node_server::register(&*self.chain, &self.program, &registration).await?;
         let endpoint =
             OperatorEndpoint { id: operator.running.id(), address: operator.running.local_addr().to_string() };
-        let config = NodeConfig { tariff, program: self.program.id, operator: Some(endpoint), ..NodeConfig::new(dir) };
+        let config = NodeConfig { tariff, program: self.program.id, operators: vec![endpoint], ..NodeConfig::new(dir) };
         let running = Node::start(config, key, self.chain.clone()).await.context("the node does not start")?;
         self.chain.airdrop(&owner.pubkey(), LAMPORTS_PER_SOL)?;
         Ok(NodeHere { running, owner, account: registered.account, payout: registered.payout })

@@ -14,6 +14,9 @@
 
 mod instructions;
 mod ledger;
+mod model;
+mod seed;
+mod transactions;
 
 mod accept_admin;
 mod close_batch;
@@ -21,10 +24,13 @@ mod deposit;
 mod finalize_batch;
 mod init_config;
 mod open_batch;
+mod random;
 mod reclaim_batch;
 mod register_node;
 mod register_operator;
+mod rent;
 mod request_close;
+mod same_channel_twice;
 mod security_txt;
 mod set_config;
 mod settle_batch;

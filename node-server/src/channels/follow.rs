@@ -2,32 +2,58 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aro_proto::ChannelId;
 use settlement_chain::Address;
 use settlement_chain::reads::{self, ReadError};
 
 use super::PaidChannel;
-use crate::shared::{Phase, Shared, unix_now};
+use crate::shared::{OnChain, Phase, Shared, unix_now};
 
-/// Reads all channels to this node once.
+/// Reads the node's account and all channels to it once.
 pub(crate) async fn poll(node: &Shared) -> Result<(), ReadError> {
+    let asked = Instant::now();
+    follow_account(node).await?;
     let found = reads::channels_of_node(&*node.chain, &node.program, &node.account).await?;
     let mut seen = HashSet::with_capacity(found.len());
+    let mut is_urgent = false;
+    let mut shortest_grace_s = node.registered.borrow().min_grace_s;
     for (address, account) in &found {
         let id = channel_id(address);
         seen.insert(id);
+        shortest_grace_s = shortest_grace_s.min(account.grace_s);
         match node.channels.see(id, account) {
-            Ok(channel) if channel.is_closing() && channel.unhanded().is_some() => node.hand_off_soon(),
+            Ok(channel) if channel.is_closing() && channel.unsettled().is_some() => is_urgent = true,
             Ok(_) => {}
             Err(error) => tracing::error!(channel = %id, %error, "a channel on chain cannot be served"),
         }
     }
-    for channel in node.channels.all() {
-        if !seen.contains(&channel.id()) {
-            check_gone(node, &channel).await?;
-        }
+    if is_urgent {
+        node.bell.ring();
+    }
+    let missing: Vec<_> = node.channels.all().into_iter().filter(|channel| !seen.contains(&channel.id())).collect();
+    if !missing.is_empty() {
+        check_gone(node, &missing).await?;
+    }
+    // As old as the question, not as the answer.
+    node.freshness.saw(shortest_grace_s, asked);
+    Ok(())
+}
+
+/// The owner may change operator and shortest grace while the node serves.
+// r[impl settlement.handoff.several]
+async fn follow_account(node: &Shared) -> Result<(), ReadError> {
+    let Some(account) = reads::node_at(&*node.chain, &node.program, &node.account).await? else {
+        tracing::error!(account = %node.account, "the chain does not show the node's account");
+        return Ok(());
+    };
+    let now = OnChain { operator: Address::from(account.operator), min_grace_s: account.min_grace_s };
+    let before = node.registered.send_replace(now);
+    if before.operator != now.operator {
+        tracing::info!(before = %before.operator, now = %now.operator, "the node has switched its operator on chain");
+        // The new one is to hear of all that is to be closed.
+        node.bell.ring();
     }
     Ok(())
 }
@@ -65,22 +91,28 @@ pub(crate) async fn look_up(node: &Shared, id: ChannelId) -> Result<Option<Arc<P
     }
 }
 
-/// A channel that the list did not show has been reclaimed, or the server lags behind. When the chain has denied it
-/// several times it is served no more. Its voucher is money, so that is pruned only if it cannot settle any more.
-async fn check_gone(node: &Shared, channel: &PaidChannel) -> Result<(), ReadError> {
-    if channel.is_missing() {
-        prune_if_worthless(node, channel);
-        return Ok(());
-    }
-    let address = Address::from(channel.id().to_bytes());
-    if let Some(account) = reads::channel(&*node.chain, &node.program, &address).await? {
-        if let Err(error) = node.channels.see(channel.id(), &account) {
-            tracing::error!(channel = %channel.id(), %error, "a channel on chain cannot be served");
+/// Channels that the list did not show have been reclaimed, or the server lags behind. One that the chain has denied
+/// several times is served no more. Its voucher is money: it is pruned only if it cannot settle any more, and the
+/// chain's denial is so old that no fork takes it back.
+// r[impl settlement.node.keeps]
+async fn check_gone(node: &Shared, missing: &[Arc<PaidChannel>]) -> Result<(), ReadError> {
+    let height = node.chain.statuses(&[]).await?.block_height;
+    for channel in missing {
+        if let Some(since) = channel.missing_since() {
+            if height >= since.saturating_add(FINAL_AFTER_BLOCKS) {
+                prune_if_worthless(node, channel);
+            }
+            continue;
         }
-    } else if channel.missed() >= POLLS_UNTIL_GONE {
-        tracing::info!(channel = %channel.id(), "the channel is no more on chain: it is not served");
-        channel.mark_missing();
-        prune_if_worthless(node, channel);
+        let address = Address::from(channel.id().to_bytes());
+        if let Some(account) = reads::channel(&*node.chain, &node.program, &address).await? {
+            if let Err(error) = node.channels.see(channel.id(), &account) {
+                tracing::error!(channel = %channel.id(), %error, "a channel on chain cannot be served");
+            }
+        } else if channel.missed() >= POLLS_UNTIL_GONE {
+            tracing::info!(channel = %channel.id(), "the channel is no more on chain: it is not served");
+            channel.mark_missing(height);
+        }
     }
     Ok(())
 }
@@ -98,5 +130,7 @@ fn channel_id(address: &Address) -> ChannelId {
     ChannelId::from_bytes(address.to_bytes())
 }
 
+/// Blocks after which what was seen as confirmed counts as final: twice what finality takes.
+const FINAL_AFTER_BLOCKS: u64 = 64;
 /// Polls in a row after which a channel that the chain denies is gone.
 const POLLS_UNTIL_GONE: u32 = 5;

@@ -1,27 +1,39 @@
 //! The channels that pay this node: one payee each, shared by every connection and stream of the channel.
 
+mod acks;
 pub(crate) mod follow;
+mod freshness;
+mod owner;
 mod paid;
+mod queue;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use aro_proto::channel::{ChannelTerms, Payee, RestoreError, TermsError, restore};
-use aro_proto::{ChannelId, Tariff};
+use aro_proto::{ByteCount, ChannelId, Tariff};
+use settlement_chain::Address;
 use settlement_chain::interface::accounts::Channel;
 use thiserror::Error;
 
-pub(crate) use paid::{News, PaidChannel};
+pub(crate) use acks::Taker;
+pub(crate) use freshness::Freshness;
+pub(crate) use owner::OwnerTab;
+pub(crate) use paid::{News, PaidChannel, Unsettled};
 
 use crate::ledger::{Handed, LedgerError, RedbLedger};
 
 /// All channels to this node that the chain has, as far as it was followed.
 pub(crate) struct Channels {
     tariff: Tariff,
+    /// Bytes' worth that one owner's channels may owe together.
+    owner_bytes: ByteCount,
     ledger: Arc<RedbLedger>,
-    /// What the operator had acknowledged when the node started.
+    /// What operators had acknowledged when the node started.
     handed: HashMap<ChannelId, Handed>,
     known: Mutex<HashMap<ChannelId, Arc<PaidChannel>>>,
+    /// By agent account.
+    owners: Mutex<HashMap<Address, Weak<OwnerTab>>>,
 }
 
 /// Why a channel on chain cannot be served.
@@ -37,9 +49,9 @@ pub(crate) enum ChannelError {
 
 impl Channels {
     /// No channels yet; vouchers come from the ledger when the chain shows their channels.
-    pub(crate) fn new(tariff: Tariff, ledger: Arc<RedbLedger>) -> Result<Self, LedgerError> {
+    pub(crate) fn new(tariff: Tariff, owner_bytes: ByteCount, ledger: Arc<RedbLedger>) -> Result<Self, LedgerError> {
         let handed = ledger.handed()?.into_iter().collect();
-        Ok(Self { tariff, ledger, handed, known: Mutex::default() })
+        Ok(Self { tariff, owner_bytes, ledger, handed, known: Mutex::default(), owners: Mutex::default() })
     }
 
     /// A channel, if it is known.
@@ -60,7 +72,8 @@ impl Channels {
             return Ok(known);
         }
         let best = restore(&*self.ledger, id, &terms.signer)?;
-        let fresh = PaidChannel::new(Payee::new(terms, self.tariff, best), self.handed.get(&id).copied());
+        let (payee, handed) = (Payee::new(terms, self.tariff, best), self.handed.get(&id).copied());
+        let fresh = PaidChannel::new(payee, self.tariff, account.grace_s, self.tab_of(account.agent.into()), handed);
         // Another task may have been faster: there must never be two payees of one channel.
         let known = Arc::clone(self.lock().entry(id).or_insert_with(|| Arc::new(fresh)));
         known.refresh(&terms);
@@ -73,7 +86,18 @@ impl Channels {
             // Connections may still hold it.
             channel.mark_forgotten();
         }
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, tab| tab.strong_count() > 0);
         self.ledger.prune(id)
+    }
+
+    fn tab_of(&self, agent: Address) -> Arc<OwnerTab> {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tab) = owners.get(&agent).and_then(Weak::upgrade) {
+            return tab;
+        }
+        let tab = Arc::new(OwnerTab::new(self.tariff.charge(self.owner_bytes)));
+        owners.insert(agent, Arc::downgrade(&tab));
+        tab
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ChannelId, Arc<PaidChannel>>> {

@@ -9,9 +9,12 @@ use aro_proto::channel::{
 };
 use aro_proto::limits::CLOSING_MARGIN_S;
 use aro_proto::message::{Bound, PayRefused, VoucherOnWire};
-use aro_proto::{AgentId, Amount, ByteCount, ChannelId, Refusal};
+use aro_proto::{AgentId, Amount, ByteCount, ChannelId, Charge, NodeId, Refusal, Tariff};
 use tokio::sync::watch;
 
+use super::acks::{Acks, Taker, Unhanded};
+use super::owner::OwnerTab;
+use super::queue::Queue;
 use crate::ledger::Handed;
 use crate::shared::unix_now;
 
@@ -20,8 +23,26 @@ use crate::shared::unix_now;
 pub(crate) struct PaidChannel {
     id: ChannelId,
     signer: AgentId,
+    /// Seconds between a request to close and the deadline.
+    grace_s: u32,
+    tariff: Tariff,
+    tab: Arc<OwnerTab>,
+    queue: Queue,
     state: Mutex<State>,
     news: watch::Sender<News>,
+}
+
+/// A best voucher that the chain has not taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unsettled {
+    /// The voucher.
+    pub(crate) voucher: SignedVoucher,
+    /// Base units above the chain's watermark.
+    pub(crate) amount: Amount,
+    /// Whether the channel is open or closing.
+    pub(crate) state: ChannelState,
+    /// Seconds between a request to close and the deadline.
+    pub(crate) grace_s: u32,
 }
 
 /// What has changed about a channel.
@@ -36,9 +57,13 @@ pub(crate) struct News {
 #[derive(Debug)]
 struct State {
     payee: Payee,
+    /// What the last look at the chain showed. The payee's terms only rise; these fall back where a fork does.
+    on_chain: ChannelTerms,
+    /// What the owner's tab counts for this channel.
+    counted: Charge,
     next_stream: u64,
     last_used: Instant,
-    handed: Option<Handed>,
+    acks: Acks,
     /// No new requests: the channel is given to the operator to close.
     retired: bool,
     /// Polls in a row in which the chain did not show the channel.
@@ -53,8 +78,11 @@ struct State {
 enum Presence {
     /// As far as is known.
     OnChain,
-    /// The chain denies it, for now.
-    Missing,
+    /// The chain denies it, for now, since this block height.
+    Missing {
+        /// Block height.
+        since: u64,
+    },
     /// Its voucher is pruned: if it comes again, it comes as another payee.
     Forgotten,
 }
@@ -77,24 +105,25 @@ impl Drop for AwaitedDeposit {
     }
 }
 
-/// What is to be handed to the operator.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unhanded {
-    /// The best voucher.
-    pub(crate) voucher: SignedVoucher,
-    /// Whether the channel is to be closed.
-    pub(crate) close: bool,
-}
-
 impl PaidChannel {
-    pub(crate) fn new(payee: Payee, handed: Option<Handed>) -> Self {
+    pub(crate) fn new(payee: Payee, tariff: Tariff, grace_s: u32, tab: Arc<OwnerTab>, handed: Option<Handed>) -> Self {
         let terms = *payee.terms();
-        // A channel once given up stays so: the operator may close it with the voucher that it has.
-        let retired = handed.is_some_and(|handed| handed.close);
-        let last_used = Instant::now();
-        let (presence, awaited) = (Presence::OnChain, None);
-        let state = State { payee, next_stream: 0, last_used, handed, retired, missed_polls: 0, presence, awaited };
-        Self { id: terms.channel, signer: terms.signer, state: Mutex::new(state), news: watch::Sender::default() }
+        let state = State {
+            payee,
+            on_chain: terms,
+            counted: Charge::ZERO,
+            next_stream: 0,
+            last_used: Instant::now(),
+            acks: Acks::new(handed),
+            // A channel once given up stays so: the operator may close it with the voucher that it has.
+            retired: handed.is_some_and(|handed| handed.close),
+            missed_polls: 0,
+            presence: Presence::OnChain,
+            awaited: None,
+        };
+        let (state, news) = (Mutex::new(state), watch::Sender::default());
+        let queue = Queue::default();
+        Self { id: terms.channel, signer: terms.signer, grace_s, tariff, tab, queue, state, news }
     }
 
     pub(crate) fn id(&self) -> ChannelId {
@@ -104,6 +133,16 @@ impl PaidChannel {
     /// The key whose requests and vouchers count.
     pub(crate) fn signer(&self) -> AgentId {
         self.signer
+    }
+
+    /// What the owner's channels owe together.
+    pub(crate) fn tab(&self) -> &OwnerTab {
+        &self.tab
+    }
+
+    /// The streams that wait for credit.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// Hears of credit and of changes on chain. Subscribe before asking [`may_send`](Self::may_send).
@@ -116,6 +155,10 @@ impl PaidChannel {
         let mut state = self.lock();
         if state.retired || !state.is_usable(unix_now()) {
             return Err(BeginError::ChannelClosing);
+        }
+        // r[impl channel.owner.bound]
+        if let Some(owed) = self.tab.open().used_up(state.counted) {
+            return Err(BeginError::Unpaid { owed: owed.to_amount().unwrap_or(state.payee.terms().deposit) });
         }
         let key = StreamKey(state.next_stream);
         state.payee.begin(key, content_bytes)?;
@@ -130,7 +173,16 @@ impl PaidChannel {
         if !state.is_usable(unix_now()) {
             return Err(SendError::ChannelClosed);
         }
-        state.payee.may_send(stream, bytes)
+        let mut tab = self.tab.open();
+        let paid = Charge::from_amount(state.payee.paid());
+        let billed = state.payee.billed().checked_add(self.tariff.charge(bytes));
+        if !billed.is_some_and(|billed| tab.has_room(state.counted, billed.saturating_sub(paid))) {
+            return Ok(Permit::Wait);
+        }
+        let permit = state.payee.may_send(stream, bytes)?;
+        let owed = state.payee.owed();
+        tab.recount(&mut state.counted, owed);
+        Ok(permit)
     }
 
     /// Ends a request; see [`Payee::end`].
@@ -138,9 +190,11 @@ impl PaidChannel {
         let settled = {
             let mut state = self.lock();
             state.last_used = Instant::now();
-            state.payee.end(stream, proven)
+            let settled = state.payee.end(stream, proven);
+            self.recount(&mut state);
+            settled
         };
-        if let Some(settled) = settled.filter(|settled| settled.disputed != aro_proto::Charge::ZERO) {
+        if let Some(settled) = settled.filter(|settled| settled.disputed != Charge::ZERO) {
             tracing::warn!(channel = %self.id, ?settled, "the agent's count of a cancelled stream is too low");
         }
         self.wake(None);
@@ -160,7 +214,9 @@ impl PaidChannel {
         let credit = {
             let mut state = self.lock();
             state.last_used = Instant::now();
-            state.payee.credit(voucher)
+            let credit = state.payee.credit(voucher);
+            self.recount(&mut state);
+            credit
         };
         self.wake(Some(credit));
     }
@@ -181,11 +237,13 @@ impl PaidChannel {
         let changed = {
             let mut state = self.lock();
             state.missed_polls = 0;
-            if state.presence == Presence::Missing {
+            if matches!(state.presence, Presence::Missing { .. }) {
                 state.presence = Presence::OnChain;
             }
             let before = *state.payee.terms();
             state.payee.refresh(terms);
+            state.on_chain = *terms;
+            self.recount(&mut state);
             before != *state.payee.terms()
         };
         if changed {
@@ -201,19 +259,25 @@ impl PaidChannel {
     }
 
     /// The chain denies the channel: nothing is served on it until it shows again.
-    pub(crate) fn mark_missing(&self) {
-        self.lock().presence = Presence::Missing;
+    pub(crate) fn mark_missing(&self, since: u64) {
+        self.lock().presence = Presence::Missing { since };
         self.wake(None);
     }
 
-    /// True if the chain denies the channel.
-    pub(crate) fn is_missing(&self) -> bool {
-        self.lock().presence == Presence::Missing
+    /// The block height since which the chain denies the channel, if it does.
+    pub(crate) fn missing_since(&self) -> Option<u64> {
+        match self.lock().presence {
+            Presence::Missing { since } => Some(since),
+            Presence::OnChain | Presence::Forgotten => None,
+        }
     }
 
     /// The voucher is pruned: nothing is served and nothing is taken any more.
     pub(crate) fn mark_forgotten(&self) {
-        self.lock().presence = Presence::Forgotten;
+        let mut state = self.lock();
+        state.presence = Presence::Forgotten;
+        self.recount(&mut state);
+        drop(state);
         self.wake(None);
     }
 
@@ -239,9 +303,9 @@ impl PaidChannel {
         is_first.then(|| AwaitedDeposit(Arc::clone(self)))
     }
 
-    /// Takes no new requests from now on.
-    pub(crate) fn retire(&self) {
-        self.lock().retired = true;
+    /// Takes no new requests from now on. True if it took them before.
+    pub(crate) fn retire(&self) -> bool {
+        !std::mem::replace(&mut self.lock().retired, true)
     }
 
     /// True while a request is being served.
@@ -251,13 +315,17 @@ impl PaidChannel {
 
     /// True if something delivered is not paid.
     pub(crate) fn is_owed(&self) -> bool {
-        self.lock().payee.owed() > aro_proto::Charge::ZERO
+        self.lock().payee.owed() > Charge::ZERO
     }
 
-    /// True if the best voucher pays more than the chain has settled.
-    pub(crate) fn has_unsettled(&self) -> bool {
+    /// The best voucher, if the chain can still take more from it than it has.
+    pub(crate) fn unsettled(&self) -> Option<Unsettled> {
         let state = self.lock();
-        state.payee.watermark().is_some_and(|best| best.cumulative() > state.payee.terms().settled)
+        let best = state.payee.watermark()?;
+        let amount = best.cumulative().checked_sub(state.on_chain.settled).filter(|amount| !amount.is_zero())?;
+        let open = state.payee.terms().state;
+        let is_there = open != ChannelState::Closed && state.presence == Presence::OnChain;
+        is_there.then_some(Unsettled { voucher: *best.signed(), amount, state: open, grace_s: self.grace_s })
     }
 
     /// True if nothing has happened for so long, and the channel is open.
@@ -281,31 +349,33 @@ impl PaidChannel {
         *self.lock().payee.terms()
     }
 
-    /// What the operator has acknowledged.
+    /// The best that any operator has acknowledged.
     pub(crate) fn handed(&self) -> Option<Handed> {
-        self.lock().handed
+        self.lock().acks.best()
     }
 
-    /// Notes what the operator has acknowledged.
-    pub(crate) fn mark_handed(&self, handed: Handed) {
-        self.lock().handed = Some(handed);
+    /// Whether this operator was asked to close the channel, and has acknowledged it.
+    pub(crate) fn is_asked_to_close(&self, operator: NodeId) -> bool {
+        self.lock().acks.is_asked_to_close(operator)
     }
 
-    /// What the operator does not have yet. A retired or closing channel is handed over to be closed, but only once
-    /// it is quiet: what its streams still earn belongs in the last voucher.
-    pub(crate) fn unhanded(&self) -> Option<Unhanded> {
+    /// Notes what an operator has acknowledged. Returns the best that any has.
+    pub(crate) fn mark_handed(&self, operator: NodeId, handed: Handed) -> Handed {
+        self.lock().acks.note(operator, handed, Instant::now())
+    }
+
+    /// What an operator does not have yet, or might have lost. A retired or closing channel is handed over to be
+    /// closed, but only once it is quiet: what its streams still earn belongs in the last voucher.
+    pub(crate) fn unhanded(&self, taker: &Taker) -> Option<Unhanded> {
         let state = self.lock();
-        let terms = state.payee.terms();
         let voucher = *state.payee.watermark()?.signed();
-        let cumulative = voucher.voucher.cumulative;
-        let close = match terms.state {
+        let close = match state.payee.terms().state {
             ChannelState::Open => state.retired && !state.payee.is_busy(),
             ChannelState::Closing { .. } => !state.payee.is_busy(),
             ChannelState::Closed => return None,
         };
-        let asked = state.handed.is_some_and(|handed| handed.close);
-        let known = state.handed.map_or(Amount::ZERO, |handed| handed.cumulative).max(terms.settled);
-        (cumulative > known || (close && !asked && cumulative > terms.settled)).then_some(Unhanded { voucher, close })
+        let on_chain = ChannelTerms { state: state.payee.terms().state, ..state.on_chain };
+        state.acks.unhanded(voucher, &on_chain, close, taker)
     }
 
     /// The answer to a bind.
@@ -325,6 +395,12 @@ impl PaidChannel {
     /// The answer to a voucher that does not count.
     pub(crate) fn pay_refused(&self, cumulative: Amount, refusal: Refusal) -> PayRefused {
         PayRefused { cumulative, refusal, watermark: self.lock().payee.watermark().map(on_wire) }
+    }
+
+    /// The owner's tab follows what this channel owes; one that is pruned owes nothing.
+    fn recount(&self, state: &mut State) {
+        let owed = if state.presence == Presence::Forgotten { Charge::ZERO } else { state.payee.owed() };
+        self.tab.open().recount(&mut state.counted, owed);
     }
 
     fn wake(&self, credit: Option<Credit>) {
@@ -361,8 +437,8 @@ fn on_wire(voucher: &DurableVoucher) -> VoucherOnWire {
 
 #[cfg(test)]
 mod tests {
+    use aro_proto::SecretKey;
     use aro_proto::channel::{MemoryVouchers, Voucher, persist_all};
-    use aro_proto::{SecretKey, Tariff};
 
     use super::*;
 
@@ -381,16 +457,23 @@ mod tests {
         let voucher = Voucher { channel, cumulative: Amount::new(900), expires_at: 0 };
         let verified = voucher.sign(&signer).verify(&signer.agent_id()).unwrap();
         let best = persist_all(&MemoryVouchers::default(), vec![verified]).unwrap()[0];
-        let paid = PaidChannel::new(Payee::new(open, Tariff::default(), Some(best)), None);
+        let paid = paid_channel(Payee::new(open, Tariff::default(), Some(best)), Tariff::default());
         let stream = paid.begin(ByteCount::new(1_000)).unwrap();
         paid.refresh(&ChannelTerms { state: ChannelState::Closing { deadline: i64::MAX }, ..open });
 
-        let early = paid.unhanded().unwrap();
+        let (id, now) = (NodeId::from_bytes([1; 32]), Instant::now());
+        let taker = Taker { id, may_close: true, now, again_after: Duration::from_secs(3_600) };
+        let early = paid.unhanded(&taker).unwrap();
         assert!(!early.close, "what the stream still earns belongs in the last voucher");
-        paid.mark_handed(Handed { cumulative: early.voucher.voucher.cumulative, close: early.close });
-        assert!(paid.unhanded().is_none());
+        paid.mark_handed(id, Handed { cumulative: early.voucher.voucher.cumulative, close: early.close });
+        assert!(paid.unhanded(&taker).is_none());
         paid.end(stream, None);
-        assert!(paid.unhanded().unwrap().close);
+        assert!(paid.unhanded(&taker).unwrap().close);
+    }
+
+    fn paid_channel(payee: Payee, tariff: Tariff) -> PaidChannel {
+        let tab = Arc::new(OwnerTab::new(tariff.charge(ByteCount::new(64 << 20))));
+        PaidChannel::new(payee, tariff, 900, tab, None)
     }
 
     fn channel_at(state: ChannelState) -> (Arc<PaidChannel>, ChannelTerms, SecretKey) {
@@ -403,7 +486,8 @@ mod tests {
             .verify(&terms.signer)
             .unwrap();
         let best = persist_all(&MemoryVouchers::default(), vec![verified]).unwrap()[0];
-        (Arc::new(PaidChannel::new(Payee::new(terms, Tariff { per_mib: 1 }, Some(best)), None)), terms, signer)
+        let tariff = Tariff { per_mib: 1 };
+        (Arc::new(paid_channel(Payee::new(terms, tariff, Some(best)), tariff)), terms, signer)
     }
 
     #[test]
@@ -449,13 +533,26 @@ mod tests {
                 && paid.may_send(stream, ByteCount::new(1)) == Err(SendError::ChannelClosed)
                 && paid.offer(&voucher, 0) == Err(VoucherError::ChannelClosed)
         };
-        paid.mark_missing();
-        assert!(refuses());
+        paid.mark_missing(5);
+        assert!(refuses() && paid.unsettled().is_none());
+        assert_eq!(paid.missing_since(), Some(5));
         paid.refresh(&terms);
         assert_eq!(paid.may_send(stream, ByteCount::new(1)), Ok(Permit::Granted));
         paid.mark_forgotten();
         paid.refresh(&terms);
         assert!(refuses());
+    }
+
+    #[test]
+    fn what_a_fork_takes_back_is_unsettled_again() {
+        let (paid, terms, _) = channel_at(ChannelState::Open);
+        assert_eq!(paid.unsettled().unwrap().amount, Amount::new(900));
+        paid.refresh(&ChannelTerms { settled: Amount::new(900), ..terms });
+        assert!(paid.unsettled().is_none());
+        paid.refresh(&ChannelTerms { settled: Amount::new(300), ..terms });
+        assert_eq!(paid.unsettled().unwrap().amount, Amount::new(600));
+        // Whoever paid once is never asked to pay again.
+        assert_eq!(paid.standing().cumulative, Amount::new(900));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `aro-node handoff`: the serving node's vouchers to its operator, now.
+//! `aro-node handoff`: the serving node's vouchers to its operators, now.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::folder::Folder;
 use crate::local::{self, Ask};
 use crate::output::{self, Failure};
 
-/// Hand all vouchers to the operator now.
+/// Hand all vouchers to the operators now.
 #[derive(Args)]
 pub(crate) struct Handoff {
     /// Folder of the node, which must be serving.
@@ -45,6 +45,10 @@ impl Handoff {
         let refused = list("refused");
         lines.extend(
             refused.iter().map(|entry| format!("refused  {} {}", field(entry, "channel"), field(entry, "reason"))),
+        );
+        let failed = list("failed");
+        lines.extend(
+            failed.iter().map(|entry| format!("failed   {} {}", field(entry, "operator"), field(entry, "reason"))),
         );
         if lines.is_empty() {
             lines.push("nothing to hand over".into());

@@ -46,6 +46,12 @@ pub(crate) struct Init {
     /// Where the operator takes vouchers: `<operator id>@<host>:<port>`.
     #[arg(long, requires = "operator_account")]
     operator: Option<OperatorEndpoint>,
+    /// Where further operators take vouchers, as second watchtowers; may be given several times.
+    #[arg(long)]
+    watchtower: Vec<OperatorEndpoint>,
+    /// Key file, with SOL for fees only, with which the node settles closing channels that its operators leave alone.
+    #[arg(long)]
+    fee_keypair: Option<PathBuf>,
     /// Shortest grace of channels, in seconds: the time there is to settle when an agent closes.
     #[arg(long, default_value_t = 900)]
     min_grace: u32,
@@ -66,6 +72,9 @@ impl Init {
         }
         std::fs::create_dir_all(&self.dir).map_err(Failure::internal)?;
         let payer = keyfile::read(&self.payer)?;
+        // The node may be started from elsewhere.
+        let fee_keypair = self.fee_keypair.map(std::fs::canonicalize).transpose().map_err(Failure::internal)?;
+        fee_keypair.as_deref().map(keyfile::read).transpose()?;
         // Read if there: an init that failed half-way may be repeated.
         let key = secret_key(&keyfile::read_or_create(&self.dir.join(NODE_KEY))?);
         let owner = match &self.owner {
@@ -89,10 +98,15 @@ impl Init {
             listen: self.listen,
             public_host: self.public_host,
             price_per_mib: self.price.get(),
-            operator: self.operator.map(|operator| operator.to_string()),
+            operators: self.operator.iter().chain(&self.watchtower).map(ToString::to_string).collect(),
+            fee_keypair,
             handoff_interval_ms: None,
             follow_interval_ms: None,
             close_idle_after_s: None,
+            reoffer_interval_s: None,
+            stale_after_s: None,
+            max_blind_bytes: None,
+            max_owed_bytes_per_owner: None,
         };
         Folder::write(&self.dir, &settings)?;
         let signature = registered.signature.map(|signature| signature.to_string());

@@ -18,6 +18,10 @@ pub(crate) struct Serve {
     /// Folder of the node.
     #[arg(long)]
     dir: PathBuf,
+    /// Key file with SOL for fees, and nothing else, with which the node settles closing channels that its operators
+    /// leave alone; that of config.json if not given.
+    #[arg(long)]
+    fee_keypair: Option<PathBuf>,
 }
 
 impl Serve {
@@ -26,7 +30,8 @@ impl Serve {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::internal)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::internal)?;
         let folder = Folder::open(&self.dir)?;
-        let config = folder.node_config()?;
+        let mut config = folder.node_config()?;
+        config.fee_key = folder.fee_key(self.fee_keypair.as_deref())?;
         let host = config.public_host.clone();
         let node = Arc::new(Node::start(config, folder.key()?, Arc::new(folder.chain())).await?);
 

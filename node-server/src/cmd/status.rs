@@ -21,9 +21,12 @@ pub(crate) struct Status {
 impl Status {
     pub(crate) async fn run(self, json: bool) -> Result<(), Failure> {
         let folder = Folder::open(&self.dir)?;
+        let mut config = folder.node_config()?;
+        // A key that cannot be read is no reason to show nothing: it is shown as missing.
+        config.fee_key = folder.fee_key(None).ok().flatten();
         let status: NodeStatus = match local::ask(&self.dir, Ask::Status).await.map_err(Failure::internal)? {
             Some(answer) => serde_json::from_value(answer).map_err(Failure::internal)?,
-            None => status_of_stopped(&folder.node_config()?, folder.key()?.node_id(), &folder.chain()).await?,
+            None => status_of_stopped(&config, folder.key()?.node_id(), &folder.chain()).await?,
         };
         output::result(json, &json!(status), lines(&status));
         Ok(())
@@ -41,7 +44,7 @@ fn lines(status: &NodeStatus) -> Vec<String> {
         format!("price        {} $ARO per MiB", status.price_per_mib),
         format!("contents     {}", status.contents),
         format!("earned       {earned}"),
-        format!("unsettled    {} $ARO", status.unsettled),
+        format!("unsettled    {} $ARO, {} of it at risk", status.unsettled, status.at_risk),
         format!("connections  {}", status.connections),
         format!(
             "requests     {} running, {} answered, {} refused",
@@ -49,11 +52,29 @@ fn lines(status: &NodeStatus) -> Vec<String> {
         ),
         format!("served       {} bytes", status.bytes_served),
     ];
+    if let Some(key) = &status.fee_key {
+        let lamports = status.fee_lamports.map_or("unknown".to_owned(), |lamports| lamports.to_string());
+        lines.push(format!("fee key      {key}: {lamports} lamports"));
+    }
+    if let Some(seconds) = status.chain_seen_s_ago {
+        lines.push(format!("chain        seen {seconds} s ago"));
+    }
+    lines.extend(status.operators.iter().map(|operator| {
+        let role = match (&operator.account, operator.may_close) {
+            (None, _) => "not reached yet".to_owned(),
+            (Some(account), true) => format!("{account}, settles and closes"),
+            (Some(account), false) => format!("{account}, settles only"),
+        };
+        let heard = operator.heard_s_ago.map(|seconds| format!(", heard {seconds} s ago")).unwrap_or_default();
+        format!("operator     {}: {role}{heard}", operator.operator)
+    }));
     lines.extend(status.channels.iter().map(|channel| {
+        let deadline = channel.deadline.map(|second| format!(", until unix second {second}")).unwrap_or_default();
         format!(
-            "channel      {} {}: {} of {} $ARO paid, {} handed over, {} settled",
+            "channel      {} {}{deadline}: {} of {} $ARO paid, {} handed over, {} settled",
             channel.channel, channel.state, channel.watermark, channel.deposit, channel.handed, channel.settled
         )
     }));
+    lines.extend(status.warnings.iter().map(|warning| format!("warning      {warning}")));
     lines
 }

@@ -10,10 +10,10 @@ use aro_proto::ChannelId;
 use aro_proto::channel::{Offer, SignedVoucher, VerifiedVoucher, VoucherError, VoucherStore, persist_all};
 use aro_proto::message::PayRefused;
 use aro_proto::{Refusal, RefusalCode};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::channels::PaidChannel;
-use crate::shared::unix_now;
+use crate::shared::{Bell, unix_now};
 
 /// A voucher on its way to the disk.
 struct Commit {
@@ -42,8 +42,8 @@ pub(crate) struct Committer {
 pub(crate) struct CommitterHandle(mpsc::Sender<Job>);
 
 impl Committer {
-    /// Starts the thread. It asks for a handoff when a voucher of a closing channel is durable.
-    pub(crate) fn start<S>(store: Arc<S>, hand_off: Arc<Notify>) -> io::Result<(Self, CommitterHandle)>
+    /// Starts the thread. It rings when a voucher of a closing channel is durable.
+    pub(crate) fn start<S>(store: Arc<S>, bell: Bell) -> io::Result<(Self, CommitterHandle)>
     where
         S: VoucherStore + Send + Sync + 'static,
         S::Error: std::fmt::Display,
@@ -60,7 +60,7 @@ impl Committer {
                     }
                 }
                 if commit(&*store, batch) {
-                    hand_off.notify_one();
+                    bell.ring();
                 }
                 for done in flushed {
                     // Whoever asked may have gone.
@@ -164,6 +164,7 @@ mod tests {
     use aro_proto::{Amount, SecretKey, Tariff};
 
     use super::*;
+    use crate::channels::OwnerTab;
 
     const KEY: [u8; 32] = [7; 32];
 
@@ -175,7 +176,9 @@ mod tests {
             settled: Amount::ZERO,
             state: ChannelState::Open,
         };
-        Arc::new(PaidChannel::new(Payee::new(terms, Tariff { per_mib: 100 }, None), None))
+        let tariff = Tariff { per_mib: 100 };
+        let tab = Arc::new(OwnerTab::new(tariff.charge(aro_proto::ByteCount::new(64 << 20))));
+        Arc::new(PaidChannel::new(Payee::new(terms, tariff, None), tariff, 900, tab, None))
     }
 
     fn signed(channel: &PaidChannel, cumulative: u64) -> SignedVoucher {
@@ -286,7 +289,7 @@ mod tests {
     #[tokio::test]
     async fn everything_sent_is_durable_after_a_flush_and_the_store_is_free_after_the_end() {
         let store = Arc::new(Scripted::default());
-        let (committer, handle) = Committer::start(Arc::clone(&store), Arc::default()).unwrap();
+        let (committer, handle) = Committer::start(Arc::clone(&store), Bell::default()).unwrap();
         let channels: Vec<_> = (1..40).map(channel).collect();
         let (refused, _refusals) = mpsc::channel(4);
         for channel in &channels {

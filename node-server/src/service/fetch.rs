@@ -17,7 +17,7 @@ use aro_proto::message::{Fetch, FetchHead, Message, Refused};
 use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
 use quinn::{SendStream, StoppedError, VarInt, WriteError};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::describe::{not_found, sizes, unpayable, unreadable};
 use super::{Outcome, group_size};
@@ -91,6 +91,9 @@ async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item
         return Ok((items, None));
     }
     let channel = session.channel().await.map_err(|refusal| with_price(refusal, price))?;
+    if let Some(refusal) = session.node.freshness.refusal(std::time::Instant::now()) {
+        return Err(refusal);
+    }
     // r[impl request.signature.bound]
     if request.signer() != channel.signer() {
         return Err(Refusal::new(RefusalCode::Unauthorised, "the request is not signed by the channel's signer"));
@@ -144,6 +147,8 @@ enum Ending {
     Lost,
     /// Payment did not come in time, or the channel has closed.
     Unpaid,
+    /// The chain was out of sight for too long to lend more.
+    Blind,
     /// The agent reads nothing any more.
     Stalled,
     /// The disk failed.
@@ -233,34 +238,42 @@ impl Delivery<'_> {
         Ok(send_frame_within(self.send, message, self.patience).await?)
     }
 
-    /// Waits until the credit window has room for the batch, which is billed with that.
+    /// Waits until the credit window has room for the batch, which is billed with that. Streams of a channel that wait
+    /// are served in the order of their waiting.
     // r[impl channel.window]
     async fn permit(&mut self, bytes: ByteCount) -> Result<(), Ending> {
         let Some(account) = &self.account else { return Ok(()) };
-        let mut news = account.channel.subscribe();
-        let patience = Duration::from_millis(self.node.config.payment_timeout_ms);
-        let (mut deadline, mut paid) = (Instant::now() + patience, account.channel.standing().cumulative);
+        let (channel, node) = (&account.channel, self.node);
+        if channel.queue().is_empty() && is_granted(node, account, bytes)? {
+            return Ok(());
+        }
+        let place = channel.queue().enter();
+        let front = place.front();
+        tokio::pin!(front);
+        let mut held = None;
+        let (mut news, mut falls, mut sight) =
+            (channel.subscribe(), channel.tab().subscribe(), node.freshness.subscribe());
+        let patience = Duration::from_millis(node.config.payment_timeout_ms);
+        let (mut deadline, mut paid) = (Instant::now() + patience, channel.standing().cumulative);
         loop {
-            match account.channel.may_send(account.stream, bytes) {
-                Ok(Permit::Granted) => return Ok(()),
-                Ok(Permit::Wait) => {}
-                Err(error) => {
-                    tracing::info!(channel = %account.channel.id(), %error, "a stream cannot go on");
-                    return Err(Ending::Unpaid);
-                }
+            if held.is_some() && is_granted(node, account, bytes)? {
+                return Ok(());
             }
             tokio::select! {
-                changed = timeout_at(deadline, news.changed()) => {
-                    if changed.is_err() {
-                        return Err(Ending::Unpaid);
-                    }
-                    // Who pays, if only for other streams so far, is waited for.
-                    let now_paid = account.channel.standing().cumulative;
-                    if now_paid > paid {
-                        (deadline, paid) = (Instant::now() + patience, now_paid);
-                    }
-                }
+                guard = &mut front, if held.is_none() => held = Some(guard),
+                _ = news.changed(), if held.is_some() => {}
+                _ = falls.changed(), if held.is_some() => {}
+                _ = sight.changed(), if held.is_some() => {}
+                () = sleep_until(deadline) => {}
                 stopped = &mut self.stopped => return Err(ending_of(&stopped)),
+            }
+            // Who pays, if only for other streams so far, is waited for.
+            let now_paid = channel.standing().cumulative;
+            if now_paid > paid {
+                (deadline, paid) = (Instant::now() + patience, now_paid);
+            } else if Instant::now() >= deadline {
+                let is_blind = node.freshness.is_blind(std::time::Instant::now());
+                return Err(if is_blind { Ending::Blind } else { Ending::Unpaid });
             }
         }
     }
@@ -279,7 +292,7 @@ impl Delivery<'_> {
         };
         let code = match ending {
             Ending::Unpaid => Some(close::UNPAID),
-            Ending::Stalled | Ending::Failed => Some(close::CANCELLED),
+            Ending::Blind | Ending::Stalled | Ending::Failed => Some(close::CANCELLED),
             Ending::Written | Ending::Stopped | Ending::Lost => None,
         };
         if let Some(code) = code {
@@ -290,13 +303,29 @@ impl Delivery<'_> {
         account.proven = match ending {
             Ending::Written => ended.try_recv().ok(),
             Ending::Lost => Some(ByteCount::new(arrived_at_least(self.sent))),
-            Ending::Stopped | Ending::Unpaid | Ending::Stalled | Ending::Failed => {
+            Ending::Stopped | Ending::Unpaid | Ending::Blind | Ending::Stalled | Ending::Failed => {
                 tokio::select! {
                     said = timeout(session.exchange_timeout(), ended) => said.ok().and_then(Result::ok),
                     _ = session.connection.closed() => Some(ByteCount::new(arrived_at_least(self.sent))),
                 }
             }
         };
+    }
+}
+
+/// Bills a batch if both the channel's credit and the node's view of the chain allow it.
+fn is_granted(node: &Shared, account: &Account, bytes: ByteCount) -> Result<bool, Ending> {
+    let Some(loan) = node.freshness.lend(bytes, std::time::Instant::now()) else { return Ok(false) };
+    match account.channel.may_send(account.stream, bytes) {
+        Ok(Permit::Granted) => {
+            loan.keep();
+            Ok(true)
+        }
+        Ok(Permit::Wait) => Ok(false),
+        Err(error) => {
+            tracing::info!(channel = %account.channel.id(), %error, "a stream cannot go on");
+            Err(Ending::Unpaid)
+        }
     }
 }
 

@@ -62,7 +62,7 @@ impl Control {
             chain: node.chain_ids,
             tariff: node.config.tariff,
             max_request_streams: MAX_REQUEST_STREAMS,
-            min_grace_s: node.min_grace_s,
+            min_grace_s: node.registered.borrow().min_grace_s,
         };
         self.say(&answer).await?;
         self.session.greet();

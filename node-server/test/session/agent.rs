@@ -33,6 +33,16 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("this takes far too long")
 }
 
+/// Looks again and again, until what is looked for is so; fails the test instead of hanging it.
+pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
+    soon(async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 /// A bare connection: nothing is said on it.
 pub(crate) async fn dial(node: &RunningNode) -> (Endpoint, Connection) {
     dial_as(node, node.node_id()).await.unwrap()

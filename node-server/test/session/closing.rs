@@ -13,7 +13,7 @@ use crate::world::{World, bytes, store, units};
 async fn a_channel_that_its_agent_closes_is_handed_over_at_once_and_serves_no_more() {
     let world = World::new().await;
     let operator = Scripted::start(&world);
-    let node = world.start(NodeConfig { operator: Some(operator.endpoint.clone()), ..world.config() }).await;
+    let node = world.start(NodeConfig { operators: vec![operator.endpoint.clone()], ..world.config() }).await;
     let funded = world.fund(1_000_000).await;
     let id = store(&node, world.dir.path(), &bytes(100));
     let mut agent = Agent::bound(&world, &node, &funded).await;
@@ -45,7 +45,7 @@ async fn a_channel_that_nobody_uses_is_handed_over_to_be_closed() {
     let world = World::new().await;
     let operator = Scripted::start(&world);
     let config = NodeConfig {
-        operator: Some(operator.endpoint.clone()),
+        operators: vec![operator.endpoint.clone()],
         handoff_interval_ms: 100,
         close_idle_after_s: 0,
         ..world.config()

@@ -22,7 +22,12 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) fn start(world: &World) -> Self {
-        let key = SecretKey::from_bytes(&[11; 32]);
+        Self::start_as(world, 11, [0; 32])
+    }
+
+    /// With a key of its own, and this account on chain.
+    pub(crate) fn start_as(world: &World, key: u8, operator: [u8; 32]) -> Self {
+        let key = SecretKey::from_bytes(&[key; 32]);
         let server = Endpoint::server(server_config(&key), "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = server.local_addr().unwrap().to_string();
         let (got, refuse) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(false)));
@@ -34,12 +39,17 @@ impl Scripted {
                 let (mut send, mut receive) = connection.accept_bi().await.unwrap();
                 let hello: Hello = hear(&mut receive).await;
                 assert_eq!(hello.chain, chain);
-                let answer = OperatorHello { minor_version: 0, chain, operator: [0; 32], min_settle: units(0) };
+                let answer = OperatorHello { minor_version: 0, chain, operator, min_settle: units(0) };
                 say(&mut send, &answer).await;
                 tokio::spawn(take(connection, (send, receive), node.clone(), Arc::clone(&noted), Arc::clone(&refuses)));
             }
         });
         Self { endpoint: OperatorEndpoint { id: key.node_id(), address }, got, refuse }
+    }
+
+    /// Where somebody else answers than who is expected: a node gets nowhere here, and learns so at once.
+    pub(crate) fn down(world: &World) -> OperatorEndpoint {
+        OperatorEndpoint { id: world.key.node_id(), ..Self::start_as(world, 13, [0; 32]).endpoint }
     }
 
     pub(crate) fn got(&self) -> Vec<HandoffVoucher> {
@@ -80,7 +90,7 @@ async fn take(
 async fn a_voucher_is_handed_until_it_is_acknowledged_and_then_no_more() {
     let world = World::new().await;
     let operator = Scripted::start(&world);
-    let config = NodeConfig { operator: Some(operator.endpoint.clone()), ..world.config() };
+    let config = NodeConfig { operators: vec![operator.endpoint.clone()], ..world.config() };
     let node = world.start(config.clone()).await;
     let funded = world.fund(1_000_000).await;
     let mut agent = Agent::bound(&world, &node, &funded).await;
@@ -99,13 +109,78 @@ async fn a_voucher_is_handed_until_it_is_acknowledged_and_then_no_more() {
     assert_eq!(node.hand_off().await.unwrap().handed, []);
     assert!(operator.got().is_empty());
 
-    // The stop hands over what came last, and the next start remembers it.
+    // The stop hands over what came last.
     agent.pay(&funded, 500).await.unwrap();
     drop(agent);
     node.shutdown().await.unwrap();
     assert_eq!(operator.got()[0].cumulative, units(500));
+    // The chain has not taken it, so a node that starts anew offers it once more.
     let node = world.start(config).await;
+    assert_eq!(node.hand_off().await.unwrap().handed[0].cumulative, units(500));
     assert_eq!(node.hand_off().await.unwrap().handed, []);
+    node.shutdown().await.unwrap();
+}
+
+// r[verify settlement.handoff.again]
+// r[verify settlement.node.keeps]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_has_forgotten_gets_every_voucher_again_until_the_chain_has_taken_it() {
+    let world = World::new().await;
+    let operator = Scripted::start(&world);
+    let operators = vec![operator.endpoint.clone()];
+    let node = world.start(NodeConfig { operators, reoffer_interval_s: 0, ..world.config() }).await;
+    let funded = world.fund(1_000_000).await;
+    Agent::bound(&world, &node, &funded).await.pay(&funded, 400).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(node.hand_off().await.unwrap().handed[0].cumulative, units(400));
+        assert_eq!(operator.got().len(), 1);
+    }
+    let report = node.settle(Some(world.fee_key())).await.unwrap();
+    assert_eq!(report.settled[0].cumulative, units(400));
+    assert_eq!(node.hand_off().await.unwrap().handed, []);
+    assert!(operator.got().is_empty());
+    node.shutdown().await.unwrap();
+}
+
+// r[verify settlement.handoff.several]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_is_down_does_not_keep_vouchers_from_the_others() {
+    let world = World::new().await;
+    let operator = Scripted::start(&world);
+    let down = Scripted::down(&world);
+    let operators = vec![down.clone(), operator.endpoint.clone()];
+    let node = world.start(NodeConfig { operators, ..world.config() }).await;
+    let funded = world.fund(1_000_000).await;
+    Agent::bound(&world, &node, &funded).await.pay(&funded, 400).await.unwrap();
+    let report = node.hand_off().await.unwrap();
+    assert_eq!((report.handed.len(), report.handed[0].operator), (1, operator.endpoint.id));
+    assert_eq!((report.failed.len(), &report.failed[0].0), (1, &down));
+    assert_eq!(operator.got()[0].cumulative, units(400));
+
+    // It comes back later: only what it does not have goes out.
+    let status = node.status().await;
+    assert!(status.operators[0].trouble.is_some() && status.operators[1].trouble.is_none());
+    assert!(status.warnings.iter().any(|warning| warning.contains(&down.address)), "{:?}", status.warnings);
+    node.shutdown().await.unwrap();
+}
+
+// r[verify settlement.handoff.several]
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_operator_that_the_chain_names_is_asked_to_close() {
+    let world = World::new().await;
+    let (named, second) = (Scripted::start(&world), Scripted::start_as(&world, 12, [5; 32]));
+    let operators = vec![second.endpoint.clone(), named.endpoint.clone()];
+    let node = world.start(NodeConfig { operators, ..world.config() }).await;
+    let funded = world.fund(1_000_000).await;
+    Agent::bound(&world, &node, &funded).await.pay(&funded, 400).await.unwrap();
+    let report = node.hand_off_to_close().await.unwrap();
+    assert_eq!(report.handed.len(), 2);
+    let (to_named, to_second) = (named.got(), second.got());
+    assert!(to_named[0].close && to_named[0].cumulative == units(400));
+    assert!(!to_second[0].close && to_second[0].cumulative == units(400));
+    let status = node.status().await;
+    let may_close: Vec<_> = status.operators.iter().map(|operator| operator.may_close).collect();
+    assert_eq!(may_close, [false, true]);
     node.shutdown().await.unwrap();
 }
 
@@ -113,7 +188,7 @@ async fn a_voucher_is_handed_until_it_is_acknowledged_and_then_no_more() {
 async fn a_channel_given_up_is_handed_to_be_closed_and_serves_no_more() {
     let world = World::new().await;
     let operator = Scripted::start(&world);
-    let config = NodeConfig { operator: Some(operator.endpoint.clone()), ..world.config() };
+    let config = NodeConfig { operators: vec![operator.endpoint.clone()], ..world.config() };
     let node = world.start(config.clone()).await;
     let funded = world.fund(1_000_000).await;
     let content = bytes(300_000);
@@ -140,7 +215,7 @@ async fn an_operator_with_another_key_gets_nothing() {
     let world = World::new().await;
     let operator = Scripted::start(&world);
     let wrong = OperatorEndpoint { id: world.key.node_id(), ..operator.endpoint.clone() };
-    let node = world.start(NodeConfig { operator: Some(wrong), ..world.config() }).await;
+    let node = world.start(NodeConfig { operators: vec![wrong], ..world.config() }).await;
     let funded = world.fund(1_000_000).await;
     Agent::bound(&world, &node, &funded).await.pay(&funded, 10).await.unwrap();
     assert!(matches!(node.hand_off().await, Err(HandoffError::Unreachable { .. })));

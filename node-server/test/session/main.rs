@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod agent;
+mod bounds;
 mod cancelling;
+mod chain;
 mod closing;
 mod garbage;
 mod handing_over;
@@ -14,4 +16,5 @@ mod restarting;
 mod serving;
 mod signatures;
 mod vouchers;
+mod watching;
 mod world;

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aro_proto::{Amount, ChannelId, ContentId, SecretKey, Tariff};
-use node_server::{Node, NodeConfig, Registration, RunningNode, register};
+use node_server::{FeeKey, Node, NodeConfig, Registration, RunningNode, register};
 use settlement_chain::instructions::{self, OpenChannel};
 use settlement_chain::setup::Setup;
 use settlement_chain::submit::submit;
 use settlement_chain::{Address, EmbeddedChain, Keypair, Program, Signer, reads};
 use tempfile::TempDir;
+
+use crate::chain::LossyChain;
 
 /// Base units per MiB in these tests.
 pub(crate) const PRICE: u64 = 1000;
@@ -76,6 +78,32 @@ impl World {
         Node::start(config, self.key.clone(), Arc::new(self.chain.clone())).await.unwrap()
     }
 
+    /// Serves, following a chain of the test's making.
+    pub(crate) async fn start_on(&self, chain: &LossyChain, config: NodeConfig) -> RunningNode {
+        Node::start(config, self.key.clone(), Arc::new(chain.clone())).await.unwrap()
+    }
+
+    /// A key that holds SOL for fees and nothing else.
+    pub(crate) fn fee_key(&self) -> FeeKey {
+        let key = FeeKey::new(Keypair::new());
+        self.chain.airdrop(&key.address(), 1_000_000_000).unwrap();
+        key
+    }
+
+    /// The agent begins to close its channel; the deadline follows.
+    pub(crate) async fn request_close(&self, funded: &Funded) -> i64 {
+        let (program, channel) = (Program::local(), Address::from(funded.channel.to_bytes()));
+        let close = instructions::request_close(&program, &funded.owner.pubkey(), &channel);
+        submit(&self.chain, &funded.owner, &[], &[close]).await.unwrap();
+        reads::channel(&self.chain, &program, &channel).await.unwrap().unwrap().deadline
+    }
+
+    /// What the chain has settled of a channel.
+    pub(crate) async fn settled(&self, funded: &Funded) -> u64 {
+        let channel = Address::from(funded.channel.to_bytes());
+        reads::channel(&self.chain, &Program::local(), &channel).await.unwrap().unwrap().settled
+    }
+
     /// An agent with an open channel to the node.
     pub(crate) async fn fund(&self, deposit: u64) -> Funded {
         self.fund_to(&self.key, deposit).await
@@ -83,7 +111,12 @@ impl World {
 
     /// An agent with an open channel to any registered node.
     pub(crate) async fn fund_to(&self, node: &SecretKey, deposit: u64) -> Funded {
-        let (program, owner, signer) = (Program::local(), Keypair::new(), Keypair::new());
+        self.fund_from(Arc::new(Keypair::new()), node, deposit).await
+    }
+
+    /// Another channel of a certain owner.
+    pub(crate) async fn fund_from(&self, owner: Arc<Keypair>, node: &SecretKey, deposit: u64) -> Funded {
+        let (program, signer) = (Program::local(), Keypair::new());
         self.chain.airdrop(&owner.pubkey(), 10_000_000_000).unwrap();
         let source = self.chain.mint_to(&self.setup.mint, &self.admin, &owner.pubkey(), deposit * 2).await.unwrap();
         let (node, _) = program.node(&Address::from(node.public()));
@@ -99,7 +132,7 @@ impl World {
         Funded {
             channel: ChannelId::from_bytes(channel.to_bytes()),
             signer: SecretKey::from_bytes(signer.secret_bytes()),
-            owner: Arc::new(owner),
+            owner,
         }
     }
 }

@@ -172,13 +172,25 @@ pub enum ChainError {
         /// [`MAX_LEGACY_TRANSACTION`] or [`MAX_V1_TRANSACTION`].
         limit: usize,
     },
+    /// The transaction names more accounts than its version allows: split it.
+    #[error("a transaction of {accounts} accounts is above the limit of {limit}; split it")]
+    TooManyAccounts {
+        /// Accounts that it names, each counted once.
+        accounts: usize,
+        /// [`MAX_V1_ACCOUNTS`].
+        limit: usize,
+    },
+    /// Servers that should be of one chain say different things about it.
+    #[error("the Solana RPC servers contradict each other: {0}; if this lasts, find out which of them is wrong")]
+    Disagreement(String),
 }
 
 impl ChainError {
     /// True if the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) => true,
+            // Servers that have fallen behind catch up.
+            Self::Unreachable(_) | Self::Disagreement(_) => true,
             // Node behind or unhealthy, block or slot not yet there: JSON-RPC's server-side range as Solana uses it.
             Self::Rpc { code, .. } => matches!(code, -32004 | -32005 | -32014 | -32016),
             Self::Refused(error) => matches!(
@@ -191,7 +203,7 @@ impl ChainError {
                     | TransactionError::WouldExceedAccountDataBlockLimit
                     | TransactionError::ProgramCacheHitMaxLimit
             ),
-            Self::Malformed(_) | Self::TooLarge { .. } => false,
+            Self::Malformed(_) | Self::TooLarge { .. } | Self::TooManyAccounts { .. } => false,
         }
     }
 }
@@ -210,6 +222,9 @@ pub const MAX_LEGACY_TRANSACTION: usize = 1232;
 
 /// Most bytes of a v1 transaction.
 pub const MAX_V1_TRANSACTION: usize = 4096;
+
+/// Most accounts of a v1 transaction.
+pub const MAX_V1_ACCOUNTS: usize = 64;
 
 /// The transaction's wire size in bytes, if it is within its version's limit.
 ///

@@ -16,7 +16,7 @@ use settlement_interface::{
 
 use crate::{
     AccountFilter, Address, ChainClient, ChainError, Commitment, Hash, Instruction, Keypair, MAX_RECENT_FEES, Message,
-    Program, Signature, Signer, VersionedMessage,
+    Program, Signature, Signer, TransactionSigner, VersionedMessage,
     instructions::{self as ix, NO_VOUCHER, OpenChannel, RegisterNode, WithdrawEarned},
     reads,
     setup::{self, Setup},
@@ -265,7 +265,7 @@ impl<'a> World<'a> {
 
     /// One transaction, signed by whom it needs; then the books must balance, whether it succeeded or not.
     async fn step(&self, instructions: &[Instruction]) -> Result<(), SubmitError> {
-        let signers = [&self.owner, &self.node_owner, &self.node_id, &self.authority];
+        let signers: [&dyn TransactionSigner; 4] = [&self.owner, &self.node_owner, &self.node_id, &self.authority];
         let result = submit::submit(self.chain, self.faucet, &signers, instructions).await;
         let owed = self.owed().await.expect("the ledgers can be read");
         let vault = reads::token_balance(self.chain, &self.vault).await.expect("the vault can be read");

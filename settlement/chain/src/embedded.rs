@@ -80,6 +80,21 @@ impl EmbeddedChain {
         }
     }
 
+    /// A copy of this chain that goes its own way from here: the other side of a fork, or what a server saw that
+    /// hears nothing more.
+    #[must_use]
+    pub fn branch(&self) -> Self {
+        let state = self.lock().clone();
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Becomes what `other` is now: blocks that only this chain had are forked away, and so are their transactions.
+    /// `other` stays as it is.
+    pub fn switch_to(&self, other: &Self) {
+        let theirs = other.lock().clone();
+        *self.lock() = theirs;
+    }
+
     /// Creates an $ARO mint; `authority` pays and may mint.
     pub async fn create_mint(&self, authority: &Keypair) -> Result<Address, SetupError> {
         setup::create_mint(self, authority, &authority.pubkey()).await
@@ -204,6 +219,7 @@ impl ChainClient for EmbeddedChain {
     }
 }
 
+#[derive(Clone)]
 struct State {
     svm: LiteSVM,
     /// Blockhashes that a transaction may still name, oldest first.
@@ -363,6 +379,24 @@ mod tests {
         assert_eq!(fate, Outcome::Dead);
         let error = confirm(&chain, &late).await.unwrap_err();
         assert!(matches!(error, SubmitError::Expired { .. }) && error.is_retryable(), "{error}");
+        assert_eq!(reads::lamports(&chain, &to).await.unwrap(), 1_000_000_000);
+    }
+
+    #[tokio::test]
+    async fn forked_away_transaction_is_unknown_and_lands_again_with_the_same_bytes() {
+        let (chain, admin, _) = chain().await;
+        let to = Keypair::new().pubkey();
+        let prepared = prepare(&chain, &admin, &[], &[tokens::transfer_lamports(&admin.pubkey(), &to, 1_000_000_000)])
+            .await
+            .unwrap();
+        let before = chain.branch();
+        confirm(&chain, &prepared).await.unwrap();
+        assert_eq!(reads::lamports(&before, &to).await.unwrap(), 0, "a branch goes its own way");
+        chain.switch_to(&before);
+        assert_eq!(reads::lamports(&chain, &to).await.unwrap(), 0);
+        let fate = outcome(&chain, &prepared.signature, prepared.last_valid_block_height).await.unwrap();
+        assert_eq!(fate, Outcome::Live);
+        confirm(&chain, &prepared).await.unwrap();
         assert_eq!(reads::lamports(&chain, &to).await.unwrap(), 1_000_000_000);
     }
 

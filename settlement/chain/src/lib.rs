@@ -27,10 +27,12 @@
 //! | `embedded`       | the trait over LiteSVM                                        |
 //! | `program`        | addresses that follow from a program id                       |
 //! | [`instructions`] | one builder for each instruction of the program               |
+//! | `signer`         | who signs: a key here, or a signer elsewhere                  |
 //! | [`tokens`]       | the few instructions of SPL token and system program in use   |
 //! | [`reads`]        | accounts, decoded and checked                                 |
 //! | [`submit`]       | sign, send, re-send, confirm; errors that say who must act    |
 //! | [`setup`]        | mint, treasury, config and vault of a fresh deployment        |
+//! | [`admin`]        | what the admin changes later                                  |
 //! | `contract`       | what every implementation of the trait must pass (feature)    |
 //! | [`keyfile`]      | key files as the Solana tools write them                      |
 
@@ -39,7 +41,9 @@ mod client;
 mod embedded;
 mod program;
 mod rpc;
+mod signer;
 
+pub mod admin;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod instructions;
@@ -51,12 +55,13 @@ pub mod tokens;
 
 pub use client::{
     Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS, MAX_LEGACY_TRANSACTION,
-    MAX_RECENT_FEES, MAX_RETURN_DATA, MAX_V1_TRANSACTION, Simulation, Status, Statuses, check_size,
+    MAX_RECENT_FEES, MAX_RETURN_DATA, MAX_V1_ACCOUNTS, MAX_V1_TRANSACTION, Simulation, Status, Statuses, check_size,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::{EMBEDDED_GENESIS_HASH, EmbeddedChain};
 pub use program::Program;
 pub use rpc::RpcChain;
+pub use signer::{SigningError, TransactionSigner};
 
 pub use settlement_interface as interface;
 pub use solana_address::Address;

@@ -3,6 +3,7 @@
 use std::io;
 
 use settlement_chain::ChainError;
+use settlement_chain::admin::AdminError;
 use settlement_chain::keyfile::KeyfileError;
 use settlement_chain::reads::ReadError;
 use settlement_chain::setup::SetupError;
@@ -93,10 +94,13 @@ impl From<KeyfileError> for Failure {
 impl From<ChainError> for Failure {
     fn from(error: ChainError) -> Self {
         match error {
-            ChainError::Unreachable(_) | ChainError::Rpc { .. } | ChainError::Malformed(_) => {
+            ChainError::Unreachable(_)
+            | ChainError::Rpc { .. }
+            | ChainError::Malformed(_)
+            | ChainError::Disagreement(_) => {
                 Self::of(Kind::Unreachable, error, "check --rpc and that the server runs, then try again")
             }
-            ChainError::Refused(_) | ChainError::TooLarge { .. } => {
+            ChainError::Refused(_) | ChainError::TooLarge { .. } | ChainError::TooManyAccounts { .. } => {
                 Self::of(Kind::Refused, error, "check the arguments; the same again cannot succeed")
             }
         }
@@ -131,6 +135,19 @@ impl From<SetupError> for Failure {
             SetupError::Submit(error) => error.into(),
             SetupError::NotDeployed(_) => Self::usage(error, "deploy the program first, or check --program-id"),
             SetupError::OtherMint { .. } => Self::usage(error, "leave --mint out to keep the mint that is set up"),
+        }
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Read(error) => error.into(),
+            AdminError::Submit(error) => error.into(),
+            AdminError::NotAdmin { .. } => Self::of(Kind::Keys, error, "give --admin the key file of that admin"),
+            AdminError::NotProposed { .. } => {
+                Self::of(Kind::Keys, error, "let the admin run `aro-settle config propose-admin` with this address")
+            }
         }
     }
 }

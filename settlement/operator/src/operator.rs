@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aro_proto::message::ChainIds;
 use aro_proto::{NodeId, SecretKey};
+use settlement_chain::submit::TransactionFormat;
 use settlement_chain::{Address, ChainClient, Hash, Keypair, Program, Signer, reads};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -240,6 +241,7 @@ impl Core {
             program,
             authority: authority_address,
             operator,
+            format: TransactionFormat::Legacy,
             rules: config.rules,
             close_when_asked: config.close_when_asked,
         };

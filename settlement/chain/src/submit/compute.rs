@@ -1,12 +1,12 @@
 //! How much compute a transaction asks for: an upper bound for each kind of instruction.
 //!
-//! The base fee does not depend on the limit; it only reserves room in a block. So the bounds are generous, and
-//! not simulated: a simulation is one more round trip, and stale by the time the transaction lands.
+//! The base fee does not depend on the limit; it only reserves room in a block. So the bounds are generous. They
+//! serve who sends a few transactions, and where no server simulates; an operator asks a simulation first.
 
 use settlement_interface::instructions::{ReclaimBatch, tag};
-use solana_address::Address;
 use solana_instruction::Instruction;
 
+use super::message::MAX_COMPUTE_UNITS;
 use crate::{
     instructions::SYSTEM_PROGRAM,
     tokens::{ASSOCIATED_TOKEN_PROGRAM, TOKEN_PROGRAM},
@@ -36,19 +36,13 @@ pub fn compute_units(instruction: &Instruction) -> u32 {
     }
 }
 
-/// The instruction that sets the transaction's limit to what `instructions` take together.
-pub(super) fn limit(instructions: &[Instruction]) -> Instruction {
-    let sum = instructions.iter().map(compute_units).fold(OWN, u32::saturating_add).min(MAX_TRANSACTION);
-    let mut data = vec![SET_COMPUTE_UNIT_LIMIT];
-    data.extend_from_slice(&sum.to_le_bytes());
-    Instruction { program_id: COMPUTE_BUDGET, accounts: vec![], data }
+/// Compute units that `instructions` take together at most, with those that set the limits.
+pub(super) fn estimated_units(instructions: &[Instruction]) -> u32 {
+    instructions.iter().map(compute_units).fold(OWN, u32::saturating_add).min(MAX_COMPUTE_UNITS)
 }
 
-const COMPUTE_BUDGET: Address = Address::from_str_const("ComputeBudget111111111111111111111111111111");
-const SET_COMPUTE_UNIT_LIMIT: u8 = 2;
-
-/// Units of the compute budget instruction itself.
-const OWN: u32 = 300;
+/// Units of the instructions that set a legacy transaction's limits and price.
+const OWN: u32 = 600;
 /// Units of a batch before its first entry.
 const BATCH_HEAD: u32 = 10_000;
 /// Units of one voucher: a strict verification (18,954 measured) and its ledger entries.
@@ -57,12 +51,12 @@ const VOUCHER: u32 = 28_000;
 const OPEN: u32 = 30_000;
 /// Units of moving integers between two accounts.
 const LEDGER: u32 = 6_000;
-/// The most that a transaction may ask.
-const MAX_TRANSACTION: u32 = 1_400_000;
 
 #[cfg(test)]
 mod tests {
     use settlement_interface::instructions::VoucherEntry;
+
+    use solana_address::Address;
 
     use super::*;
     use crate::{Program, instructions};
@@ -74,7 +68,6 @@ mod tests {
         let batch =
             |entries| instructions::settle_batch(&program, &node, &SYSTEM_PROGRAM, &vec![voucher.clone(); entries]);
         assert_eq!(compute_units(&batch(7)) - compute_units(&batch(6)), VOUCHER);
-        let data = limit(&[batch(60)]).data;
-        assert_eq!(data[1..], MAX_TRANSACTION.to_le_bytes());
+        assert_eq!(estimated_units(&[batch(60)]), MAX_COMPUTE_UNITS);
     }
 }

@@ -7,10 +7,9 @@ use solana_address::Address;
 use solana_instruction::error::InstructionError;
 use solana_message::VersionedMessage;
 use solana_signature::Signature;
-use solana_signer::SignerError;
 use solana_transaction_error::TransactionError;
 
-use crate::{ChainError, instructions::SYSTEM_PROGRAM, tokens::TOKEN_PROGRAM};
+use crate::{ChainError, instructions::SYSTEM_PROGRAM, signer::SigningError, tokens::TOKEN_PROGRAM};
 
 /// Why a submitted transaction did not do its work. The variants tell what can have happened on chain.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +19,7 @@ pub enum SubmitError {
     NotSent(ChainError),
     /// It could not be signed: nothing has happened.
     #[error("the transaction could not be signed: {0}")]
-    Sign(#[from] SignerError),
+    Sign(#[from] SigningError),
     /// The instructions need a signature of a key that was not given: nothing has happened.
     #[error("the transaction needs the signature of {0}; give its key file")]
     MissingSigner(Address),
@@ -86,6 +85,7 @@ impl SubmitError {
         match self {
             Self::NotSent(error) if error.is_retryable() => Remedy::Retry,
             Self::NotSent(_) => Remedy::GiveUp,
+            Self::Sign(error) if error.is_retryable() => Remedy::Retry,
             Self::Sign(_) | Self::MissingSigner(_) => Remedy::Authorise,
             Self::Refused(refusal) | Self::Failed { refusal, .. } => refusal.remedy(),
             Self::Expired { .. } => Remedy::Retry,

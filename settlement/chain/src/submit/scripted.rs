@@ -10,7 +10,12 @@ use solana_signature::Signature;
 use solana_transaction::versioned::VersionedTransaction;
 use solana_transaction_error::TransactionError;
 
-use super::{Outcome, Pace, Prepared, SubmitError, confirm_at, outcome, tests::prepared};
+use super::{
+    Outcome, Prepared, SubmitError,
+    confirm::{Pace, confirm_at},
+    outcome,
+    tests::prepared,
+};
 use crate::{Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, Simulation, Status, Statuses};
 
 /// What the chain says to each send and to each question, in turn; the last answer repeats.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use aro_proto::channel::SignedVoucher;
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::instructions::{self, BatchVoucher, NO_VOUCHER};
-use settlement_chain::{Address, Instruction, MAX_LEGACY_TRANSACTION, Program};
+use settlement_chain::submit::TransactionFormat;
+use settlement_chain::{Address, Instruction, Program};
 use settlement_interface::accounts::{Channel, Node, status};
 use settlement_interface::instructions::{MAX_BATCH, VoucherEntry};
 use settlement_interface::voucher::{NEVER, is_expired};
@@ -22,6 +23,8 @@ pub struct Planner {
     pub authority: Address,
     /// The operator's account.
     pub operator: Address,
+    /// How transactions are written.
+    pub format: TransactionFormat,
     /// When settling is due.
     pub rules: Rules,
     /// Whether channels are closed when their node asks; else they are only settled.
@@ -118,6 +121,20 @@ impl Planner {
             .collect()
     }
 
+    /// Vouchers that a full settling transaction carries.
+    pub fn capacity(&self) -> usize {
+        let entry = |number: u8| {
+            let id = ChannelId::from_bytes([number; 32]);
+            let mut entry = Entry::bare(id, Trace::default());
+            entry.voucher.1.cumulative = 1;
+            entry
+        };
+        let entries = (0..=u8::MAX).take(MAX_BATCH).map(entry).collect();
+        let target = Target::Node { node: self.operator, operator: self.authority };
+        let full = self.pack(Source { kind: Kind::Settle, at: 0, target, entries });
+        full.first().map_or(1, |planned| planned.items.len())
+    }
+
     /// The same work in two transactions, or none if it cannot be divided.
     pub fn halves(&self, planned: &Planned) -> Option<[Planned; 2]> {
         let middle = planned.source.entries.len() / 2;
@@ -180,7 +197,7 @@ impl Planner {
     }
 
     fn fits(&self, source: &Source, entries: &[Entry]) -> bool {
-        transaction_bytes(&self.authority, &self.instruction(source, entries)) <= MAX_LEGACY_TRANSACTION
+        transaction_bytes(self.format, &self.authority, &self.instruction(source, entries)) <= self.format.max_bytes()
     }
 
     fn build(&self, source: &Source, entries: &[Entry]) -> Planned {
@@ -288,7 +305,8 @@ mod tests {
         let program = Program::local();
         let operator = program.operator(&authority).0;
         let rules = Rules { min_settle: Amount::new(10), ..Rules::default() };
-        Planner { program, authority, operator, rules, close_when_asked: true }
+        let format = TransactionFormat::Legacy;
+        Planner { program, authority, operator, format, rules, close_when_asked: true }
     }
 
     fn node_address(node: u8) -> Address {
@@ -330,25 +348,54 @@ mod tests {
     // r[verify settlement.batch.size]
     #[test]
     fn batches_are_full_to_the_last_entry_that_fits() {
-        let planner = planner();
-        for (expires_at, close) in [(0, true), (0, false), (NOW + 7 * SETTLE_MARGIN_S, true)] {
+        use TransactionFormat::{Legacy, V1};
+        let later = NOW + 7 * SETTLE_MARGIN_S;
+        for (format, expires_at, close, expected) in [
+            (Legacy, 0, true, 8),
+            (Legacy, 0, false, 8),
+            (Legacy, later, true, 8),
+            (V1, 0, true, 36),
+            (V1, 0, false, 36),
+            (V1, later, true, 33),
+        ] {
+            let planner = Planner { format, ..planner() };
             let mut facts = facts();
             let vouchers: Vec<_> =
                 (0..100).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, expires_at, close)).collect();
             let planned = planner.plan(&facts, &vouchers, &HashSet::new());
             let (last, full) = planned.split_last().unwrap();
             for (batch, next) in full.iter().zip(&planned[1..]) {
-                let bytes = transaction_bytes(&planner.authority, &batch.instruction);
-                assert!(bytes <= MAX_LEGACY_TRANSACTION, "{bytes}");
+                let bytes = transaction_bytes(format, &planner.authority, &batch.instruction);
+                assert!(bytes <= format.max_bytes(), "{bytes}");
                 let mut more = batch.source.entries.clone();
                 more.push(next.source.entries[0].clone());
                 let over = planner.instruction(&batch.source, &more);
-                assert!(transaction_bytes(&planner.authority, &over) > MAX_LEGACY_TRANSACTION);
+                assert!(transaction_bytes(format, &planner.authority, &over) > format.max_bytes());
             }
             assert!(last.items.len() <= full[0].items.len());
-            let expected = if expires_at == 0 { 8 } else { 7 };
-            assert!(full[0].items.len() >= expected, "{} entries", full[0].items.len());
+            assert_eq!(full[0].items.len(), expected);
         }
+    }
+
+    /// One signature, so 5,000 lamports of base fee for all of a batch.
+    // r[verify settlement.batch.size]
+    #[test]
+    fn v1_batch_closes_36_channels_for_at_most_140_lamports_each_and_reclaims_60() {
+        let planner = Planner { format: TransactionFormat::V1, ..planner() };
+        let mut facts = facts();
+        let vouchers: Vec<_> =
+            (0..100).map(|number| voucher(add_channel(&mut facts, number, 1), 1, 500, 0, true)).collect();
+        let closes = planner.plan(&facts, &vouchers, &HashSet::new());
+        assert_eq!(kinds(&closes), [(Kind::Close, 36), (Kind::Close, 36), (Kind::Close, 28)]);
+        let signers = closes[0].instruction.accounts.iter().filter(|account| account.is_signer).count();
+        assert_eq!(signers, 1);
+        assert!(5_000 / closes[0].items.len() <= 140);
+        assert_eq!(transaction_bytes(planner.format, &planner.authority, &closes[0].instruction), 4_040);
+
+        for channel in facts.channels.values_mut() {
+            (channel.status, channel.agent, channel.rent_payer) = (status::CLOSED, [8; 32], [9; 32]);
+        }
+        assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::new())), [(Kind::Reclaim, 60), (Kind::Reclaim, 40)]);
     }
 
     // r[verify settlement.worth]
@@ -462,8 +509,10 @@ mod tests {
         #[test]
         fn nothing_is_lost_doubled_or_mixed_up(
             channels in prop::collection::vec((0_u8..4, any::<bool>(), any::<bool>(), 0_u64..30), 0..120),
+            v1: bool,
         ) {
-            let planner = planner();
+            let format = if v1 { TransactionFormat::V1 } else { TransactionFormat::Legacy };
+            let planner = Planner { format, ..planner() };
             let mut facts = facts();
             let mut expected = BTreeMap::new();
             let mut vouchers = Vec::new();
@@ -476,7 +525,8 @@ mod tests {
                 }
             }
             for planned in planner.plan(&facts, &vouchers, &HashSet::new()) {
-                prop_assert!(transaction_bytes(&planner.authority, &planned.instruction) <= MAX_LEGACY_TRANSACTION);
+                let bytes = transaction_bytes(planner.format, &planner.authority, &planned.instruction);
+                prop_assert!(bytes <= planner.format.max_bytes());
                 prop_assert!(planned.items.len() <= MAX_BATCH);
                 let node_slot = if planned.kind == Kind::Close { 1 } else { 0 };
                 for item in &planned.items {

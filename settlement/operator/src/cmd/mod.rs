@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod config;
 mod home;
 mod init;
 mod mint_to;
@@ -20,6 +21,8 @@ use crate::output::Output;
 pub(crate) enum Command {
     /// Prepare a chain on which the program is loaded: mint, treasury, config and vault. Repeating it is harmless.
     Setup(setup::Setup),
+    /// Show or change the program's parameters, as its admin.
+    Config(config::Config),
     /// Create an operator: keys, payout account, registration on chain, config file.
     Init(init::Init),
     /// Take vouchers and settle until SIGINT or SIGTERM.
@@ -37,6 +40,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::Setup(command) => command.run(output).await,
+        Command::Config(command) => command.run(output).await,
         Command::Init(command) => command.run(output).await,
         Command::Run(command) => command.run(output).await,
         Command::Once(command) => command.run(output).await,

@@ -132,8 +132,10 @@ impl Journal for MemoryStore {
         if !entry.items.iter().all(stands) {
             return Ok(Begun::Overtaken);
         }
-        state.journal.push(entry.clone());
-        state.count_closes(entry, |closes| closes.saturating_add(1));
+        if !state.journal.iter().any(|known| known.prepared.signature == entry.prepared.signature) {
+            state.journal.push(entry.clone());
+            state.count_closes(entry, |closes| closes.saturating_add(1));
+        }
         Ok(Begun::Recorded)
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OperatorStore, RedbStore, StoreError};
+use super::{OperatorStore, PostgresStore, RedbStore, StoreError};
 
 /// What keeps an operator's memory.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub enum StoreUrl {
 pub async fn open(url: &StoreUrl, file: &Path) -> Result<Arc<dyn OperatorStore>, StoreError> {
     match url {
         StoreUrl::Redb => Ok(Arc::new(RedbStore::open(file).await?)),
-        StoreUrl::Postgres(_) => Err(StoreError::Unavailable("this build has no PostgreSQL".into())),
+        StoreUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(url).await?)),
     }
 }
 

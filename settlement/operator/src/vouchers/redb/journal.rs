@@ -35,8 +35,11 @@ impl Journal for RedbStore {
                 }
             }
             let mut journal = transaction.open_table(JOURNAL).map_err(database_error)?;
-            journal.insert(entry.prepared.signature.as_array(), bytes.as_slice()).map_err(database_error)?;
-            count_closes(transaction, &entry, |count| count.saturating_add(1))?;
+            let before =
+                journal.insert(entry.prepared.signature.as_array(), bytes.as_slice()).map_err(database_error)?;
+            if before.is_none() {
+                count_closes(transaction, &entry, |count| count.saturating_add(1))?;
+            }
             Ok(Begun::Recorded)
         })
         .await
