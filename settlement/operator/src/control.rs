@@ -23,15 +23,18 @@ pub enum Command {
     Settle,
     /// How it stands.
     Status,
+    /// What its store can tell an examiner.
+    Doctor,
 }
 
 impl Command {
-    const ALL: [Self; 2] = [Self::Settle, Self::Status];
+    const ALL: [Self; 3] = [Self::Settle, Self::Status, Self::Doctor];
 
     const fn word(self) -> &'static str {
         match self {
             Self::Settle => "settle",
             Self::Status => "status",
+            Self::Doctor => "doctor",
         }
     }
 }
@@ -124,7 +127,14 @@ async fn answer(stream: UnixStream, operator: Arc<RunningOperator>) {
             }),
             Err(error) => json!({ "error": error.to_string(), "retryable": false }),
         },
-        None => json!({ "error": "unknown command: settle and status are known", "retryable": false }),
+        Some(Command::Doctor) => {
+            let (findings, lamports_per_day) = operator.examine().await;
+            json!({
+                "findings": findings.iter().map(crate::doctor::Finding::to_json).collect::<Vec<_>>(),
+                "lamports_per_day": lamports_per_day,
+            })
+        }
+        None => json!({ "error": "unknown command: settle, status and doctor are known", "retryable": false }),
     };
     let _ = writer.write_all(format!("{answer}\n").as_bytes()).await;
 }

@@ -8,7 +8,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use aro_proto::Amount;
-use fixture::World;
+use fixture::{NOW, World};
+use settlement_operator::doctor::{ChainSubject, Level, examine_chain, worst};
 use settlement_operator::{Operator, OperatorConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -90,4 +91,41 @@ async fn scraped_figures_are_what_was_done() {
     assert_eq!(withdrawn.amount, 75 + 30, "150 basis points of 5,000 and 2,000, and nothing of 30");
     assert_eq!(world.operator_fees().await, 0);
     operator.shutdown().await;
+}
+
+#[tokio::test]
+async fn doctor_finds_all_well_and_then_what_is_at_risk() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let subject = ChainSubject {
+        program: world.program,
+        authority: settlement_chain::Signer::pubkey(&world.authority),
+        now: NOW,
+        lamports_per_day: None,
+    };
+    let chain: &dyn settlement_chain::ChainClient = &world.chain;
+    let servers = [("this".to_owned(), chain)];
+    let findings = examine_chain(&servers, &subject).await;
+    let not_ok: Vec<_> = findings.iter().filter(|finding| finding.level != Level::Ok).collect();
+    assert!(not_ok.is_empty(), "{not_ok:?}");
+    let (findings, _) = operator.examine().await;
+    assert_eq!(worst(&findings), Level::Ok, "{findings:?}");
+
+    let channel = world.open(1, 1_000_000).await[0];
+    world.client(&operator).await.hand(&[world.voucher(channel, 500_000)]).await.ack();
+    world.request_close(channel).await;
+    let (findings, _) = operator.examine().await;
+    let closing = findings.iter().find(|finding| finding.check == "closing").unwrap();
+    assert_eq!(closing.level, Level::Fail);
+    assert!(closing.message.contains("0.5 $ARO") && closing.message.contains("900 s"), "{}", closing.message);
+    operator.settle_once().await.unwrap();
+    assert_eq!(worst(&operator.examine().await.0), Level::Ok);
+
+    let stranger = ChainSubject { authority: settlement_chain::Address::new_from_array([9; 32]), ..subject };
+    let later = ChainSubject { now: NOW + 61, ..stranger };
+    let findings = examine_chain(&servers, &later).await;
+    let level = |check: &str| findings.iter().find(|finding| finding.check == check).unwrap().level;
+    assert_eq!(["operator account", "purse"].map(level), [Level::Fail, Level::Fail]);
+    assert_eq!(["nodes", "clock"].map(level), [Level::Warn, Level::Warn]);
 }

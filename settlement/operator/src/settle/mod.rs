@@ -5,7 +5,7 @@ mod claims;
 mod prune;
 mod reconcile;
 mod report;
-mod snapshot;
+pub(crate) mod snapshot;
 mod sweep;
 mod urgent;
 
@@ -288,7 +288,7 @@ impl Settler {
 }
 
 /// How much waits, by these facts.
-fn standing(facts: &Facts, vouchers: &[StoredVoucher]) -> Standing {
+pub(crate) fn standing(facts: &Facts, vouchers: &[StoredVoucher]) -> Standing {
     let mut standing = Standing { stored: u64::try_from(vouchers.len()).unwrap_or(u64::MAX), ..Standing::default() };
     for stored in vouchers {
         let Some(channel) = facts.channels.get(&stored.channel()) else { continue };
