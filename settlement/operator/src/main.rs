@@ -33,7 +33,11 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("ARO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if arguments.log_json { log.json().init() } else { log.with_ansi(ansi).init() }
+    if arguments.log_json {
+        log.json().init()
+    } else {
+        log.with_ansi(ansi).init()
+    }
     let output = Output::new(arguments.json);
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -275,8 +275,7 @@ impl Core {
             close_wanted: tokio::sync::Notify::new(),
         });
         let submitter = Submitter { chain, authority: Arc::new(authority), book, planner };
-        let settler =
-            Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
+        let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
         Ok(Self { intake, settler: Arc::new(settler), metrics })
     }
 
@@ -293,7 +292,9 @@ impl Core {
                 at_risk = found.standing.closing_at_risk,
                 "journal and vouchers are reconciled with the chain"
             ),
-            Err(error) => tracing::warn!(%error, "the chain could not be asked about the journal; what is open stays open"),
+            Err(error) => {
+                tracing::warn!(%error, "the chain could not be asked about the journal; what is open stays open")
+            }
         }
     }
 }

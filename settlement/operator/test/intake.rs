@@ -369,7 +369,8 @@ async fn node_that_has_just_switched_is_let_in_although_its_refusal_is_remembere
     assert_eq!(client.hand(&[world.voucher(channel, 5_000)]).await.refused().code(), RefusalCode::Unauthorised);
     let account = reads::node_at(&world.chain, &world.program, &node).await.unwrap().unwrap();
     let operator_account = Some(world.operator_account());
-    let update = UpdateNode { operator: operator_account, ..UpdateNode::keeping(node, &account) };
+    let kept = UpdateNode::keeping(node, &account);
+    let update = UpdateNode { operator: operator_account, max_operator_fee_bps: 500, ..kept };
     let step = instructions::update_node(&world.program, &update);
     submit::submit(&world.chain, &world.node_owner, &[], &[step]).await.unwrap();
     assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None);

@@ -119,7 +119,7 @@ async fn doctor_finds_all_well_and_then_what_is_at_risk() {
     let closing = findings.iter().find(|finding| finding.check == "closing").unwrap();
     assert_eq!(closing.level, Level::Fail);
     assert!(closing.message.contains("0.5 $ARO") && closing.message.contains("900 s"), "{}", closing.message);
-    operator.settle_once().await.unwrap();
+    assert_eq!(operator.settle_once().await.unwrap().settled.len(), 1);
     assert_eq!(worst(&operator.examine().await.0), Level::Ok);
 
     let stranger = ChainSubject { authority: settlement_chain::Address::new_from_array([9; 32]), ..subject };

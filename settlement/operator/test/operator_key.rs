@@ -78,10 +78,8 @@ async fn operator_key_alone_can_never_move_funds_anywhere_but_to_nodes_fees_and_
         min_grace_s: 60,
         max_operator_fee_bps: 500,
     };
-    let set = SetConfig {
-        treasury: to_thief,
-        ..SetConfig::keeping(&reads::config(&world.chain, &program).await.unwrap())
-    };
+    let set =
+        SetConfig { treasury: to_thief, ..SetConfig::keeping(&reads::config(&world.chain, &program).await.unwrap()) };
     let hostile_set = SetConfig { admin: thief, ..set.clone() };
     let init = InitConfig {
         payer: thief,

@@ -469,7 +469,8 @@ mod tests {
             (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
             id
         });
-        let stored = [voucher(open, 1, 9_999, 0, true), voucher(closing, 1, 101, 0, false), voucher(asked, 1, 101, 0, true)];
+        let stored =
+            [voucher(open, 1, 9_999, 0, true), voucher(closing, 1, 101, 0, false), voucher(asked, 1, 101, 0, true)];
         let planned = planner.urgent(&facts, &stored, &HashSet::new());
         assert_eq!(kinds(&planned), [(Kind::Settle, 2)]);
         assert_eq!(planned[0].dues, [Due::Closing; 2]);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use aro_proto::AgentId;
+use aro_proto::{AgentId, Refusal, RefusalCode};
 use tokio::sync::Semaphore;
 
 use super::strikes::Strikes;
@@ -40,6 +40,14 @@ impl Fairness {
             guessers: Strikes::new(MAX_GUESSED, Duration::from_secs(1)),
             strangers: Strikes::new(MAX_STRANGE, Duration::from_secs(1)),
         }
+    }
+
+    /// Refuses a node whose vouchers were wrong too often.
+    pub(super) fn check(&self, signer: AgentId) -> Result<(), Refusal> {
+        let Some(wait) = self.forgers.out_for(&signer).max(self.guessers.out_for(&signer)) else { return Ok(()) };
+        let seconds = wait.as_secs().max(1);
+        let reason = format!("too many vouchers of yours were not valid; come back in {seconds} s");
+        Err(Refusal::new(RefusalCode::OverCapacity, reason))
     }
 
     /// True if an address has made too much trouble to be let in now.

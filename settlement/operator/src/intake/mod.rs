@@ -130,17 +130,15 @@ impl Intake {
 
     async fn admitted(&self, signer: AgentId, handoff: &Handoff) -> Result<Answer, Refusal> {
         let Fairness { work, turns, forgers, guessers, .. } = &self.fairness;
-        if let Some(wait) = forgers.out_for(&signer).max(guessers.out_for(&signer)) {
-            let seconds = wait.as_secs().max(1);
-            let reason = format!("too many vouchers of yours were not valid; come back in {seconds} s");
-            return Err(Refusal::new(RefusalCode::OverCapacity, reason));
-        }
+        self.fairness.check(signer)?;
         let (node, _) = self.program.node(&Address::new_from_array(signer.to_bytes()));
         let wants_close = handoff.vouchers.iter().any(|voucher| voucher.close);
         let standing = self.standing(signer, &node, wants_close).await?;
         let busy = |reason| Refusal::new(RefusalCode::OverCapacity, reason);
         let turn = turns.of(signer);
         let _turn = timeout(PATIENCE, turn.lock()).await.map_err(|_| busy("an earlier handoff of yours takes long"))?;
+        // What came in together is judged one after the other, and the first may have been enough.
+        self.fairness.check(signer)?;
         // First come, first served: who waits here is one handoff of each node.
         let permit = timeout(PATIENCE, work.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Err(busy("the operator is busy")) };
@@ -250,9 +248,10 @@ fn judge_all(
     known: &[Option<StoredVoucher>],
 ) -> (Vec<Offer>, Faults) {
     let mut count = Faults::default();
-    let offers = vouchers.iter().zip(known).map(|(voucher, known)| {
-        (voucher.channel, count.check(|| judge::judge(voucher, node, facts, known.as_ref())))
-    });
+    let offers = vouchers
+        .iter()
+        .zip(known)
+        .map(|(voucher, known)| (voucher.channel, count.check(|| judge::judge(voucher, node, facts, known.as_ref()))));
     (offers.collect(), count)
 }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use aro_proto::{Amount, ChannelId};
 use settlement_interface::accounts::{Channel, status};
 
-use super::{Settler, SettleError, channels};
+use super::{SettleError, Settler, channels};
 use crate::batch::Facts;
 use crate::submit::JournalEntry;
 use crate::vouchers::{Effect, Finality, HistoryRow, StoredVoucher};

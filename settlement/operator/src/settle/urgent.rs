@@ -82,7 +82,8 @@ impl Settler {
                 continue;
             };
             // Uncertain is never dead: nothing else is signed for these channels in this lane until it is known.
-            let Some(entry) = self.book.pending().await?.into_iter().find(|entry| entry.prepared.signature == *signature)
+            let Some(entry) =
+                self.book.pending().await?.into_iter().find(|entry| entry.prepared.signature == *signature)
             else {
                 continue;
             };
