@@ -7,9 +7,7 @@ use solana_rent::Rent;
 
 use crate::{
     instructions as ix,
-    ledger::{
-        MIN_GRACE_S, SYSTEM_PROGRAM, Voucher, World, config, open_entry, skipped, vault,
-    },
+    ledger::{MIN_GRACE_S, SYSTEM_PROGRAM, Voucher, World, config, open_entry, skipped, vault},
 };
 
 /// Lamports per byte: of old, of now, and as proposed.
@@ -95,8 +93,7 @@ fn lamports_sent_ahead_block_no_account_at_any_rent() {
                 world.svm.set_account(address, account).unwrap();
                 held.max((OVERHEAD + space as u64) * rate)
             };
-            let expected =
-                [ahead(&mut world, config(), Config::LEN), ahead(&mut world, vault(), TOKEN_ACCOUNT_LEN)];
+            let expected = [ahead(&mut world, config(), Config::LEN), ahead(&mut world, vault(), TOKEN_ACCOUNT_LEN)];
             world.run(&[ix::init_config(&world)], &[]).unwrap();
             assert_eq!([lamports(&world, &config()), lamports(&world, &vault())], expected);
 

@@ -5,7 +5,9 @@ use settlement_interface::{accounts::status, errors::SettlementError};
 
 use crate::{
     instructions as ix,
-    ledger::{AgentParty, MIN_GRACE_S, NodeParty, OperatorParty, START, Voucher, World, assert_refused, open_entry, skipped},
+    ledger::{
+        AgentParty, MIN_GRACE_S, NodeParty, OperatorParty, START, Voucher, World, assert_refused, open_entry, skipped,
+    },
 };
 
 struct Scene {
@@ -95,8 +97,7 @@ fn the_same_channel_twice_in_one_batch_never_credits_twice_when_opening() {
     // Nor does a second nonce open the first one's address.
     let (mut second, _) = open_entry(&scene.agent, &scene.node, 2, 100);
     second.bump = entry.bump;
-    let open =
-        ix::open_batch(&scene.world, &scene.agent, &[twice[0].clone(), (second, scene.node.account, channel)]);
+    let open = ix::open_batch(&scene.world, &scene.agent, &[twice[0].clone(), (second, scene.node.account, channel)]);
     assert_refused(scene.world.run(&[open], &[&scene.agent.owner]), SettlementError::WrongAddress);
     assert_eq!(scene.world.read_agent(&scene.agent).available, 900);
 }

@@ -2,8 +2,7 @@
 //! whoever sends here is held to the network's limits.
 
 use settlement_chain::{
-    Address, Instruction, Keypair, Message, Signer, VersionedMessage, VersionedTransaction,
-    check_size,
+    Address, Instruction, Keypair, Message, Signer, VersionedMessage, VersionedTransaction, check_size,
 };
 use solana_message::{
     AddressLookupTableAccount, v0,
@@ -83,4 +82,3 @@ impl World {
 }
 
 const LOOKUP_TABLE_PROGRAM: Address = Address::from_str_const("AddressLookupTab1e1111111111111111111111111");
-

@@ -18,6 +18,11 @@ pub struct OperatorConfig {
     pub dir: PathBuf,
     /// What keeps vouchers and journal. Default: a redb file in `dir`; PostgreSQL where several machines share them.
     pub store: StoreUrl,
+    /// Milliseconds without news after which another operator of the same database settles instead. Default 30,000;
+    /// less takes over sooner, and wanders when the database has a bad moment.
+    pub lease_ttl_ms: u64,
+    /// Days for which the audit trail is kept; 0, the default, keeps it for good. A row takes some 500 bytes.
+    pub history_days: u32,
     /// UDP address to take vouchers at; port 0 is any free one. Default 127.0.0.1:0.
     pub listen: SocketAddr,
     /// The settlement program. Default: that of local chains.
@@ -58,6 +63,8 @@ impl Default for OperatorConfig {
         Self {
             dir: PathBuf::from("."),
             store: StoreUrl::default(),
+            lease_ttl_ms: 30_000,
+            history_days: 0,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             program: Program::local().id,
             rules: Rules::default(),

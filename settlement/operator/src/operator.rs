@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aro_proto::message::ChainIds;
-use aro_proto::{NodeId, SecretKey};
+use aro_proto::message::{ChainIds, Handoff, HandoffAck};
+use aro_proto::{AgentId, NodeId, Refusal, SecretKey};
 use settlement_chain::submit::TransactionFormat;
 use settlement_chain::{Address, ChainClient, Hash, Keypair, Program, Signer, reads};
 use tokio::sync::watch;
@@ -16,12 +16,14 @@ use crate::batch::Planner;
 use crate::config::OperatorConfig;
 use crate::doctor::{Finding, examine_store};
 use crate::error::StartError;
-use crate::intake::{Bounds, ChannelCache, Fairness, Intake, Listener, bind};
+use crate::intake::{Answer, Bounds, ChannelCache, Fairness, Intake, Listener, bind};
 use crate::metrics::{Lane, MeteredChain, Metrics, MetricsServer};
 use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
 use crate::submit::Submitter;
-use crate::vouchers::{self, Book, LeaseTerms, OperatorStore, StoreError, StoredVoucher};
+use crate::vouchers::{
+    self, Book, Cursor, HistoryQuery, HistoryRow, Lease, LeaseTerms, OperatorStore, StoreError, StoredVoucher,
+};
 use crate::watch::{Alarms, Watch};
 
 /// Starts operators.
@@ -102,7 +104,13 @@ impl Operator {
         } else {
             tracing::warn!("nothing is settled or watched unless asked: settle_interval_ms is 0");
         }
-        tasks.push(tokio::spawn(keep_lease(Arc::clone(&core.intake.book), Arc::clone(&core.metrics), stopped)));
+        if config.history_days > 0 {
+            let task = trim_history(Arc::clone(&core.intake.book), config.history_days, stopped.clone());
+            tasks.push(tokio::spawn(task));
+        }
+        let settles = config.settle_interval_ms > 0;
+        let (intake, metrics) = (Arc::clone(&core.intake), Arc::clone(&core.metrics));
+        tasks.push(tokio::spawn(keep_lease(intake, metrics, settles, stopped)));
         Ok(RunningOperator { id: transport_key.node_id(), local_addr, metrics_addr, core, stop, tasks })
     }
 
@@ -196,6 +204,25 @@ impl RunningOperator {
         (findings, spent)
     }
 
+    /// A page of what became final; the last row's cursor leads to the next.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn history(&self, query: &HistoryQuery) -> Result<Vec<(Cursor, HistoryRow)>, StoreError> {
+        self.core.intake.book.history(query).await
+    }
+
+    /// Judges a handoff that reached this process by another way than the network, as if `signer` had sent it.
+    ///
+    /// # Errors
+    /// Nothing was looked at: the refusal says why.
+    pub async fn take(&self, signer: AgentId, handoff: &Handoff) -> Result<HandoffAck, Refusal> {
+        match self.core.intake.take(signer, handoff).await {
+            Answer::Ack { ack, .. } => Ok(ack),
+            Answer::Refused(refusal) => Err(refusal),
+        }
+    }
+
     /// Says goodbye to nodes, finishes what is begun, and stops. A settling round that takes longer than ten seconds
     /// is cut off as a crash would; the journal knows where it was.
     pub async fn shutdown(mut self) {
@@ -250,7 +277,10 @@ impl Core {
         }
         let (operator, _) = program.operator(&authority_address);
         tracing::info!(%operator, authority = %authority_address, "the operator account is there");
-        let book = Arc::new(Book::new(store, LeaseTerms::new(operator.to_string())));
+        let book = Arc::new(Book::new(
+            store,
+            LeaseTerms { ttl: Duration::from_millis(config.lease_ttl_ms), ..LeaseTerms::new(operator.to_string()) },
+        ));
         let cache = Arc::new(ChannelCache::new(Duration::from_millis(config.chain_cache_ms)));
         let planner = Planner {
             program,
@@ -348,15 +378,17 @@ impl Lanes {
         self.metrics.round(lane, ended.is_ok(), began.elapsed());
         let lane = lane.name();
         match ended {
-            Ok(report) if report.is_empty() => {}
+            Ok(report) if report.is_empty() || report.elsewhere.is_some() => {}
             Ok(report) => tracing::info!(lane, report = %report.to_json(), "settled"),
             Err(error) => tracing::warn!(lane, %error, "a round failed; the next one tries again"),
         }
     }
 }
 
-/// Prolongs the lease between rounds, so that it does not wander while its holder lives.
-async fn keep_lease(book: Arc<Book>, metrics: Arc<Metrics>, mut stop: Stop) {
+/// Prolongs the lease between rounds, so that it does not wander while its holder lives; and takes it over soon after
+/// another has died.
+async fn keep_lease(intake: Arc<Intake>, metrics: Arc<Metrics>, settles: bool, mut stop: Stop) {
+    let book = &intake.book;
     let mut ticks = interval(book.lease_terms().ttl / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -365,7 +397,16 @@ async fn keep_lease(book: Arc<Book>, metrics: Arc<Metrics>, mut stop: Stop) {
             () = stop.told() => return,
         }
         let led = book.leads();
-        match book.renew().await {
+        let leads = match book.renew().await {
+            Ok(true) => Ok(true),
+            Ok(false) if settles => book.lead().await.map(|lease| matches!(lease, Lease::Held(_))),
+            other => other,
+        };
+        match leads {
+            Ok(true) if !led => {
+                tracing::info!("this operator settles from now on");
+                intake.close_wanted.notify_one();
+            }
             Ok(false) if led => tracing::warn!("another operator of this database settles now"),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the lease could not be prolonged"),
@@ -373,6 +414,29 @@ async fn keep_lease(book: Arc<Book>, metrics: Arc<Metrics>, mut stop: Stop) {
         metrics.lease_held(book.leads());
     }
 }
+
+/// Forgets what is older than the operator wants to keep.
+async fn trim_history(book: Arc<Book>, days: u32, mut stop: Stop) {
+    let mut ticks = interval(TRIM_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.told() => return,
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let before = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::from(days).saturating_mul(DAY_S));
+        match book.forget_history(before).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, days, "history was trimmed"),
+            Err(error) => tracing::warn!(%error, "history could not be trimmed"),
+        }
+    }
+}
+
+/// Between two trims of the history.
+const TRIM_EVERY: Duration = Duration::from_secs(3_600);
+/// Seconds of a day.
+const DAY_S: i64 = 86_400;
 
 /// The least time between two sweeps, in milliseconds: their questions are heavy.
 const MIN_SWEEP_MS: u64 = 1_000;

@@ -75,7 +75,14 @@ impl Model {
         Ok(None)
     }
 
-    pub fn register_node(&mut self, payer: Address, account: Address, id: Address, owner: Address, new: NewNode) -> Done {
+    pub fn register_node(
+        &mut self,
+        payer: Address,
+        account: Address,
+        id: Address,
+        owner: Address,
+        new: NewNode,
+    ) -> Done {
         self.is_payout(&new.payout)?;
         need(new.min_grace_s <= self.config.max_grace_s, E::BadGrace)?;
         let operator_fee_bps = self.fee_of(new.operator)?;

@@ -8,7 +8,8 @@ use super::op::{ChannelName, Party, Source, Wallet};
 use crate::{
     instructions as ix,
     ledger::{
-        MAX_GRACE_S, MAX_OPERATOR_FEE_BPS, PAYOUT_DELAY_S, PROTOCOL_FEE_BPS, START, TOKEN_PROGRAM, World, config, token_data, vault,
+        MAX_GRACE_S, MAX_OPERATOR_FEE_BPS, PAYOUT_DELAY_S, PROTOCOL_FEE_BPS, START, TOKEN_PROGRAM, World, config,
+        token_data, vault,
     },
     model::{Config, Model, Tokens},
     seed::Chance,

@@ -164,11 +164,11 @@ impl Chooser<'_> {
         let node = self.registered_node();
         let found = self.model.nodes.get(&self.cast.nodes[node].account);
         let kept = found.and_then(|node| node.operator).and_then(|key| self.operator_index(&key));
-        let payouts: Vec<Address> =
-            found.map(|node| [Some(node.payout), node.pending_payout.map(|(payout, _)| payout)].into_iter().flatten())
-                .into_iter()
-                .flatten()
-                .collect();
+        let payouts: Vec<Address> = found
+            .map(|node| [Some(node.payout), node.pending_payout.map(|(payout, _)| payout)].into_iter().flatten())
+            .into_iter()
+            .flatten()
+            .collect();
         let min_grace_s = found.map_or(0, |node| node.min_grace_s);
         let operator = match self.chance.below(4) {
             0 => None,
@@ -409,7 +409,8 @@ impl Chooser<'_> {
     }
 
     fn reclaim(&mut self) -> Op {
-        let Some((_, first)) = self.live(|channel| channel.state == State::Closed).or_else(|| self.live(|_| true)) else {
+        let Some((_, first)) = self.live(|channel| channel.state == State::Closed).or_else(|| self.live(|_| true))
+        else {
             return Op::Reclaim { of: self.chance.index(AGENTS), rent_payer: 0, channels: Vec::new() };
         };
         let of = self.cast.name(&first.agent, &first.node, first.nonce).agent;

@@ -37,7 +37,9 @@ impl Memory {
         for (address, data) in &expected {
             match found.get(address) {
                 Some(there) if there == data => {}
-                there => return Err(format!("{address}: the chain has {}, the model {}", show(there), show(Some(data)))),
+                there => {
+                    return Err(format!("{address}: the chain has {}, the model {}", show(there), show(Some(data))));
+                }
             }
         }
         if let Some(surplus) = found.keys().find(|address| !expected.contains_key(address)) {

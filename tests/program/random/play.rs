@@ -85,14 +85,14 @@ impl Stage<'_> {
         let Self { cast, world, model, .. } = self;
         let (program, sponsor) = (&cast.program, world.sponsor.pubkey());
         let slot = |operator: Option<usize>| cast.operator(operator).unwrap_or(SYSTEM_PROGRAM);
-        let channels = |names: &[super::op::ChannelName]| names.iter().map(|name| cast.channel(*name)).collect::<Vec<_>>();
+        let channels =
+            |names: &[super::op::ChannelName]| names.iter().map(|name| cast.channel(*name)).collect::<Vec<_>>();
         Some(match op {
             Op::SetTime { .. } | Op::SetRent { .. } | Op::SendAhead { .. } => return None,
             Op::RegisterOperator { operator, fee_bps, payout } => {
                 let (party, payout) = (&cast.operators[*operator], cast.wallet(*payout));
                 let authority = party.authority.pubkey();
-                let done =
-                    model.attempt(|m| m.register_operator(sponsor, party.account, authority, payout, *fee_bps));
+                let done = model.attempt(|m| m.register_operator(sponsor, party.account, authority, payout, *fee_bps));
                 (ix::register_operator(program, &sponsor, &authority, &payout, *fee_bps), done)
             }
             Op::SetConfig { by, new } => {

@@ -180,7 +180,11 @@ impl Row {
         let s: [u8; 32] = signature[32..].try_into().unwrap();
         let (key_point, r_point) = (point(key), point(&r));
         assert_eq!((order(key_point), order(r_point)), (self.key, self.r), "case {number}");
-        assert_eq!(Option::<Scalar>::from(Scalar::from_canonical_bytes(s)).is_some(), self.is_s_reduced, "case {number}");
+        assert_eq!(
+            Option::<Scalar>::from(Scalar::from_canonical_bytes(s)).is_some(),
+            self.is_s_reduced,
+            "case {number}"
+        );
         assert_eq!(key_point.compress().to_bytes() == *key, self.is_key_canonical, "case {number}");
         assert_eq!(r_point.compress().to_bytes() == r, self.is_r_canonical, "case {number}");
 

@@ -119,8 +119,7 @@ fn mixed_order_keys_count_only_where_the_plain_equation_holds() {
     let secret = Scalar::from(123_456_789u64);
     let identity = EdwardsPoint::identity();
     for torsion in EIGHT_TORSION.into_iter().skip(1) {
-        let (on_key, on_nonce) =
-            (bench.twisted(secret, torsion, identity), bench.twisted(secret, identity, torsion));
+        let (on_key, on_nonce) = (bench.twisted(secret, torsion, identity), bench.twisted(secret, identity, torsion));
         assert!(bench.accepts(&on_key));
         assert!(!bench.accepts(&on_nonce));
     }

@@ -24,10 +24,8 @@ fn program_and_verify_strict_agree_on_ten_thousand_random_signatures() {
     let mut good = 0;
     while good < SIGNATURES / 2 {
         let count = TOGETHER.min(SIGNATURES / 2 - good);
-        let cases: Vec<Case> = channels[..count as usize]
-            .iter()
-            .map(|channel| honest(&mut chance, &channel.to_bytes()))
-            .collect();
+        let cases: Vec<Case> =
+            channels[..count as usize].iter().map(|channel| honest(&mut chance, &channel.to_bytes())).collect();
         assert!(bench.all_accepted(&cases));
         good += count;
     }

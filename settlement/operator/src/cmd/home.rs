@@ -28,6 +28,9 @@ pub(super) struct ConfigFile {
     /// `redb`, or the URL of a PostgreSQL database.
     #[serde(default)]
     pub(super) store: StoreUrl,
+    /// Days for which the audit trail is kept; 0 keeps it for good.
+    #[serde(default)]
+    pub(super) history_days: u32,
     pub(super) program_id: String,
     pub(super) listen: SocketAddr,
     pub(super) min_settle: String,
@@ -130,6 +133,7 @@ impl Home {
         Ok(OperatorConfig {
             dir: self.dir.clone(),
             store: file.store.clone(),
+            history_days: file.history_days,
             listen: file.listen,
             program: file.program()?,
             rules,

@@ -83,6 +83,7 @@ impl Init {
         home.write_config(&ConfigFile {
             rpc_url: self.chain.rpc,
             store: self.store,
+            history_days: 0,
             program_id: program.id.to_string(),
             listen: self.listen,
             min_settle: self.min_settle.to_string(),

@@ -6,6 +6,7 @@ mod home;
 mod init;
 mod mint_to;
 mod once;
+mod report;
 mod run;
 mod setup;
 mod status;
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Status(status::Status),
     /// Look whether everything is there, and whether anything is about to go wrong.
     Doctor(doctor::Doctor),
+    /// The audit trail: what became final, from each voucher's signature to its transaction's.
+    Report(report::Report),
     /// Pay fees out to where they always go.
     Withdraw(withdraw::Withdraw),
     /// Mint test $ARO, where the payer is the mint's authority.
@@ -49,6 +52,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
         Command::Once(command) => command.run(output).await,
         Command::Status(command) => command.run(output).await,
         Command::Doctor(command) => command.run(output).await,
+        Command::Report(command) => command.run(output).await,
         Command::Withdraw(command) => command.run(output).await,
         Command::MintTo(command) => command.run(output).await,
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use aro_proto::{Amount, ChannelId};
 use settlement_interface::accounts::{Channel, status};
 
-use super::{SettleError, Settler, channels};
+use super::{SettleError, Settler, channels, snapshot};
 use crate::batch::Facts;
 use crate::submit::JournalEntry;
 use crate::vouchers::{Effect, Finality, HistoryRow, StoredVoucher};
@@ -31,12 +31,15 @@ impl Settler {
     ) -> Result<(), SettleError> {
         let (mut finals, height) = self.submitter.finals(self.book.pending().await?).await?;
         finals.sort_by_key(|(_, slot)| *slot);
+        let mut shown = facts.clone();
+        let concerned: Vec<ChannelId> = finals.iter().flat_map(|(entry, _)| channels(entry)).collect();
+        snapshot::refresh(&*self.chain, &self.program, &concerned, &mut shown).await?;
         let mut certain: HashSet<ChannelId> = HashSet::new();
         for (entry, slot) in &finals {
             certain.extend(channels(entry));
             self.cache.forget(channels(entry));
             let effect = |channel| Effect {
-                watermark: facts.channels.get(&channel).map(|channel| Amount::new(channel.settled)),
+                watermark: shown.channels.get(&channel).map(|channel| Amount::new(channel.settled)),
             };
             let entry = remembered.after_others(entry);
             let trail = HistoryRow::of(&entry, Finality { slot: *slot, at: facts.now }, effect);
