@@ -38,6 +38,7 @@
 //! | [`submit`]     | the write-ahead journal, sending, and what became of it                 |
 //! | [`settle`]     | the lanes that join them: rounds, urgent, sweeps                        |
 //! | `watch`        | sees a closing channel soon enough                                      |
+//! | [`doctor`]     | what is missing, and what is about to go wrong                          |
 //! | [`metrics`]    | what monitoring reads                                                   |
 //! | [`control`]    | the socket for commands of the same machine                             |
 
@@ -51,6 +52,7 @@ mod watch;
 
 pub mod batch;
 pub mod control;
+pub mod doctor;
 pub mod metrics;
 pub mod settle;
 pub mod submit;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::batch::Planner;
 use crate::config::OperatorConfig;
+use crate::doctor::{Finding, examine_store};
 use crate::error::StartError;
 use crate::intake::{Answer, Bounds, ChannelCache, Fairness, Intake, Listener, bind};
 use crate::metrics::{Lane, MeteredChain, Metrics, MetricsServer};
@@ -191,6 +192,20 @@ impl RunningOperator {
     /// The database could not be read.
     pub async fn vouchers(&self) -> Result<Vec<StoredVoucher>, StoreError> {
         self.core.intake.book.vouchers().await
+    }
+
+    /// What its store can tell an examiner; and the lamports that it spends in a day.
+    pub async fn examine(&self) -> (Vec<Finding>, Option<u64>) {
+        let intake = &self.core.intake;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let (mut findings, spent) = examine_store(&intake.book, &*intake.chain, &intake.program, now).await;
+        findings.push(if intake.book.leads() {
+            Finding::ok("lease", "this process settles")
+        } else {
+            Finding::ok("lease", "this process takes vouchers; another settles, or none has settled yet")
+        });
+        (findings, spent)
     }
 
     /// A page of what became final; the last row's cursor leads to the next.

@@ -121,6 +121,20 @@ impl Planner {
             .collect()
     }
 
+    /// Vouchers that a full settling transaction carries.
+    pub fn capacity(&self) -> usize {
+        let entry = |number: u8| {
+            let id = ChannelId::from_bytes([number; 32]);
+            let mut entry = Entry::bare(id, Trace::default());
+            entry.voucher.1.cumulative = 1;
+            entry
+        };
+        let entries = (0..=u8::MAX).take(MAX_BATCH).map(entry).collect();
+        let target = Target::Node { node: self.operator, operator: self.authority };
+        let full = self.pack(Source { kind: Kind::Settle, at: 0, target, entries });
+        full.first().map_or(1, |planned| planned.items.len())
+    }
+
     /// The same work in two transactions, or none if it cannot be divided.
     pub fn halves(&self, planned: &Planned) -> Option<[Planned; 2]> {
         let middle = planned.source.entries.len() / 2;
@@ -455,7 +469,8 @@ mod tests {
             (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
             id
         });
-        let stored = [voucher(open, 1, 9_999, 0, true), voucher(closing, 1, 101, 0, false), voucher(asked, 1, 101, 0, true)];
+        let stored =
+            [voucher(open, 1, 9_999, 0, true), voucher(closing, 1, 101, 0, false), voucher(asked, 1, 101, 0, true)];
         let planned = planner.urgent(&facts, &stored, &HashSet::new());
         assert_eq!(kinds(&planned), [(Kind::Settle, 2)]);
         assert_eq!(planned[0].dues, [Due::Closing; 2]);
