@@ -8,6 +8,8 @@ use solana_signature::Signature;
 use solana_transaction::versioned::VersionedTransaction;
 use solana_transaction_error::TransactionError;
 
+use crate::servers::ServerHealth;
+
 /// A chain. Implementations read at commitment "confirmed" and keep no state between calls that a caller could
 /// observe, so one client serves any number of tasks.
 #[async_trait]
@@ -55,6 +57,11 @@ pub trait ChainClient: Send + Sync + 'static {
     async fn clock(&self) -> Result<i64, ChainError> {
         let accounts = self.accounts(&[CLOCK]).await?;
         clock_of(accounts.first().and_then(Option::as_ref))
+    }
+
+    /// How each of the servers behind this has been doing, where there are several.
+    fn health(&self) -> Vec<ServerHealth> {
+        Vec::new()
     }
 }
 

@@ -130,11 +130,7 @@ impl ChainClient for EmbeddedChain {
     }
 
     async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
-        let mut state = self.lock();
-        state.tick();
-        // An account without lamports does not exist, as on a cluster.
-        let read = |address| state.svm.get_account(address).filter(|account| account.lamports > 0).map(plain);
-        Ok(addresses.iter().map(read).collect())
+        Ok(self.accounts_at(addresses).await?.1)
     }
 
     async fn program_accounts(
@@ -208,8 +204,11 @@ impl ChainClient for EmbeddedChain {
     }
 
     async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
-        let slot = self.lock().block_height;
-        Ok((slot, self.accounts(addresses).await?))
+        let mut state = self.lock();
+        state.tick();
+        // An account without lamports does not exist, as on a cluster.
+        let read = |address| state.svm.get_account(address).filter(|account| account.lamports > 0).map(plain);
+        Ok((state.block_height, addresses.iter().map(read).collect()))
     }
 
     async fn clock(&self) -> Result<i64, ChainError> {

@@ -24,6 +24,7 @@
 //! |------------------|---------------------------------------------------------------|
 //! | `client`         | the trait and its values                                      |
 //! | `rpc`            | the trait over JSON-RPC                                       |
+//! | `servers`        | the trait over several servers, of which one may lie or lag   |
 //! | `embedded`       | the trait over LiteSVM                                        |
 //! | `program`        | addresses that follow from a program id                       |
 //! | [`instructions`] | one builder for each instruction of the program               |
@@ -41,6 +42,7 @@ mod client;
 mod embedded;
 mod program;
 mod rpc;
+mod servers;
 mod signer;
 
 pub mod admin;
@@ -61,6 +63,7 @@ pub use client::{
 pub use embedded::{EMBEDDED_GENESIS_HASH, EmbeddedChain};
 pub use program::Program;
 pub use rpc::RpcChain;
+pub use servers::{ConnectError, MAX_SERVERS, ServerHealth, Servers, connect};
 pub use signer::{SigningError, TransactionSigner};
 
 pub use settlement_interface as interface;

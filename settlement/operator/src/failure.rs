@@ -169,7 +169,18 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::InUse => Self::retry(error),
-            other => Self::internal(other),
+            StoreError::Unavailable(_) => Self::of(
+                Kind::Unreachable,
+                error,
+                "check `store` in config.json and that the database runs, then retry",
+            ),
+            StoreError::Full(_) => Self::of(Kind::Unreachable, error, "free disk space; nothing acknowledged is lost"),
+            StoreError::Address(_) => Self::usage(error, "correct `store` in config.json, or --store"),
+            StoreError::Newer { .. } => Self::usage(error, "start the version that wrote it, or a later one"),
+            StoreError::Database(_) => Self::internal(error),
+            StoreError::Damaged(_) => {
+                Self::of(Kind::Internal, error, "restore the backup; what the chain has taken is safe")
+            }
         }
     }
 }

@@ -53,6 +53,11 @@ impl Server {
         self.endpoint.as_ref().map_or_else(|_| "an invalid address".into(), |endpoint| place(&endpoint.uri))
     }
 
+    /// True if the address can be one.
+    pub(super) fn is_valid(&self) -> bool {
+        self.endpoint.is_ok()
+    }
+
     /// Calls a method and reads its result. `max_bytes` bounds the answer.
     ///
     /// # Errors

@@ -46,6 +46,11 @@ impl RpcChain {
         self.server.place()
     }
 
+    /// True if the address can be one at all.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.server.is_valid()
+    }
+
     async fn call<T: serde::de::DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, ChainError> {
         self.server.call(method, params, MAX_ANSWER).await
     }

@@ -43,7 +43,7 @@ pub(crate) struct Init {
     #[arg(long, value_name = "LAMPORTS", default_value_t = 50_000_000)]
     fund_lamports: u64,
     /// Settling an open channel is not worth it below this much, in $ARO.
-    #[arg(long, value_name = "ARO", default_value_t = OperatorConfig::default().min_settle)]
+    #[arg(long, value_name = "ARO", default_value_t = OperatorConfig::default().rules.min_settle)]
     min_settle: Amount,
     /// Milliseconds between settling rounds; 0 settles only when asked.
     #[arg(long, value_name = "MS", default_value_t = OperatorConfig::default().settle_interval_ms)]
@@ -77,6 +77,7 @@ impl Init {
         home.write_config(&ConfigFile {
             rpc_url: self.chain.rpc,
             store: self.store,
+            history_days: 0,
             program_id: program.id.to_string(),
             listen: self.listen,
             min_settle: self.min_settle.to_string(),

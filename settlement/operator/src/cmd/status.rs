@@ -28,20 +28,23 @@ impl Status {
         let home = Home::new(self.dir);
         let file = home.read_config()?;
         let config = home.operator_config(&file)?;
-        let mut status = match vouchers::open(&config.store, &config.database()).await {
-            Ok(store) => {
-                let book = Book::new(store, LeaseTerms::new("status"));
-                let vouchers: Vec<Value> = book.vouchers().await?.iter().map(StoredVoucher::to_json).collect();
-                json!({
-                    "running": false,
-                    "operator_id": home.transport_key()?.node_id().to_string(),
-                    "operator_account": Value::Null,
-                    "listen": Value::Null,
-                    "vouchers": vouchers,
-                })
-            }
-            Err(StoreError::InUse) => asked(ask(&config.control_socket(), Command::Status).await)?,
-            Err(error) => return Err(error.into()),
+        let mut status = match ask(&config.control_socket(), Command::Status).await {
+            Ok(answer) => asked(Ok(answer))?,
+            Err(nobody) => match vouchers::open(&config.store, &config.database()).await {
+                Ok(store) => {
+                    let book = Book::new(store, LeaseTerms::new("status"));
+                    let vouchers: Vec<Value> = book.vouchers().await?.iter().map(StoredVoucher::to_json).collect();
+                    json!({
+                        "running": false,
+                        "operator_id": home.transport_key()?.node_id().to_string(),
+                        "operator_account": Value::Null,
+                        "listen": Value::Null,
+                        "vouchers": vouchers,
+                    })
+                }
+                Err(StoreError::InUse) => asked(Err(nobody))?,
+                Err(error) => return Err(error.into()),
+            },
         };
 
         let program = Program::new(config.program);

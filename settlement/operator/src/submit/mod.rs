@@ -16,6 +16,7 @@ use crate::batch::{Planned, Planner};
 use crate::vouchers::{Book, StoreError};
 
 /// Signs, records, sends.
+#[derive(Clone)]
 pub struct Submitter {
     /// The chain.
     pub chain: Arc<dyn ChainClient>,

@@ -1,0 +1,237 @@
+//! Several servers of one chain, asked together, so that none of them alone is believed where money hangs on it.
+//!
+//! What is sent goes to all. A transaction is dead only if every server says so, and for good only if two do. Of two
+//! reads the newer counts, and where they cannot both be true that is an error, not a choice. A server that is dead or
+//! slow costs a moment once, and no more until it answers in time again.
+
+mod ask;
+mod judge;
+#[cfg(test)]
+mod scripted;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use solana_address::Address;
+use solana_signature::Signature;
+use solana_transaction::versioned::VersionedTransaction;
+
+pub use self::ask::ServerHealth;
+use self::ask::{Members, Until};
+use crate::{
+    Account, AccountFilter, Blockhash, ChainClient, ChainError, RpcChain, Simulation, Statuses,
+    client::{MAX_FEE_ACCOUNTS, check_size},
+};
+
+/// A chain behind the servers of a comma-separated list of addresses: `http://127.0.0.1:8899`, or
+/// `https://one.example,https://other.example`. Nothing is asked before the first call.
+///
+/// # Errors
+/// [`ConnectError`] names the address that cannot be used.
+pub fn connect(urls: &str) -> Result<Arc<dyn ChainClient>, ConnectError> {
+    let mut servers: Vec<RpcChain> = Vec::new();
+    for url in urls.split(',').map(str::trim).filter(|url| !url.is_empty()) {
+        let server = RpcChain::new(url);
+        if !server.is_valid() {
+            return Err(ConnectError::BadAddress(url.chars().take(80).collect()));
+        }
+        if servers.iter().any(|other| other.url() == server.url()) {
+            return Err(ConnectError::Twice(server.place()));
+        }
+        servers.push(server);
+    }
+    if servers.len() > MAX_SERVERS {
+        return Err(ConnectError::TooMany(servers.len()));
+    }
+    match servers.as_slice() {
+        [] => Err(ConnectError::None),
+        [only] => Ok(Arc::new(only.clone())),
+        _ => {
+            let named = |server: RpcChain| (server.place(), Arc::new(server) as Arc<dyn ChainClient>);
+            Ok(Arc::new(Servers::new(servers.into_iter().map(named).collect())))
+        }
+    }
+}
+
+/// Why a list of addresses cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The list is empty.
+    #[error("no RPC server is named; give its address, for example http://127.0.0.1:8899")]
+    None,
+    /// Not an address of a server.
+    #[error("{0:?} is not the address of an RPC server; give one like http://HOST:PORT or https://HOST/PATH")]
+    BadAddress(String),
+    /// A server cannot confirm itself.
+    #[error("the RPC server {0} is named twice; name different servers, or one only")]
+    Twice(String),
+    /// More than [`MAX_SERVERS`].
+    #[error("{0} RPC servers are named; at most {MAX_SERVERS} can be asked together")]
+    TooMany(usize),
+}
+
+/// Several servers as one chain. Clones share what is known of them.
+#[derive(Clone)]
+pub struct Servers {
+    members: Arc<Members>,
+}
+
+impl Servers {
+    /// Named chains that should be one and the same; the names are for people. At least one.
+    pub fn new(members: Vec<(String, Arc<dyn ChainClient>)>) -> Self {
+        Self::with_patience(members, PATIENCE)
+    }
+
+    /// The same with another wait for the slower ones, once the first has answered.
+    pub fn with_patience(members: Vec<(String, Arc<dyn ChainClient>)>, patience: Duration) -> Self {
+        Self { members: Arc::new(Members::new(members, patience)) }
+    }
+}
+
+#[async_trait]
+impl ChainClient for Servers {
+    // r[impl settlement.servers.genesis]
+    async fn genesis_hash(&self) -> Result<[u8; 32], ChainError> {
+        let answers = self.members.ask(Until::All, |chain| async move { chain.genesis_hash().await }).await;
+        // A stranger among them is found by the asking itself, and is no reason to go on with the rest.
+        if let Some(stranger) = answers.stranger() {
+            return Err(stranger);
+        }
+        answers.any()
+    }
+
+    async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
+        Ok(self.accounts_at(addresses).await?.1)
+    }
+
+    async fn program_accounts(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<(Address, Account)>, ChainError> {
+        let (program, filter) = (*program, filter.clone());
+        let wanted = filter.clone();
+        let answers = self
+            .members
+            .ask(Until::All, move |chain| {
+                let filter = wanted.clone();
+                async move { chain.program_accounts(&program, &filter).await }
+            })
+            .await;
+        let (agreed, doubtful) = judge::program_accounts(answers.good()?);
+        // What one names and another does not is looked at by its address, where answers tell their age.
+        let mut found = agreed;
+        for (address, account) in doubtful.iter().zip(self.accounts(&doubtful).await?) {
+            found.extend(account.filter(|a| a.owner == program && filter.matches(&a.data)).map(|a| (*address, a)));
+        }
+        Ok(found)
+    }
+
+    async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
+        let answers = self.members.ask(Until::All, |chain| async move { chain.latest_blockhash().await }).await;
+        self.counted(judge::blockhash(&answers.good()?))
+    }
+
+    async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
+        check_size(transaction)?;
+        let transaction = Arc::new(transaction.clone());
+        let answers = self
+            .members
+            .ask(Until::FirstGood, move |chain| {
+                let transaction = Arc::clone(&transaction);
+                async move { chain.send(&transaction).await }
+            })
+            .await;
+        answers.sent()
+    }
+
+    // r[impl settlement.servers.dead]
+    // r[impl settlement.servers.landed]
+    async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
+        let asked: Arc<[Signature]> = signatures.into();
+        let answers = self
+            .members
+            .ask(Until::All, move |chain| {
+                let asked = Arc::clone(&asked);
+                async move {
+                    let answer = chain.statuses(&asked).await?;
+                    let found = answer.statuses.len();
+                    if found == asked.len() {
+                        Ok(answer)
+                    } else {
+                        Err(ChainError::Malformed(format!("{found} statuses for {} signatures", asked.len())))
+                    }
+                }
+            })
+            .await;
+        let silent = answers.silent();
+        judge::statuses(self.members.count(), &answers.good()?, silent.as_deref())
+    }
+
+    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
+        let transaction = Arc::new(transaction.clone());
+        let answers = self
+            .members
+            .ask(Until::All, move |chain| {
+                let transaction = Arc::clone(&transaction);
+                async move { chain.simulate(&transaction).await }
+            })
+            .await;
+        judge::simulation(answers.good()?)
+    }
+
+    async fn recent_fees(&self, writable: &[Address]) -> Result<Vec<u64>, ChainError> {
+        let writable: Arc<[Address]> = writable.get(..MAX_FEE_ACCOUNTS).unwrap_or(writable).into();
+        let answers = self
+            .members
+            .ask(Until::All, move |chain| {
+                let writable = Arc::clone(&writable);
+                async move { chain.recent_fees(&writable).await }
+            })
+            .await;
+        Ok(judge::fees(answers.good()?))
+    }
+
+    // r[impl settlement.servers.newest]
+    async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
+        if addresses.is_empty() {
+            return Ok((0, Vec::new()));
+        }
+        let asked: Arc<[Address]> = addresses.into();
+        let answers = self
+            .members
+            .ask(Until::All, move |chain| {
+                let asked = Arc::clone(&asked);
+                async move {
+                    let (slot, accounts) = chain.accounts_at(&asked).await?;
+                    if accounts.len() == asked.len() {
+                        Ok((slot, accounts))
+                    } else {
+                        let found = accounts.len();
+                        Err(ChainError::Malformed(format!("{found} accounts for {} addresses", asked.len())))
+                    }
+                }
+            })
+            .await;
+        self.counted(judge::accounts(addresses, answers.good()?))
+    }
+
+    fn health(&self) -> Vec<ServerHealth> {
+        self.members.health()
+    }
+}
+
+impl Servers {
+    fn counted<T>(&self, judged: Result<T, ChainError>) -> Result<T, ChainError> {
+        if matches!(judged, Err(ChainError::Disagreement(_))) {
+            self.members.contradicted();
+        }
+        judged
+    }
+}
+
+/// Most servers of one list: each answers every question.
+pub const MAX_SERVERS: usize = 8;
+
+/// What the slower servers get, once the first has answered.
+const PATIENCE: Duration = Duration::from_secs(2);
