@@ -7,6 +7,7 @@ use aro_proto::Amount;
 use aro_proto::limits::EXCHANGE_TIMEOUT_MS;
 use settlement_chain::{Address, Program};
 
+use crate::submit::{FeePolicy, FormatChoice};
 use crate::vouchers::StoreUrl;
 
 /// How an operator runs. `Default` fits a local chain; set at least `dir`.
@@ -22,6 +23,10 @@ pub struct OperatorConfig {
     pub program: Address,
     /// Settling an open channel is not worth it below this much unsettled. Default 0.01 $ARO; lower costs more fees.
     pub min_settle: Amount,
+    /// How transactions are written. Default: version 1 where the cluster takes it, else legacy.
+    pub format: FormatChoice,
+    /// What is offered for a place in a block, and how much of it may be spent.
+    pub fees: FeePolicy,
     /// Whether channels are closed when their node asks; else they are only settled. Default true.
     pub close_when_asked: bool,
     /// Milliseconds between settling rounds; 0 settles only when asked. Default 60,000. A wish to close does not wait
@@ -49,6 +54,8 @@ impl Default for OperatorConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             program: Program::local().id,
             min_settle: Amount::new(10_000),
+            format: FormatChoice::Auto,
+            fees: FeePolicy::default(),
             close_when_asked: true,
             settle_interval_ms: 60_000,
             max_connections: 1_024,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use aro_proto::message::ChainIds;
 use aro_proto::{NodeId, SecretKey};
-use settlement_chain::submit::TransactionFormat;
-use settlement_chain::{Address, ChainClient, Keypair, Program, Signer, reads};
+use settlement_chain::submit::offered_priority_fee;
+use settlement_chain::{Address, ChainClient, Program, TransactionSigner, reads};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -18,7 +18,7 @@ use crate::error::StartError;
 use crate::intake::{Bounds, ChannelCache, Intake, Listener, Turns, bind};
 use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
-use crate::submit::Submitter;
+use crate::submit::{FeeBudget, Submitter};
 use crate::vouchers::{self, Book, LeaseTerms, OperatorStore, StoreError, StoredVoucher};
 
 /// Starts operators.
@@ -36,7 +36,7 @@ impl Operator {
     pub async fn start(
         config: OperatorConfig,
         transport_key: SecretKey,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<RunningOperator, StartError> {
         let store = vouchers::open(&config.store, &config.database()).await?;
@@ -50,11 +50,11 @@ impl Operator {
     pub async fn start_with_store(
         config: OperatorConfig,
         transport_key: SecretKey,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
     ) -> Result<RunningOperator, StartError> {
-        let core = Core::open(&config, authority, chain, store).await?;
+        let core = Core::open(&config, Arc::new(authority), chain, store).await?;
         let endpoint = bind(config.listen, &transport_key)
             .map_err(|source| StartError::Listen { listen: config.listen, source })?;
         let local_addr =
@@ -91,11 +91,11 @@ impl Operator {
     /// [`OnceError::Start`] with [`StoreError::InUse`] if a running operator has the file: ask that one.
     pub async fn once(
         config: &OperatorConfig,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
         let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
-        let core = Core::open(config, authority, chain, store).await?;
+        let core = Core::open(config, Arc::new(authority), chain, store).await?;
         let report = core.settler.round().await;
         core.intake.book.step_down().await.map_err(SettleError::from)?;
         Ok(report?)
@@ -191,14 +191,14 @@ struct Core {
 impl Core {
     async fn open(
         config: &OperatorConfig,
-        authority: Keypair,
+        authority: Arc<dyn TransactionSigner>,
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
     ) -> Result<Self, StartError> {
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
         let on_chain = reads::config(&*chain, &program).await?;
-        let authority_address = authority.pubkey();
+        let authority_address = authority.address();
         if reads::operator(&*chain, &program, &authority_address).await?.is_none() {
             return Err(StartError::NotRegistered { authority: authority_address });
         }
@@ -209,7 +209,7 @@ impl Core {
             program,
             authority: authority_address,
             operator,
-            format: TransactionFormat::Legacy,
+            format: config.format.decide(&*chain, &authority_address).await,
             min_settle: config.min_settle,
             close_when_asked: config.close_when_asked,
         };
@@ -225,7 +225,11 @@ impl Core {
             turns: Turns::default(),
             close_wanted: tokio::sync::Notify::new(),
         });
-        let submitter = Submitter { chain, authority: Arc::new(authority), book, planner };
+        // What an earlier life has in flight counts against this hour.
+        let in_flight = book.pending().await?;
+        let already = in_flight.iter().map(|entry| offered_priority_fee(&entry.prepared.transaction)).sum();
+        let fees = Arc::new(FeeBudget::new(config.fees, already, std::time::Instant::now()));
+        let submitter = Submitter { chain, authority, book, planner, fees };
         Ok(Self { intake, settler: Arc::new(Settler::new(submitter, operator, cache)) })
     }
 }

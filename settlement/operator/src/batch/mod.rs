@@ -1,6 +1,6 @@
 //! From channels to transactions: what is worth sending, packed to the byte.
 
-mod planner;
+pub(crate) mod planner;
 mod size;
 
 use aro_proto::{Amount, ChannelId};
@@ -88,8 +88,15 @@ pub struct Planned {
     pub at: i64,
     /// To which channels, in the order of the instruction.
     pub items: Vec<Item>,
-    /// The one instruction, beside the compute limit that the submitter adds.
+    /// The one instruction, beside the limits that the submitter adds.
     pub instruction: Instruction,
     /// The entries, so that a batch which the chain refuses can be planned again in halves.
     pub(crate) source: planner::Source,
+}
+
+impl Planned {
+    /// True if one of its channels runs towards a deadline.
+    pub fn is_urgent(&self) -> bool {
+        self.source.is_urgent()
+    }
 }

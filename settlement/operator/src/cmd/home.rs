@@ -10,6 +10,7 @@ use aro_proto::{Amount, SecretKey};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, Keypair, keyfile};
 use settlement_operator::OperatorConfig;
+use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
 
 use crate::failure::Failure;
@@ -28,6 +29,9 @@ pub(super) struct ConfigFile {
     #[serde(default)]
     pub(super) store: StoreUrl,
     pub(super) program_id: String,
+    /// `auto`, `legacy` or `v1`.
+    #[serde(default = "auto")]
+    pub(super) format: String,
     pub(super) listen: SocketAddr,
     pub(super) min_settle: String,
     pub(super) close_when_asked: bool,
@@ -80,6 +84,7 @@ impl Home {
             listen: file.listen,
             program: file.program()?,
             min_settle: file.min_settle.parse::<Amount>().map_err(|e| wrong("min_settle", e.to_string()))?,
+            format: file.format.parse::<FormatChoice>().map_err(|e| wrong("format", e.to_string()))?,
             close_when_asked: file.close_when_asked,
             settle_interval_ms: file.settle_interval_ms,
             ..OperatorConfig::default()
@@ -105,6 +110,10 @@ impl Home {
     fn config_path(&self) -> PathBuf {
         self.dir.join("config.json")
     }
+}
+
+fn auto() -> String {
+    FormatChoice::Auto.to_string()
 }
 
 impl ConfigFile {

@@ -7,6 +7,7 @@ use aro_proto::Amount;
 use clap::Args;
 use serde_json::json;
 use settlement_chain::{Address, RpcChain, Signer, keyfile, reads, submit, tokens};
+use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, register};
 
@@ -78,6 +79,7 @@ impl Init {
             rpc_url: self.chain.rpc,
             store: self.store,
             program_id: program.id.to_string(),
+            format: FormatChoice::Auto.to_string(),
             listen: self.listen,
             min_settle: self.min_settle.to_string(),
             close_when_asked: true,
