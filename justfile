@@ -8,6 +8,10 @@ demo *args:
 test:
     cargo test --workspace
 
+# What settling costs and how many vouchers an operator takes, as a table.
+bench-settlement *args:
+    cargo run --release --bin aro-bench -- settlement {{args}}
+
 # Formatting and lints, as errors.
 lint:
     cargo fmt --all --check

@@ -10,11 +10,12 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aro_proto::{SecretKey, Tariff};
 use node_server::{FeeKey, NodeConfig, OperatorEndpoint};
 use serde::{Deserialize, Serialize};
-use settlement_chain::{Address, Keypair, RpcChain, keyfile};
+use settlement_chain::{Address, ChainClient, Keypair, connect, keyfile};
 
 use crate::output::Failure;
 
@@ -91,6 +92,22 @@ impl Folder {
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Failure::internal)
     }
 
+    /// Adds an operator to those that get vouchers, in the place of one with the same key; durable, or nothing.
+    pub(crate) fn add_operator(&mut self, endpoint: &OperatorEndpoint) -> Result<(), Failure> {
+        let id = format!("{}@", endpoint.id);
+        self.settings.operators.retain(|operator| !operator.starts_with(&id));
+        self.settings.operators.insert(0, endpoint.to_string());
+        let text = serde_json::to_string_pretty(&self.settings).map_err(Failure::internal)?;
+        let (path, fresh) = (self.dir.join(CONFIG), self.dir.join(NEW_CONFIG));
+        let replace = || {
+            let mut file = std::fs::File::create(&fresh)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)
+        };
+        replace().map_err(|error: std::io::Error| Failure::internal(format!("{}: {error}", path.display())))
+    }
+
     /// Whether a node was made here.
     pub(crate) fn exists(dir: &Path) -> bool {
         dir.join(CONFIG).exists()
@@ -127,8 +144,8 @@ impl Folder {
         program.map_err(|_| Failure::usage("program_id is not an address", "correct `program_id` in config.json"))
     }
 
-    pub(crate) fn chain(&self) -> RpcChain {
-        RpcChain::new(&self.settings.rpc_url)
+    pub(crate) fn chain(&self) -> Result<Arc<dyn ChainClient>, Failure> {
+        connect(&self.settings.rpc_url).map_err(|error| Failure::usage(error, "correct `rpc_url` in config.json"))
     }
 
     /// The transport key.
@@ -166,5 +183,7 @@ pub(crate) fn secret_key(keypair: &Keypair) -> SecretKey {
 }
 
 const CONFIG: &str = "config.json";
+/// The settings on their way.
+const NEW_CONFIG: &str = "config.json.new";
 pub(crate) const NODE_KEY: &str = "node.key";
 pub(crate) const OWNER_KEY: &str = "owner.key";

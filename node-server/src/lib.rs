@@ -32,7 +32,7 @@
 //! | `ledger`    | vouchers in redb, by group commit, before they give credit               |
 //! | `handoff`   | the best vouchers to the operators, until the chain has taken them       |
 //! | `watch`     | closing channels that no operator settles in time: the node does         |
-//! | `account`   | the node's account on chain: register, withdraw                          |
+//! | `account`   | the node's account on chain: register, change, withdraw                  |
 
 mod account;
 mod channels;
@@ -48,7 +48,9 @@ mod status;
 mod transport;
 mod watch;
 
-pub use account::{AccountError, Registered, Registration, Withdrawn, register, withdraw};
+pub use account::{
+    AccountError, NodeChange, NodeTerms, Registered, Registration, Withdrawn, register, update, withdraw,
+};
 pub use config::{FeeKey, NodeConfig, OperatorEndpoint, OperatorEndpointError};
 pub use content::{ContentStore, StoreError, Stored, StoredContent};
 pub use error::{HandoffError, ShutdownError, StartError};

@@ -37,6 +37,8 @@ enum Command {
     Handoff(cmd::handoff::Handoff),
     /// Settle all vouchers now, without any operator.
     Settle(cmd::settle::Settle),
+    /// Change the node's operator, payout or shortest grace on chain.
+    Update(cmd::update::Update),
     /// Pay what is earned to the node's payout.
     Withdraw(cmd::withdraw::Withdraw),
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
             Command::Status(status) => status.run(cli.json).await,
             Command::Handoff(handoff) => handoff.run(cli.json).await,
             Command::Settle(settle) => settle.run(cli.json).await,
+            Command::Update(update) => update.run(cli.json).await,
             Command::Withdraw(withdraw) => withdraw.run(cli.json).await,
         }
     });

@@ -141,10 +141,15 @@ impl From<AccountError> for Failure {
     fn from(error: AccountError) -> Self {
         match error {
             AccountError::Read(error) => error.into(),
+            AccountError::Chain(error) => error.into(),
             AccountError::Submit(error) => error.into(),
-            AccountError::OtherOwner { .. } => {
-                Self::new(5, "OtherOwner", "owner", error, "give the owner's key: --owner")
-            }
+            AccountError::OtherOwner { .. } => Self::new(
+                5,
+                "OtherOwner",
+                "owner",
+                error,
+                "give the owner's key: --owner, or --owner-keypair of update",
+            ),
             AccountError::NotRegistered(_) => {
                 Self::new(5, "NotRegistered", "owner", error, "register the node: aro-node init")
             }

@@ -17,7 +17,7 @@ use crate::content::ContentStore;
 use crate::error::StartError;
 use crate::handoff;
 use crate::ledger::RedbLedger;
-use crate::shared::{Counters, Shared};
+use crate::shared::{Counters, Shared, unix_now};
 use crate::watch::LOW_LAMPORTS;
 
 /// Where a node stands. Amounts are in base units of $ARO.
@@ -43,6 +43,12 @@ pub struct NodeStatus {
     pub channels: Vec<ChannelStatus>,
     /// The operator account that the chain names, which alone may close; none if none, or the chain does not answer.
     pub named_operator: Option<String>,
+    /// Token account that earnings go to now; none if the chain does not answer.
+    pub payout: Option<String>,
+    /// Token account that they go to from [`payout_from`](Self::payout_from) on.
+    pub pending_payout: Option<String>,
+    /// Unix second of the chain's clock.
+    pub payout_from: Option<i64>,
     /// Those who get this node's vouchers.
     pub operators: Vec<OperatorStatus>,
     /// Address of the key with which the node settles by itself; none if it has none.
@@ -213,9 +219,15 @@ impl NodeStatus {
         let found = account.as_ref().and_then(Option::as_ref);
         let named = found.map(|account| settlement_chain::Address::from(account.operator));
         let earned = found.map_or(Amount::ZERO, |account| Amount::new(account.earned));
+        let now = chain.clock().await.unwrap_or_else(|_| unix_now());
+        let pending = found.filter(|account| account.payout_from != 0 && !account.is_payout_due(now));
+        let address = |key: [u8; 32]| settlement_chain::Address::from(key).to_string();
         Self {
             earned: account.is_some().then_some(earned),
             named_operator: named.filter(|operator| *operator != SYSTEM_PROGRAM).map(|operator| operator.to_string()),
+            payout: found.map(|account| address(*account.payout_at(now))),
+            pending_payout: pending.map(|account| address(account.pending_payout)),
+            payout_from: pending.map(|account| account.payout_from),
             fee_key: fee_key.map(|address| address.to_string()),
             fee_lamports,
             ..Self::default()

@@ -81,6 +81,53 @@ fn status_works_from_disk_when_nothing_serves_and_the_chain_is_silent() {
 }
 
 #[test]
+fn settings_of_one_operator_and_of_several_are_read() {
+    let (id, other) = (aro_proto::NodeId::from_bytes([7; 32]), aro_proto::NodeId::from_bytes([8; 32]));
+    let (first, second) = (format!("{id}@127.0.0.1:4434"), format!("{other}@127.0.0.1:4435"));
+    for (key, value, expected) in [
+        ("operator", json!(first), vec![&first]),
+        ("operators", json!([first, second]), vec![&first, &second]),
+        ("operator", Value::Null, vec![]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        folder(dir.path());
+        let path = dir.path().join("config.json");
+        let mut settings: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        settings[key] = value;
+        std::fs::write(&path, settings.to_string()).unwrap();
+        let status = last_json(&aro_node(&["status", "--json", "--dir", dir.path().to_str().unwrap()]));
+        let operators: Vec<_> = status["operators"].as_array().unwrap().iter().map(|o| o["operator"].clone()).collect();
+        assert_eq!(operators, expected.into_iter().map(|text| json!(text)).collect::<Vec<_>>(), "{key}");
+        let warnings = status["warnings"].to_string();
+        assert!(warnings.contains("--fee-keypair"), "{warnings}");
+    }
+}
+
+#[test]
+fn settling_and_updating_by_hand_need_a_key_and_a_chain_and_say_which_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path());
+    let path = dir.path().to_str().unwrap();
+    let output = aro_node(&["settle", "--json", "--dir", path]);
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert!(last_json(&output)["error"]["next_step"].as_str().unwrap().contains("--fee-keypair"));
+    let key = dir.path().join("fee.json");
+    keyfile::write(&key, &Keypair::new()).unwrap();
+    let key = key.to_str().unwrap();
+    // Nothing was ever paid: nothing to settle.
+    let output = aro_node(&["settle", "--json", "--dir", path, "--fee-keypair", key]);
+    assert_eq!((output.status.code(), &last_json(&output)["settled"]), (Some(0), &json!([])));
+
+    assert_eq!(aro_node(&["update", "--json", "--dir", path]).status.code(), Some(5), "there is no owner key");
+    let update = ["update", "--json", "--dir", path, "--owner-keypair", key, "--min-grace", "1800"];
+    assert_eq!(aro_node(&update).status.code(), Some(6));
+    let short = ["update", "--json", "--dir", path, "--owner-keypair", key, "--min-grace", "60"];
+    assert_eq!(aro_node(&short).status.code(), Some(2));
+    let both = ["update", "--dir", path, "--no-operator", "--operator", "11111111111111111111111111111111"];
+    assert_eq!(aro_node(&both).status.code(), Some(2));
+}
+
+#[test]
 fn usage_and_key_errors_have_their_own_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();

@@ -11,3 +11,4 @@ mod demo;
 mod market;
 mod quick_start;
 mod refusals;
+mod watchtower;

@@ -137,33 +137,36 @@ impl Cluster {
 
     /// Registers and starts a node that the operator settles for.
     pub(crate) fn node(&self, operator: &OperatorProcess) -> NodeProcess {
+        self.node_with(operator, &[])
+    }
+
+    /// The same, made with further options of `aro-node init`.
+    pub(crate) fn node_with(&self, operator: &OperatorProcess, options: &[&str]) -> NodeProcess {
         let (dir, id, payer) = (self.path("node"), self.program.id.to_string(), self.payer_path());
         let account = operator.account.to_string();
         let endpoint =
             format!("{}@{}", operator.server.ready_text("operator_id"), operator.server.ready_text("listen"));
-        let made = run_ok(
-            "aro-node",
-            &[
-                "init",
-                "--json",
-                "--dir",
-                &dir,
-                "--rpc",
-                &self.rpc_url,
-                "--program-id",
-                &id,
-                "--payer",
-                &payer,
-                "--listen",
-                "127.0.0.1:0",
-                "--price",
-                "0.0001",
-                "--operator-account",
-                &account,
-                "--operator",
-                &endpoint,
-            ],
-        );
+        let arguments = [
+            "init",
+            "--json",
+            "--dir",
+            &dir,
+            "--rpc",
+            &self.rpc_url,
+            "--program-id",
+            &id,
+            "--payer",
+            &payer,
+            "--listen",
+            "127.0.0.1:0",
+            "--price",
+            "0.0001",
+            "--operator-account",
+            &account,
+            "--operator",
+            &endpoint,
+        ];
+        let made = run_ok("aro-node", &[&arguments, options].concat());
         NodeProcess {
             server: start_node(&dir),
             id: text(&made, "node_id"),

@@ -39,7 +39,6 @@ async fn good_node_keeps_above_95_percent_of_its_goodput_while_another_floods_ba
                 while let Ok(reply) = line.hand(&forgeries).await {
                     flood.count(&reply);
                 }
-                flood.lines.fetch_add(1, Ordering::SeqCst);
             }
         });
     }
@@ -47,7 +46,7 @@ async fn good_node_keeps_above_95_percent_of_its_goodput_while_another_floods_ba
     let channels = scene.channels[0].clone();
     let (mut offered, mut accepted) = (0_u64, 0_u64);
     let mut amount = 0;
-    while offered < LEAST_VOUCHERS || flood.lines.load(Ordering::SeqCst) < LEAST_LINES {
+    while offered < LEAST_VOUCHERS || flood.handoffs.load(Ordering::SeqCst) < LEAST_HANDOFFS {
         let vouchers: Vec<_> = (0..MAX_HANDOFF)
             .map(|index| {
                 amount += u64::from(index % channels.len() == 0);
@@ -77,14 +76,15 @@ async fn good_node_keeps_above_95_percent_of_its_goodput_while_another_floods_ba
 #[derive(Default)]
 struct Flood {
     is_over: AtomicBool,
-    /// Connections that the operator has ended.
-    lines: AtomicU64,
+    /// Handoffs that were answered, with whatever word.
+    handoffs: AtomicU64,
     /// Forgeries that the operator took the trouble to verify.
     verified: AtomicU64,
 }
 
 impl Flood {
     fn count(&self, reply: &Reply) {
+        self.handoffs.fetch_add(1, Ordering::SeqCst);
         let Reply::Ack(ack) = reply else { return };
         let bad = ack.verdicts.iter().filter(|verdict| {
             verdict.refusal.as_ref().is_some_and(|refusal| refusal.code() == RefusalCode::VoucherBadSignature)
@@ -98,5 +98,5 @@ const FLOODER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const CONNECTIONS: usize = 6;
 /// Good vouchers that are handed over during the flood.
 const LEAST_VOUCHERS: u64 = 8_192;
-/// Connections that the flooder must have lost by then: it came back again and again.
-const LEAST_LINES: u64 = 6;
+/// Handoffs full of forgeries that the operator must have answered by then.
+const LEAST_HANDOFFS: u64 = 32;

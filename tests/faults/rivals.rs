@@ -1,10 +1,15 @@
-//! Two operators race: the same keys on two machines that know nothing of each other, each with its own store.
+//! Two operators race: with the same keys on two machines that know nothing of each other, and with one database.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use aro_tests::faulty::{Fate, Server};
+use aro_tests::faulty::{Fate, Fuse, FusedChain, FusedStore, Server};
+use settlement_operator::vouchers::{MemoryStore, OperatorStore, PostgresStore};
+use settlement_operator::{OperatorConfig, RunningOperator};
 
+use crate::postgres::Database;
 use crate::scene::{BASE_FEE, Scene};
+use crate::story;
 
 #[tokio::test]
 async fn two_operators_with_one_key_and_two_stores_settle_everything_once() {
@@ -39,4 +44,82 @@ async fn two_operators_with_one_key_and_two_stores_settle_everything_once() {
     }
 }
 
+// r[verify settlement.lease]
+#[tokio::test]
+async fn one_of_two_on_one_store_dies_at_every_step_and_the_other_takes_over() {
+    let scene = story::scene().await;
+    let undisturbed = story::undisturbed(&scene).await;
+    let mut steps = 0;
+    loop {
+        steps += 1;
+        let mut scene = scene.branch().await;
+        let store: Arc<dyn OperatorStore> = Arc::new(MemoryStore::default());
+        if take_over(&mut scene, [Arc::clone(&store), store], steps, undisturbed).await {
+            break;
+        }
+    }
+    assert!(steps > 20, "the story has {steps} steps");
+}
+
+// r[verify settlement.lease]
+#[tokio::test]
+async fn one_of_two_on_one_postgres_dies_and_the_other_takes_over() {
+    let scene = story::scene().await;
+    let undisturbed = story::undisturbed(&scene).await;
+    for steps in [2, 5, 9, 14, 20, 27] {
+        let Some(database) = Database::create().await else { return };
+        let mut scene = scene.branch().await;
+        let [one, other] = [database.url.as_str(); 2].map(PostgresStore::open);
+        let stores: [Arc<dyn OperatorStore>; 2] = [Arc::new(one.await.unwrap()), Arc::new(other.await.unwrap())];
+        take_over(&mut scene, stores, steps, undisturbed).await;
+    }
+}
+
+/// One operator tells the story until it dies; another, with its own connection to the same store and its own server,
+/// tries to settle all the while, and goes on alone. True if the first did not die.
+async fn take_over(scene: &mut Scene, stores: [Arc<dyn OperatorStore>; 2], steps: u64, undisturbed: u64) -> bool {
+    let [one_store, other_store] = stores;
+    let config = OperatorConfig { lease_ttl_ms: LEASE_MS, ..scene.stage.config(scene.dir.path()) };
+    let fuse = Fuse::of(steps);
+    let chain = FusedChain::new(Arc::new(scene.server.clone()), Arc::clone(&fuse));
+    let other_chain = Arc::new(Server::new(Arc::clone(&scene.ground)));
+    let other = scene.stage.start_with_store(&scene.keys, &config, other_chain, other_store).await.unwrap();
+    let keys = scene.keys.clone();
+    let life = async {
+        let store = FusedStore::new(one_store, Arc::clone(&fuse));
+        let Ok(one) = scene.stage.start_with_store(&keys, &config, chain, store).await else { return };
+        story::tell(scene, &one).await;
+    };
+    let rivalry = async {
+        loop {
+            let _ = other.settle_once().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = fuse.blows() => {}
+        () = life => {}
+        () = rivalry => {}
+    }
+    lead(&other).await;
+    story::tell(scene, &other).await;
+    scene.calm(&other).await;
+    // What was signed before the death goes out alone; where the lease changed hands before, that is twice.
+    scene.audit(undisturbed + 2 * BASE_FEE).await;
+    !fuse.is_blown()
+}
+
+/// Waits until this operator is the one that settles.
+async fn lead(operator: &RunningOperator) {
+    let leading = async {
+        while operator.settle_once().await.is_ok_and(|report| report.elsewhere.is_some()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), leading).await.expect("a dead holder's lease lapses");
+}
+
 const SEEDS: u64 = 6;
+/// How long a lease outlives its holder.
+const LEASE_MS: u64 = 300;

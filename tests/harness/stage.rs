@@ -17,6 +17,7 @@ use settlement_chain::{
     Address, ChainClient, EMBEDDED_GENESIS_HASH, EmbeddedChain, Keypair, Program, Signer, submit, tokens,
 };
 use settlement_interface::accounts::discriminator;
+use settlement_operator::batch::Rules;
 use settlement_operator::vouchers::{OperatorStore, StoreError};
 use settlement_operator::{Operator, OperatorConfig, RunningOperator, StartError};
 
@@ -193,7 +194,7 @@ impl Stage {
             dir: dir.to_owned(),
             program: self.program().id,
             settle_interval_ms: 0,
-            min_settle: Amount::new(1),
+            rules: Rules { min_settle: Amount::new(1), ..Rules::default() },
             chain_cache_ms: 0,
             ..OperatorConfig::default()
         }

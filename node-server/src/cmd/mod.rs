@@ -6,4 +6,5 @@ pub(crate) mod init;
 pub(crate) mod serve;
 pub(crate) mod settle;
 pub(crate) mod status;
+pub(crate) mod update;
 pub(crate) mod withdraw;

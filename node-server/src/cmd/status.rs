@@ -26,7 +26,7 @@ impl Status {
         config.fee_key = folder.fee_key(None).ok().flatten();
         let status: NodeStatus = match local::ask(&self.dir, Ask::Status).await.map_err(Failure::internal)? {
             Some(answer) => serde_json::from_value(answer).map_err(Failure::internal)?,
-            None => status_of_stopped(&config, folder.key()?.node_id(), &folder.chain()).await?,
+            None => status_of_stopped(&config, folder.key()?.node_id(), &folder.chain()?).await?,
         };
         output::result(json, &json!(status), lines(&status));
         Ok(())
@@ -52,6 +52,12 @@ fn lines(status: &NodeStatus) -> Vec<String> {
         ),
         format!("served       {} bytes", status.bytes_served),
     ];
+    if let Some(payout) = &status.payout {
+        lines.push(format!("payout       {payout}"));
+    }
+    if let (Some(payout), Some(from)) = (&status.pending_payout, status.payout_from) {
+        lines.push(format!("pending      payout {payout} from unix second {from}"));
+    }
     if let Some(key) = &status.fee_key {
         let lamports = status.fee_lamports.map_or("unknown".to_owned(), |lamports| lamports.to_string());
         lines.push(format!("fee key      {key}: {lamports} lamports"));

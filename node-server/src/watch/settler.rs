@@ -14,7 +14,7 @@ use settlement_chain::instructions::{self, BatchVoucher};
 use settlement_chain::interface::accounts::Channel;
 use settlement_chain::interface::instructions::VoucherEntry;
 use settlement_chain::reads::{self, ReadError};
-use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError};
+use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError, TransactionFormat};
 use settlement_chain::{
     Address, ChainClient, ChainError, Commitment, Instruction, MAX_LEGACY_TRANSACTION, Program, Signature,
 };
@@ -57,7 +57,11 @@ impl Settler {
         for voucher in vouchers {
             if let Some(batch) = batches.last_mut() {
                 batch.push(*voucher);
-                let size = submit::wire_size(&self.payer.address(), &[self.instruction(operator, batch)]);
+                let size = submit::wire_size(
+                    TransactionFormat::Legacy,
+                    &self.payer.address(),
+                    &[self.instruction(operator, batch)],
+                );
                 if size.is_ok_and(|bytes| bytes <= MAX_LEGACY_TRANSACTION) {
                     continue;
                 }

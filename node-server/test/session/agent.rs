@@ -25,6 +25,7 @@ pub(crate) struct Agent {
     pub(crate) connection: Connection,
     pub(crate) control: (SendStream, RecvStream),
     pub(crate) tariff: Tariff,
+    pub(crate) min_grace_s: u32,
     _endpoint: Endpoint,
 }
 
@@ -95,7 +96,8 @@ impl Agent {
         say(&mut control.0, &Hello { minor_version: MINOR_VERSION, chain: chain_ids(world) }).await;
         let hello: NodeHello = hear(&mut control.1).await;
         assert_eq!(hello.chain, chain_ids(world));
-        Self { connection, control, tariff: hello.tariff, _endpoint: endpoint }
+        let (tariff, min_grace_s) = (hello.tariff, hello.min_grace_s);
+        Self { connection, control, tariff, min_grace_s, _endpoint: endpoint }
     }
 
     /// Connects, greets and binds.

@@ -15,6 +15,7 @@ mod refusals;
 mod restarting;
 mod serving;
 mod signatures;
+mod switching;
 mod vouchers;
 mod watching;
 mod world;

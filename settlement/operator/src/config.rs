@@ -7,6 +7,8 @@ use aro_proto::Amount;
 use aro_proto::limits::EXCHANGE_TIMEOUT_MS;
 use settlement_chain::{Address, Program};
 
+use crate::batch::Rules;
+use crate::intake::WatchFor;
 use crate::submit::{FeePolicy, FormatChoice};
 use crate::vouchers::StoreUrl;
 
@@ -17,21 +19,36 @@ pub struct OperatorConfig {
     pub dir: PathBuf,
     /// What keeps vouchers and journal. Default: a redb file in `dir`; PostgreSQL where several machines share them.
     pub store: StoreUrl,
+    /// Milliseconds without news after which another operator of the same database settles instead. Default 30,000;
+    /// less takes over sooner, and wanders when the database has a bad moment.
+    pub lease_ttl_ms: u64,
+    /// Days for which the audit trail is kept; 0, the default, keeps it for good. A row takes some 500 bytes.
+    pub history_days: u32,
     /// UDP address to take vouchers at; port 0 is any free one. Default 127.0.0.1:0.
     pub listen: SocketAddr,
     /// The settlement program. Default: that of local chains.
     pub program: Address,
-    /// Settling an open channel is not worth it below this much unsettled. Default 0.01 $ARO; lower costs more fees.
-    pub min_settle: Amount,
+    /// When settling is due.
+    pub rules: Rules,
     /// How transactions are written. Default: version 1 where the cluster takes it, else legacy.
     pub format: FormatChoice,
     /// What is offered for a place in a block, and how much of it may be spent.
     pub fees: FeePolicy,
     /// Whether channels are closed when their node asks; else they are only settled. Default true.
     pub close_when_asked: bool,
-    /// Milliseconds between settling rounds; 0 settles only when asked. Default 60,000. A wish to close does not wait
-    /// for the next round.
+    /// Milliseconds between settling rounds. Default 60,000. A wish to close does not wait for the next round. 0 does
+    /// nothing unless asked: no rounds, no watchtower, no sweeps.
     pub settle_interval_ms: u64,
+    /// Milliseconds between sweeps, which search the chain for channels to finalize and reclaim. Default 600,000; lower
+    /// costs heavy questions to the Solana server.
+    pub sweep_interval_ms: u64,
+    /// The operator's fees are paid out when they reach this. Default none: they wait for `aro-settle withdraw`.
+    pub withdraw_fees_above: Option<Amount>,
+    /// For which nodes of other operators closing channels are watched as well. Default nobody; it costs fees and earns
+    /// none.
+    pub watch_for: WatchFor,
+    /// TCP address of the metrics page. Default none. Keep it on loopback or behind a wall.
+    pub metrics_listen: Option<SocketAddr>,
     /// Connections at once. Default 1,024; each costs some 100 KiB and up to its receive window of 1 MiB.
     pub max_connections: usize,
     /// Connections at once from one IP address. Default 64.
@@ -51,13 +68,19 @@ impl Default for OperatorConfig {
         Self {
             dir: PathBuf::from("."),
             store: StoreUrl::default(),
+            lease_ttl_ms: 30_000,
+            history_days: 0,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             program: Program::local().id,
-            min_settle: Amount::new(10_000),
+            rules: Rules::default(),
             format: FormatChoice::Auto,
             fees: FeePolicy::default(),
             close_when_asked: true,
             settle_interval_ms: 60_000,
+            sweep_interval_ms: 600_000,
+            withdraw_fees_above: None,
+            watch_for: WatchFor::Nobody,
+            metrics_listen: None,
             max_connections: 1_024,
             max_connections_per_ip: 64,
             hello_timeout_ms: EXCHANGE_TIMEOUT_MS,

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::operator::RunningOperator;
 use crate::stop::Stop;
+use crate::vouchers::{Cursor, HistoryQuery, HistoryRow};
 
 /// What a running operator can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +24,26 @@ pub enum Command {
     Settle,
     /// How it stands.
     Status,
+    /// A page of its history.
+    History(HistoryQuery),
 }
 
 impl Command {
-    const ALL: [Self; 2] = [Self::Settle, Self::Status];
-
-    const fn word(self) -> &'static str {
+    /// The line that asks it.
+    fn line(self) -> String {
         match self {
-            Self::Settle => "settle",
-            Self::Status => "status",
+            Self::Settle => "settle".into(),
+            Self::Status => "status".into(),
+            Self::History(query) => format!("history {query}"),
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        match line.split_once(' ') {
+            None if line == "settle" => Some(Self::Settle),
+            None if line == "status" => Some(Self::Status),
+            Some(("history", query)) => query.parse().ok().map(Self::History),
+            _ => None,
         }
     }
 }
@@ -98,7 +110,7 @@ impl Drop for ControlSocket {
 /// Nobody answers there.
 pub async fn ask(path: &Path, command: Command) -> io::Result<Value> {
     let mut stream = UnixStream::connect(path).await?;
-    stream.write_all(format!("{}\n", command.word()).as_bytes()).await?;
+    stream.write_all(format!("{}\n", command.line()).as_bytes()).await?;
     let mut line = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut line).await?;
     serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
@@ -109,7 +121,7 @@ async fn answer(stream: UnixStream, operator: Arc<RunningOperator>) {
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(MAX_COMMAND));
     let Ok(Ok(_)) = timeout(PATIENCE, reader.read_line(&mut line)).await else { return };
-    let answer = match Command::ALL.into_iter().find(|command| command.word() == line.trim_end()) {
+    let answer = match Command::parse(line.trim_end()) {
         Some(Command::Settle) => match operator.settle_once().await {
             Ok(report) => report.to_json(),
             Err(error) => json!({ "error": error.to_string(), "retryable": error.is_retryable() }),
@@ -124,13 +136,24 @@ async fn answer(stream: UnixStream, operator: Arc<RunningOperator>) {
             }),
             Err(error) => json!({ "error": error.to_string(), "retryable": false }),
         },
-        None => json!({ "error": "unknown command: settle and status are known", "retryable": false }),
+        Some(Command::History(query)) => match operator.history(&query).await {
+            Ok(page) => history_page(&page),
+            Err(error) => json!({ "error": error.to_string(), "retryable": error.is_retryable() }),
+        },
+        None => json!({ "error": "unknown command: settle, status and history are known", "retryable": false }),
     };
     let _ = writer.write_all(format!("{answer}\n").as_bytes()).await;
 }
 
+/// A page of history, and where the next begins, as a running operator answers it.
+pub fn history_page(page: &[(Cursor, HistoryRow)]) -> Value {
+    let rows: Vec<Value> = page.iter().map(|(_, row)| row.to_json()).collect();
+    let next = page.last().map(|(cursor, _)| json!([cursor.at, cursor.number]));
+    json!({ "rows": rows, "next": next })
+}
+
 /// Bytes of a command line.
-const MAX_COMMAND: u64 = 64;
+const MAX_COMMAND: u64 = 256;
 /// Bytes of an answer.
 const MAX_ANSWER: u64 = 64 << 20;
 /// How long a command line may take.

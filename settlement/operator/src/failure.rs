@@ -2,12 +2,12 @@
 
 use std::io;
 
-use settlement_chain::ChainError;
 use settlement_chain::admin::AdminError;
 use settlement_chain::keyfile::KeyfileError;
 use settlement_chain::reads::ReadError;
 use settlement_chain::setup::SetupError;
 use settlement_chain::submit::{Remedy, SubmitError};
+use settlement_chain::{ChainError, ConnectError};
 use settlement_operator::vouchers::StoreError;
 use settlement_operator::{AccountError, OnceError, SettleError, StartError};
 
@@ -107,6 +107,12 @@ impl From<ChainError> for Failure {
     }
 }
 
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::usage(error, "correct --rpc, or `rpc_url` in config.json")
+    }
+}
+
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
@@ -169,7 +175,18 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::InUse => Self::retry(error),
-            other => Self::internal(other),
+            StoreError::Unavailable(_) => Self::of(
+                Kind::Unreachable,
+                error,
+                "check `store` in config.json and that the database runs, then retry",
+            ),
+            StoreError::Full(_) => Self::of(Kind::Unreachable, error, "free disk space; nothing acknowledged is lost"),
+            StoreError::Address(_) => Self::usage(error, "correct `store` in config.json, or --store"),
+            StoreError::Newer { .. } => Self::usage(error, "start the version that wrote it, or a later one"),
+            StoreError::Database(_) => Self::internal(error),
+            StoreError::Damaged(_) => {
+                Self::of(Kind::Internal, error, "restore the backup; what the chain has taken is safe")
+            }
         }
     }
 }

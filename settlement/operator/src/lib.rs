@@ -36,7 +36,9 @@
 //! | [`vouchers`]   | the best voucher of each channel, durable before it is acknowledged     |
 //! | [`batch`]      | the pure planner: channels in, transactions out, full to the byte       |
 //! | [`submit`]     | the write-ahead journal, sending, and what became of it                 |
-//! | [`settle`]     | the round that joins them                                               |
+//! | [`settle`]     | the lanes that join them: rounds, urgent, sweeps                        |
+//! | `watch`        | sees a closing channel soon enough                                      |
+//! | [`metrics`]    | what monitoring reads                                                   |
 //! | [`control`]    | the socket for commands of the same machine                             |
 
 mod account;
@@ -45,9 +47,11 @@ mod error;
 mod intake;
 mod operator;
 mod stop;
+mod watch;
 
 pub mod batch;
 pub mod control;
+pub mod metrics;
 pub mod settle;
 pub mod submit;
 pub mod vouchers;
@@ -55,5 +59,6 @@ pub mod vouchers;
 pub use account::{FeeSource, Registered, Withdrawn, register, withdraw_fees};
 pub use config::OperatorConfig;
 pub use error::{AccountError, StartError};
+pub use intake::WatchFor;
 pub use operator::{OnceError, Operator, RunningOperator};
 pub use settle::{ReclaimedChannel, SettleError, SettleReport, SettledChannel, Skipped, Trouble};

@@ -2,24 +2,28 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aro_proto::message::ChainIds;
-use aro_proto::{NodeId, SecretKey};
+use aro_proto::message::{ChainIds, Handoff, HandoffAck};
+use aro_proto::{AgentId, NodeId, Refusal, SecretKey};
 use settlement_chain::submit::offered_priority_fee;
-use settlement_chain::{Address, ChainClient, Program, TransactionSigner, reads};
-use tokio::sync::{Semaphore, watch};
+use settlement_chain::{Address, ChainClient, Hash, Program, TransactionSigner, reads};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::batch::Planner;
 use crate::config::OperatorConfig;
 use crate::error::StartError;
-use crate::intake::{Bounds, ChannelCache, Intake, Listener, Turns, bind};
+use crate::intake::{Answer, Bounds, ChannelCache, Fairness, Intake, Listener, bind};
+use crate::metrics::{Lane, MeteredChain, Metrics, MetricsServer};
 use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
 use crate::submit::{FeeBudget, Submitter};
-use crate::vouchers::{self, Book, LeaseTerms, OperatorStore, StoreError, StoredVoucher};
+use crate::vouchers::{
+    self, Book, Cursor, HistoryQuery, HistoryRow, Lease, LeaseTerms, OperatorStore, StoreError, StoredVoucher,
+};
+use crate::watch::{Alarms, Watch};
 
 /// Starts operators.
 pub struct Operator;
@@ -55,11 +59,20 @@ impl Operator {
         store: Arc<dyn OperatorStore>,
     ) -> Result<RunningOperator, StartError> {
         let core = Core::open(&config, Arc::new(authority), chain, store).await?;
+        core.reconcile().await;
+        let (stop, stopped) = Stop::new();
+        let mut tasks = Vec::new();
+        let mut metrics_addr = None;
+        if let Some(listen) = config.metrics_listen {
+            let refused = |source| StartError::Listen { listen, source };
+            let server = MetricsServer::bind(listen, Arc::clone(&core.metrics)).await.map_err(refused)?;
+            metrics_addr = Some(server.local_addr().map_err(refused)?);
+            tasks.push(tokio::spawn(server.run(stopped.clone())));
+        }
         let endpoint = bind(config.listen, &transport_key)
             .map_err(|source| StartError::Listen { listen: config.listen, source })?;
         let local_addr =
             endpoint.local_addr().map_err(|source| StartError::Listen { listen: config.listen, source })?;
-        let (stop, stopped) = Stop::new();
         let listener = Listener {
             endpoint,
             intake: Arc::clone(&core.intake),
@@ -71,18 +84,33 @@ impl Operator {
             },
             stop: stopped.clone(),
         };
-        let mut tasks = vec![tokio::spawn(listener.run())];
+        tasks.push(tokio::spawn(listener.run()));
+        tracing::info!(%local_addr, "intake is open");
         if config.settle_interval_ms > 0 {
+            let lanes = Lanes { settler: Arc::clone(&core.settler), metrics: Arc::clone(&core.metrics) };
+            let watch = Watch {
+                settler: Arc::clone(&core.settler),
+                alarms: Arc::clone(&core.intake.alarms),
+                metrics: Arc::clone(&core.metrics),
+                stop: stopped.clone(),
+            };
+            tasks.push(tokio::spawn(watch.run()));
             let every = Duration::from_millis(config.settle_interval_ms);
-            tasks.push(tokio::spawn(rounds(
-                Arc::clone(&core.settler),
-                Arc::clone(&core.intake),
-                every,
-                stopped.clone(),
-            )));
+            tasks.push(tokio::spawn(lanes.clone().rounds(Arc::clone(&core.intake), every, stopped.clone())));
+            let every = Duration::from_millis(config.sweep_interval_ms.max(MIN_SWEEP_MS));
+            tasks.push(tokio::spawn(lanes.sweeps(every, stopped.clone())));
+            tracing::info!("watchtower, rounds and sweeps are running");
+        } else {
+            tracing::warn!("nothing is settled or watched unless asked: settle_interval_ms is 0");
         }
-        tasks.push(tokio::spawn(keep_lease(Arc::clone(&core.intake.book), stopped)));
-        Ok(RunningOperator { id: transport_key.node_id(), local_addr, core, stop, tasks })
+        if config.history_days > 0 {
+            let task = trim_history(Arc::clone(&core.intake.book), config.history_days, stopped.clone());
+            tasks.push(tokio::spawn(task));
+        }
+        let settles = config.settle_interval_ms > 0;
+        let (intake, metrics) = (Arc::clone(&core.intake), Arc::clone(&core.metrics));
+        tasks.push(tokio::spawn(keep_lease(intake, metrics, settles, stopped)));
+        Ok(RunningOperator { id: transport_key.node_id(), local_addr, metrics_addr, core, stop, tasks })
     }
 
     /// One settling round without intake, on the configured file.
@@ -96,7 +124,8 @@ impl Operator {
     ) -> Result<SettleReport, OnceError> {
         let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
         let core = Core::open(config, Arc::new(authority), chain, store).await?;
-        let report = core.settler.round().await;
+        core.reconcile().await;
+        let report = core.settler.once().await;
         core.intake.book.step_down().await.map_err(SettleError::from)?;
         Ok(report?)
     }
@@ -117,6 +146,7 @@ pub enum OnceError {
 pub struct RunningOperator {
     id: NodeId,
     local_addr: SocketAddr,
+    metrics_addr: Option<SocketAddr>,
     core: Core,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -126,6 +156,11 @@ impl RunningOperator {
     /// Where it takes vouchers.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where its metrics page is, if it has one.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
     }
 
     /// Its transport key: what nodes dial.
@@ -143,7 +178,7 @@ impl RunningOperator {
     /// # Errors
     /// [`SettleError`]; nothing is lost, the next round starts from what the chain says.
     pub async fn settle_once(&self) -> Result<SettleReport, SettleError> {
-        self.core.settler.round().await
+        self.core.settler.once().await
     }
 
     /// Every voucher that is stored.
@@ -152,6 +187,25 @@ impl RunningOperator {
     /// The database could not be read.
     pub async fn vouchers(&self) -> Result<Vec<StoredVoucher>, StoreError> {
         self.core.intake.book.vouchers().await
+    }
+
+    /// A page of what became final; the last row's cursor leads to the next.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn history(&self, query: &HistoryQuery) -> Result<Vec<(Cursor, HistoryRow)>, StoreError> {
+        self.core.intake.book.history(query).await
+    }
+
+    /// Judges a handoff that reached this process by another way than the network, as if `signer` had sent it.
+    ///
+    /// # Errors
+    /// Nothing was looked at: the refusal says why.
+    pub async fn take(&self, signer: AgentId, handoff: &Handoff) -> Result<HandoffAck, Refusal> {
+        match self.core.intake.take(signer, handoff).await {
+            Answer::Ack { ack, .. } => Ok(ack),
+            Answer::Refused(refusal) => Err(refusal),
+        }
     }
 
     /// Says goodbye to nodes, finishes what is begun, and stops. A settling round that takes longer than ten seconds
@@ -186,6 +240,7 @@ impl Drop for RunningOperator {
 struct Core {
     intake: Arc<Intake>,
     settler: Arc<Settler>,
+    metrics: Arc<Metrics>,
 }
 
 impl Core {
@@ -195,22 +250,29 @@ impl Core {
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
     ) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new());
+        let chain: Arc<dyn ChainClient> = Arc::new(MeteredChain::new(chain, 0, Arc::clone(&metrics)));
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
         let on_chain = reads::config(&*chain, &program).await?;
+        tracing::info!(genesis = %Hash::new_from_array(genesis_hash), program = %program.id, "the chain answers");
         let authority_address = authority.address();
         if reads::operator(&*chain, &program, &authority_address).await?.is_none() {
             return Err(StartError::NotRegistered { authority: authority_address });
         }
         let (operator, _) = program.operator(&authority_address);
-        let book = Arc::new(Book::new(store, LeaseTerms::new(operator.to_string())));
+        tracing::info!(%operator, authority = %authority_address, "the operator account is there");
+        let book = Arc::new(Book::new(
+            store,
+            LeaseTerms { ttl: Duration::from_millis(config.lease_ttl_ms), ..LeaseTerms::new(operator.to_string()) },
+        ));
         let cache = Arc::new(ChannelCache::new(Duration::from_millis(config.chain_cache_ms)));
         let planner = Planner {
             program,
             authority: authority_address,
             operator,
             format: config.format.decide(&*chain, &authority_address).await,
-            min_settle: config.min_settle,
+            rules: config.rules,
             close_when_asked: config.close_when_asked,
         };
         let intake = Arc::new(Intake {
@@ -218,47 +280,107 @@ impl Core {
             program,
             chain_ids: ChainIds { genesis_hash, program: config.program.to_bytes(), mint: on_chain.mint },
             operator,
-            min_settle: config.min_settle,
+            min_settle: config.rules.min_settle,
+            watch_for: config.watch_for.clone(),
             book: Arc::clone(&book),
             cache: Arc::clone(&cache),
-            work: Semaphore::new(config.max_handoffs_at_once),
-            turns: Turns::default(),
+            metrics: Arc::clone(&metrics),
+            alarms: Arc::new(Alarms::default()),
+            fairness: Fairness::new(config.max_handoffs_at_once),
             close_wanted: tokio::sync::Notify::new(),
         });
         // What an earlier life has in flight counts against this hour.
         let in_flight = book.pending().await?;
-        let already = in_flight.iter().map(|entry| offered_priority_fee(&entry.prepared.transaction)).sum();
+        let already = in_flight
+            .iter()
+            .map(|entry| offered_priority_fee(&entry.prepared.transaction))
+            .fold(0, u64::saturating_add);
         let fees = Arc::new(FeeBudget::new(config.fees, already, std::time::Instant::now()));
         let submitter = Submitter { chain, authority, book, planner, fees };
-        Ok(Self { intake, settler: Arc::new(Settler::new(submitter, operator, cache)) })
+        let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
+        Ok(Self { intake, settler: Arc::new(settler), metrics })
+    }
+
+    /// Holds what an earlier life left behind against the chain, before anything else happens.
+    async fn reconcile(&self) {
+        match self.settler.reconcile().await {
+            Ok(found) => tracing::info!(
+                landed = found.landed,
+                void = found.void,
+                open = found.open,
+                vouchers = found.standing.stored,
+                unsettled = found.standing.unsettled,
+                closing = found.standing.closing,
+                at_risk = found.standing.closing_at_risk,
+                "journal and vouchers are reconciled with the chain"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "the chain could not be asked about the journal; what is open stays open")
+            }
+        }
     }
 }
 
-/// Settles at intervals, and when a node wants a channel closed, until it is told to stop. A begun round is finished.
-async fn rounds(settler: Arc<Settler>, intake: Arc<Intake>, every: Duration, mut stop: Stop) {
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = intake.close_wanted.notified() => {}
-            () = stop.told() => return,
+/// The lanes that run at intervals.
+#[derive(Clone)]
+struct Lanes {
+    settler: Arc<Settler>,
+    metrics: Arc<Metrics>,
+}
+
+impl Lanes {
+    /// Settles at intervals, and when a node wants a channel closed, until it is told to stop. A begun round is
+    /// finished.
+    async fn rounds(self, intake: Arc<Intake>, every: Duration, mut stop: Stop) {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = intake.close_wanted.notified() => {}
+                () = stop.told() => return,
+            }
+            let began = Instant::now();
+            let ended = self.settler.round().await;
+            self.log(Lane::Settle, began, ended);
+            // However often nodes ask, rounds leave the chain's server time to breathe; wishes meanwhile are one wish.
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = stop.told() => return,
+            }
         }
-        match settler.round().await {
-            Ok(report) if report.is_empty() => {}
-            Ok(report) => tracing::info!(report = %report.to_json(), "settled"),
-            Err(error) => tracing::warn!(%error, "a settling round failed; the next one tries again"),
+    }
+
+    /// Sweeps at intervals until it is told to stop. A begun sweep is finished.
+    async fn sweeps(self, every: Duration, mut stop: Stop) {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.told() => return,
+            }
+            let began = Instant::now();
+            let ended = self.settler.sweep().await;
+            self.log(Lane::Sweep, began, ended);
         }
-        // However often nodes ask, rounds leave the chain's server time to breathe; wishes meanwhile are one wish.
-        tokio::select! {
-            () = sleep(PAUSE) => {}
-            () = stop.told() => return,
+    }
+
+    fn log(&self, lane: Lane, began: Instant, ended: Result<SettleReport, SettleError>) {
+        self.metrics.round(lane, ended.is_ok(), began.elapsed());
+        let lane = lane.name();
+        match ended {
+            Ok(report) if report.is_empty() || report.elsewhere.is_some() => {}
+            Ok(report) => tracing::info!(lane, report = %report.to_json(), "settled"),
+            Err(error) => tracing::warn!(lane, %error, "a round failed; the next one tries again"),
         }
     }
 }
 
-/// Prolongs the lease between rounds, so that it does not wander while its holder lives.
-async fn keep_lease(book: Arc<Book>, mut stop: Stop) {
+/// Prolongs the lease between rounds, so that it does not wander while its holder lives; and takes it over soon after
+/// another has died.
+async fn keep_lease(intake: Arc<Intake>, metrics: Arc<Metrics>, settles: bool, mut stop: Stop) {
+    let book = &intake.book;
     let mut ticks = interval(book.lease_terms().ttl / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -267,13 +389,49 @@ async fn keep_lease(book: Arc<Book>, mut stop: Stop) {
             () = stop.told() => return,
         }
         let led = book.leads();
-        match book.renew().await {
+        let leads = match book.renew().await {
+            Ok(true) => Ok(true),
+            Ok(false) if settles => book.lead().await.map(|lease| matches!(lease, Lease::Held(_))),
+            other => other,
+        };
+        match leads {
+            Ok(true) if !led => {
+                tracing::info!("this operator settles from now on");
+                intake.close_wanted.notify_one();
+            }
             Ok(false) if led => tracing::warn!("another operator of this database settles now"),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the lease could not be prolonged"),
         }
+        metrics.lease_held(book.leads());
     }
 }
+
+/// Forgets what is older than the operator wants to keep.
+async fn trim_history(book: Arc<Book>, days: u32, mut stop: Stop) {
+    let mut ticks = interval(TRIM_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.told() => return,
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let before = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::from(days).saturating_mul(DAY_S));
+        match book.forget_history(before).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, days, "history was trimmed"),
+            Err(error) => tracing::warn!(%error, "history could not be trimmed"),
+        }
+    }
+}
+
+/// Between two trims of the history.
+const TRIM_EVERY: Duration = Duration::from_secs(3_600);
+/// Seconds of a day.
+const DAY_S: i64 = 86_400;
+
+/// The least time between two sweeps, in milliseconds: their questions are heavy.
+const MIN_SWEEP_MS: u64 = 1_000;
 
 /// The least time between two rounds.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -49,7 +49,7 @@ fn help_names_every_command() {
     let output = aro_settle(&["--help"]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for command in ["setup", "config", "init", "run", "once", "status", "withdraw", "mint-to"] {
+    for command in ["setup", "config", "init", "run", "once", "status", "report", "withdraw", "mint-to"] {
         assert!(text.contains(command), "{command} is missing in {text}");
     }
 }

@@ -10,7 +10,8 @@ use std::process::Command;
 use fixture::World;
 use fixture::rpc::RpcServer;
 use serde_json::{Value, json};
-use settlement_chain::{Keypair, Signer, keyfile, reads};
+use settlement_chain::interface::errors::SettlementError;
+use settlement_chain::{Keypair, Signer, instructions, keyfile, reads, submit};
 use settlement_operator::register;
 
 struct Scene {
@@ -111,12 +112,18 @@ async fn pause_stops_and_resume_lets_go_on() {
     assert_eq!(scene.ok(&["pause"], Some(&admin)).await["paused"], json!(true));
     assert_eq!(scene.config().await.paused, 1);
     assert_eq!(scene.ok(&["pause"], Some(&admin)).await["signature"], Value::Null);
-    // A pause leaves registrations alone.
+    let World { chain, program, setup, admin: payer, agent, .. } = &scene.world;
+    let source = reads::associated_token_address(&agent.pubkey(), &setup.mint);
+    chain.mint_to(&setup.mint, payer, &agent.pubkey(), 10).await.unwrap();
+    let deposit = [instructions::deposit(program, &agent.pubkey(), &agent.pubkey(), &source, 10)];
+    let refused = submit::submit(chain, agent, &[], &deposit).await.unwrap_err();
+    assert_eq!(refused.program_error(), Some(SettlementError::Paused));
+    // Registrations go on.
     let authority = Keypair::new();
-    let World { chain, program, admin: payer, .. } = &scene.world;
     register(chain, program, payer, &authority, 10, &payer.pubkey()).await.unwrap();
     assert_eq!(scene.ok(&["resume"], Some(&admin)).await["paused"], json!(false));
     assert_eq!(scene.config().await.paused, 0);
+    submit::submit(chain, agent, &[], &deposit).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,14 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod contract;
+#[path = "fixture/disk.rs"]
+mod disk;
 #[path = "fixture/postgres.rs"]
 mod postgres_server;
 
 use std::sync::Arc;
 
 use contract::{accepted, all, offer};
+use disk::Disk;
 use postgres_server::Database;
-use settlement_operator::vouchers::{MemoryStore, PostgresStore, RedbStore, StoreError};
+use settlement_operator::vouchers::{Claim, MemoryStore, PostgresStore, RedbStore, StoreError};
 use sqlx::Executor;
 
 /// Every test of the contract, on every store.
@@ -94,6 +97,31 @@ async fn reopened_file_holds_every_voucher_and_a_second_opener_is_refused() {
     let store: contract::Store = Arc::new(RedbStore::open(&path).await.unwrap());
     assert_eq!(all(&store).await, before);
     assert!(contract::lease(&store, "two").await.fence > grant.fence, "whoever held the file's lease is gone");
+}
+
+// r[verify settlement.handoff.durable]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_disk_acknowledges_nothing_and_loses_nothing() {
+    let disk = Disk::default();
+    let spare = disk.clone();
+    let open = move || ::redb::Database::builder().create_with_backend(spare.clone());
+    let store: contract::Store = Arc::new(RedbStore::open_with(open).await.unwrap());
+    offer(&store, accepted(2, 5, false)).await;
+    for round in 1..=3_u64 {
+        disk.fill(true);
+        let more =
+            (0..=255).map(|channel| (contract::id(channel), Ok(Claim::Rise(accepted(channel, 5 + round, false)))));
+        let refused = store.commit(more.collect(), contract::NOW).await.unwrap_err();
+        assert!(refused.is_retryable(), "{refused}");
+        assert!(matches!(refused, StoreError::Full(_)), "{refused}");
+        let grant = store.acquire("aro", "one", contract::TTL).await;
+        assert!(grant.unwrap_err().is_retryable());
+        disk.fill(false);
+        let ruling = offer(&store, accepted(3, round, false)).await;
+        assert_eq!(ruling.refusal, None, "as soon as there is room");
+        let kept: Vec<_> = all(&store).await.iter().map(|kept| kept.cumulative().get()).collect();
+        assert_eq!(kept, [5, round], "what was acknowledged, and nothing of what was not");
+    }
 }
 
 // r[verify settlement.lease]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use aro_tests::line::{Line, Reply};
 use aro_tests::stage::{FUNDS, Stage};
 use settlement_chain::instructions::{self, OpenChannel};
+use settlement_chain::submit::{Terms, TransactionFormat, prepare_with, wire_size};
 use settlement_chain::{Address, Signer, reads, submit};
 use settlement_interface::instructions::{MAX_BATCH, tag};
 
@@ -68,15 +69,17 @@ async fn open_many(stage: &Stage, meter: &Meter, node: Address) -> Result<Vec<Ad
         nonces.map(|nonce| OpenChannel { node, nonce, deposit: 2 * PAID, grace_s: 900, signer }).collect()
     };
     let step = |count: usize| instructions::open_batch(program, &owner, &owner, &opens(count));
-    let fits = |count: usize| {
-        submit::wire_size(&owner, &[step(count)]).is_ok_and(|bytes| bytes <= settlement_chain::MAX_LEGACY_TRANSACTION)
-    };
+    let fits = |count: usize| wire_size(FORMAT, &owner, &[step(count)]).is_ok_and(|bytes| bytes <= FORMAT.max_bytes());
     let count = (1..=MAX_BATCH).take_while(|count| fits(*count)).last().context("not one opening fits")?;
-    submit::submit(meter, stage.agent(), &[], &[step(count)]).await?;
+    let steps = [step(count)];
+    let prepared = prepare_with(meter, stage.agent(), &[], &steps, &Terms::estimate(FORMAT, &steps)).await?;
+    submit::confirm(meter, &prepared).await?;
     let agent = stage.agent_account();
     Ok((nonce..).take(count).map(|nonce| program.channel(&agent, &node, nonce).0).collect())
 }
 
+/// How an agent opens many channels at once.
+const FORMAT: TransactionFormat = TransactionFormat::V1;
 /// Enough for more than one full transaction of each kind.
 const CHANNELS: usize = 140;
 /// Base units paid on each channel.

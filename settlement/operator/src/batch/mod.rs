@@ -1,5 +1,6 @@
 //! From channels to transactions: what is worth sending, packed to the byte.
 
+mod due;
 pub(crate) mod planner;
 mod size;
 
@@ -7,6 +8,7 @@ use aro_proto::{Amount, ChannelId};
 use settlement_chain::{Address, Instruction};
 use settlement_interface::accounts::{Channel, Node};
 
+pub use due::{Candidate, Cost, Due, Rules};
 pub use planner::{Facts, Planner};
 pub use size::transaction_bytes;
 
@@ -25,6 +27,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Its name in reports, metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Settle => "settle",
+            Self::Close => "close",
+            Self::Finalize => "finalize",
+            Self::Reclaim => "reclaim",
+        }
+    }
+
     /// The kind of a stored number.
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -88,6 +100,8 @@ pub struct Planned {
     pub at: i64,
     /// To which channels, in the order of the instruction.
     pub items: Vec<Item>,
+    /// Why, for each item in order; empty where no voucher is settled.
+    pub dues: Vec<Due>,
     /// The one instruction, beside the limits that the submitter adds.
     pub instruction: Instruction,
     /// The entries, so that a batch which the chain refuses can be planned again in halves.

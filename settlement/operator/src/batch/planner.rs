@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 
 use aro_proto::channel::SignedVoucher;
-use aro_proto::limits::SETTLE_MARGIN_S;
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::instructions::{self, BatchVoucher, NO_VOUCHER};
 use settlement_chain::submit::TransactionFormat;
@@ -12,7 +11,7 @@ use settlement_interface::accounts::{Channel, Node, status};
 use settlement_interface::instructions::{MAX_BATCH, VoucherEntry};
 use settlement_interface::voucher::{NEVER, is_expired};
 
-use super::{Item, Kind, Planned, Trace, transaction_bytes};
+use super::{Candidate, Cost, Due, Item, Kind, Planned, Rules, Trace, transaction_bytes};
 use crate::vouchers::StoredVoucher;
 
 /// Decides what is sent, for one operator.
@@ -26,8 +25,8 @@ pub struct Planner {
     pub operator: Address,
     /// How transactions are written.
     pub format: TransactionFormat,
-    /// Settling an open channel is not worth it below this much unsettled.
-    pub min_settle: Amount,
+    /// When settling is due.
+    pub rules: Rules,
     /// Whether channels are closed when their node asks; else they are only settled.
     pub close_when_asked: bool,
 }
@@ -41,20 +40,47 @@ pub struct Facts {
     pub nodes: BTreeMap<Address, Node>,
     /// Channels by id; one that is not here is gone.
     pub channels: BTreeMap<ChannelId, Channel>,
+    /// What a transaction costs.
+    pub cost: Cost,
 }
 
 impl Planner {
-    /// Everything that earns or ends now: closes that nodes asked for, vouchers worth settling, and channels whose
-    /// grace is over. `busy` channels have a transaction whose fate is open; they wait. Channels that run towards a
-    /// deadline come first, the earliest before all.
+    /// Every stored voucher that is due. `busy` channels have a transaction whose fate is open; they wait. Channels
+    /// that run towards a deadline come first, the earliest before all.
     pub fn plan(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
+        self.plan_only(facts, vouchers, busy, |_| true)
+    }
+
+    /// Only what must not wait for anything else: vouchers of closing channels, settled and not closed.
+    // r[impl settlement.urgent]
+    pub fn urgent(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
+        let settling = Self { close_when_asked: false, ..self.clone() };
+        settling.plan_only(facts, vouchers, busy, |due| due == Due::Closing)
+    }
+
+    fn plan_only(
+        &self,
+        facts: &Facts,
+        vouchers: &[StoredVoucher],
+        busy: &HashSet<ChannelId>,
+        wanted: impl Fn(Due) -> bool,
+    ) -> Vec<Planned> {
+        let candidates: Vec<(&SignedVoucher, &Channel, Candidate, Trace)> = vouchers
+            .iter()
+            .filter(|stored| !stored.quarantined && !busy.contains(&stored.channel()))
+            .filter_map(|stored| self.candidate(facts, stored))
+            .collect();
+        let bare: Vec<Candidate> = candidates.iter().map(|(_, _, candidate, _)| *candidate).collect();
+        let dues = self.rules.choose(facts.now, &facts.cost, &bare);
         // Per node and kind; vouchers that expire apart, for one makes its whole batch longer.
         let mut groups: BTreeMap<(Kind, Address, bool), Vec<Entry>> = BTreeMap::new();
-        for stored in vouchers.iter().filter(|stored| !stored.quarantined && !busy.contains(&stored.channel())) {
-            if let Some((kind, entry)) = self.due(facts, stored) {
-                let expires = entry.voucher.2 != NEVER;
-                groups.entry((kind, stored.node, expires)).or_default().push(entry);
-            }
+        for ((signed, channel, candidate, trace), due) in candidates.into_iter().zip(dues) {
+            let Some(due) = due.filter(|due| wanted(*due)) else { continue };
+            // A closing channel is settled at once but not closed unless its node says so: the node may hold a better
+            // voucher that is still on its way, and a close would cut that off.
+            let kind = if candidate.asked { Kind::Close } else { Kind::Settle };
+            let entry = Entry::of(signed, channel, trace, due);
+            groups.entry((kind, candidate.node, entry.voucher.2 != NEVER)).or_default().push(entry);
         }
         let mut planned = Vec::new();
         for ((kind, node, _), mut entries) in groups {
@@ -64,12 +90,16 @@ impl Planner {
             planned.extend(self.pack(Source { kind, at: facts.now, target: Target::Node { node, operator }, entries }));
         }
         planned.sort_by_key(|planned: &Planned| planned.source.deadline());
+        planned
+    }
+
+    /// Ends the grace of channels that are past it.
+    pub fn finalize(&self, facts: &Facts, busy: &HashSet<ChannelId>) -> Vec<Planned> {
         let over = facts.channels.iter().filter(|(id, channel)| {
             channel.status == status::CLOSING && facts.now >= channel.deadline && !busy.contains(id)
         });
         let entries: Vec<Entry> = over.map(|(id, channel)| Entry::bare(*id, Trace::of(channel, None))).collect();
-        planned.extend(self.pack(Source { kind: Kind::Finalize, at: facts.now, target: Target::Anyone, entries }));
-        planned
+        self.pack(Source { kind: Kind::Finalize, at: facts.now, target: Target::Anyone, entries })
     }
 
     /// Refunds of closed channels, grouped by who gets what back.
@@ -101,8 +131,12 @@ impl Planner {
         Some([self.build(&planned.source, first), self.build(&planned.source, second)])
     }
 
-    /// What is due for one stored voucher.
-    fn due(&self, facts: &Facts, stored: &StoredVoucher) -> Option<(Kind, Entry)> {
+    /// A stored voucher as the rules see it; `None` if the chain would not take it at all.
+    fn candidate<'a>(
+        &self,
+        facts: &'a Facts,
+        stored: &'a StoredVoucher,
+    ) -> Option<(&'a SignedVoucher, &'a Channel, Candidate, Trace)> {
         let channel = facts.channels.get(&stored.channel())?;
         let node = facts.nodes.get(&stored.node)?;
         if !channel.is_settleable(facts.now) {
@@ -110,18 +144,25 @@ impl Planner {
         }
         let signed = stored.due(facts.now);
         let voucher = &signed.voucher;
-        let unsettled = voucher.cumulative.saturating_sub(Amount::new(channel.settled));
-        let rises = !unsettled.is_zero() && !is_expired(voucher.expires_at, facts.now);
-        let trace = Trace { voucher_signature: rises.then_some(signed.signature), ..Trace::of(channel, Some(node)) };
-        // Only the node's own operator may close.
-        if stored.close && self.close_when_asked && Address::from(node.operator) == self.operator {
-            return Some((Kind::Close, Entry::of(signed, channel, trace)));
-        }
-        // A closing channel is settled at once but not closed: its node may hold a better voucher that is still on
-        // its way, and a close would cut that off.
-        let urgent = stored.close || channel.status == status::CLOSING || expires_soon(voucher.expires_at, facts.now);
-        // r[impl settlement.worth]
-        (rises && (urgent || unsettled >= self.min_settle)).then(|| (Kind::Settle, Entry::of(signed, channel, trace)))
+        let lives = !is_expired(voucher.expires_at, facts.now);
+        let above = voucher.cumulative.saturating_sub(Amount::new(channel.settled));
+        let unsettled = if lives { above } else { Amount::ZERO };
+        let foreign = Address::from(node.operator) != self.operator;
+        let candidate = Candidate {
+            node: stored.node,
+            unsettled,
+            deposit: Amount::new(channel.deposit),
+            closing: channel.status == status::CLOSING,
+            // Only the node's own operator may close.
+            asked: stored.close && self.close_when_asked && !foreign,
+            expires_at: voucher.expires_at,
+            foreign,
+            since: stored.since,
+            heard: stored.heard,
+        };
+        let signature = (!unsettled.is_zero()).then_some(signed.signature);
+        let trace = Trace { voucher_signature: signature, ..Trace::of(channel, Some(node)) };
+        Some((signed, channel, candidate, trace))
     }
 
     /// Fills transactions one after the other, each as full as its size allows.
@@ -150,6 +191,7 @@ impl Planner {
             kind: source.kind,
             at: source.at,
             items: entries.iter().map(|entry| entry.item).collect(),
+            dues: entries.iter().filter_map(|entry| entry.due).collect(),
             instruction: self.instruction(source, entries),
             source: Source { entries: entries.to_vec(), ..*source },
         }
@@ -196,6 +238,8 @@ struct Entry {
     voucher: BatchVoucher,
     /// Unix second from which the chain takes it no more; [`NO_DEADLINE`] while its channel is not closing.
     deadline: i64,
+    /// Why; none where no voucher is settled.
+    due: Option<Due>,
 }
 
 impl Source {
@@ -212,27 +256,24 @@ impl Source {
 
 impl Entry {
     /// A stored voucher; where the trace carries no signature its channel closes where the chain stands.
-    fn of(signed: &SignedVoucher, account: &Channel, trace: Trace) -> Self {
+    fn of(signed: &SignedVoucher, account: &Channel, trace: Trace, due: Due) -> Self {
         let channel = signed.voucher.channel;
         let item = Item { channel, voucher: Some(signed.voucher.cumulative), trace };
         let address = Address::new_from_array(channel.to_bytes());
         let deadline = if account.status == status::CLOSING { account.deadline } else { NO_DEADLINE };
+        let due = Some(due);
         let Some(signature) = trace.voucher_signature else {
-            return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline };
+            return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline, due };
         };
         let entry = VoucherEntry { signature, cumulative: signed.voucher.cumulative.get() };
-        Self { item, voucher: (address, entry, signed.voucher.expires_at), deadline }
+        Self { item, voucher: (address, entry, signed.voucher.expires_at), deadline, due }
     }
 
     fn bare(channel: ChannelId, trace: Trace) -> Self {
         let address = Address::new_from_array(channel.to_bytes());
         let item = Item { channel, voucher: None, trace };
-        Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE }
+        Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE, due: None }
     }
-}
-
-fn expires_soon(expires_at: i64, now: i64) -> bool {
-    expires_at != NEVER && expires_at.saturating_sub(now) <= SETTLE_MARGIN_S
 }
 
 /// After every deadline.
@@ -242,6 +283,7 @@ const NO_DEADLINE: i64 = i64::MAX;
 pub(crate) mod tests {
     use aro_proto::SecretKey;
     use aro_proto::channel::Voucher;
+    use aro_proto::limits::SETTLE_MARGIN_S;
     use proptest::prelude::*;
 
     use super::*;
@@ -253,14 +295,9 @@ pub(crate) mod tests {
         let authority = Address::new_from_array([200; 32]);
         let program = Program::local();
         let operator = program.operator(&authority).0;
-        Planner {
-            program,
-            authority,
-            operator,
-            format: TransactionFormat::Legacy,
-            min_settle: Amount::new(10),
-            close_when_asked: true,
-        }
+        let rules = Rules { min_settle: Amount::new(10), ..Rules::default() };
+        let format = TransactionFormat::Legacy;
+        Planner { program, authority, operator, format, rules, close_when_asked: true }
     }
 
     fn node_address(node: u8) -> Address {
@@ -371,7 +408,7 @@ pub(crate) mod tests {
         assert_eq!(plan(&facts, voucher(dust, 1, 999, NOW, false)), [], "expired");
 
         facts.nodes.get_mut(&node_address(1)).unwrap().operator = [9; 32];
-        assert_eq!(plan(&facts, voucher(dust, 1, 101, 0, true)), [(Kind::Settle, 1)], "another operator's node");
+        assert_eq!(plan(&facts, voucher(dust, 1, 999, 0, true)), [], "another operator's node, who closes it");
     }
 
     #[test]
@@ -384,8 +421,11 @@ pub(crate) mod tests {
         channel.deadline = NOW + 1;
         let stored = [voucher(id, 1, 101, 0, false)];
         assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), [(Kind::Settle, 1)]);
+        assert_eq!(kinds(&planner.finalize(&facts, &HashSet::new())), []);
         facts.now = NOW + 1;
-        assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), [(Kind::Finalize, 1)]);
+        assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), []);
+        assert_eq!(kinds(&planner.finalize(&facts, &HashSet::new())), [(Kind::Finalize, 1)]);
+        assert_eq!(kinds(&planner.finalize(&facts, &HashSet::from([id]))), [], "busy channels wait");
         facts.channels.get_mut(&id).unwrap().status = status::CLOSED;
         assert_eq!(kinds(&planner.plan(&facts, &stored, &HashSet::new())), []);
         assert_eq!(kinds(&planner.reclaim(&facts, &HashSet::new())), [(Kind::Reclaim, 1)]);
@@ -410,6 +450,29 @@ pub(crate) mod tests {
         assert_eq!([planned[0].items[0].channel, planned[0].items[1].channel], [sooner, later]);
         assert_eq!(planned[1].items.iter().map(|item| item.channel).collect::<Vec<_>>(), [soon]);
         assert_eq!(planned.iter().map(|planned| planned.items.len()).sum::<usize>(), 33);
+    }
+
+    // r[verify settlement.urgent]
+    #[test]
+    fn urgent_is_what_is_closing_and_it_is_settled_even_where_a_close_is_asked() {
+        let planner = planner();
+        let mut facts = facts();
+        let open = add_channel(&mut facts, 1, 1);
+        let [closing, asked] = [2, 3].map(|number| {
+            let id = add_channel(&mut facts, number, 1);
+            let channel = facts.channels.get_mut(&id).unwrap();
+            (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
+            id
+        });
+        let stored =
+            [voucher(open, 1, 9_999, 0, true), voucher(closing, 1, 101, 0, false), voucher(asked, 1, 101, 0, true)];
+        let planned = planner.urgent(&facts, &stored, &HashSet::new());
+        assert_eq!(kinds(&planned), [(Kind::Settle, 2)]);
+        assert_eq!(planned[0].dues, [Due::Closing; 2]);
+        assert_eq!(kinds(&planner.urgent(&facts, &stored, &HashSet::from([closing, asked]))), []);
+        let planned = planner.plan(&facts, &stored, &HashSet::new());
+        let dues: Vec<(Kind, Vec<Due>)> = planned.iter().map(|planned| (planned.kind, planned.dues.clone())).collect();
+        assert_eq!(dues, [(Kind::Settle, vec![Due::Closing]), (Kind::Close, vec![Due::Closing, Due::Asked])]);
     }
 
     #[test]

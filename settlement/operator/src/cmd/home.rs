@@ -10,6 +10,7 @@ use aro_proto::{Amount, SecretKey};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, Keypair, keyfile};
 use settlement_operator::OperatorConfig;
+use settlement_operator::batch::Rules;
 use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
 
@@ -28,6 +29,9 @@ pub(super) struct ConfigFile {
     /// `redb`, or the URL of a PostgreSQL database.
     #[serde(default)]
     pub(super) store: StoreUrl,
+    /// Days for which the audit trail is kept; 0 keeps it for good.
+    #[serde(default)]
+    pub(super) history_days: u32,
     pub(super) program_id: String,
     /// `auto`, `legacy` or `v1`.
     #[serde(default = "auto")]
@@ -81,9 +85,13 @@ impl Home {
         Ok(OperatorConfig {
             dir: self.dir.clone(),
             store: file.store.clone(),
+            history_days: file.history_days,
             listen: file.listen,
             program: file.program()?,
-            min_settle: file.min_settle.parse::<Amount>().map_err(|e| wrong("min_settle", e.to_string()))?,
+            rules: Rules {
+                min_settle: file.min_settle.parse::<Amount>().map_err(|e| wrong("min_settle", e.to_string()))?,
+                ..Rules::default()
+            },
             format: file.format.parse::<FormatChoice>().map_err(|e| wrong("format", e.to_string()))?,
             close_when_asked: file.close_when_asked,
             settle_interval_ms: file.settle_interval_ms,

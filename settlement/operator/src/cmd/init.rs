@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use aro_proto::Amount;
 use clap::Args;
 use serde_json::json;
-use settlement_chain::{Address, RpcChain, Signer, keyfile, reads, submit, tokens};
+use settlement_chain::{Address, Signer, connect, keyfile, reads, submit, tokens};
 use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, register};
@@ -44,7 +44,7 @@ pub(crate) struct Init {
     #[arg(long, value_name = "LAMPORTS", default_value_t = 50_000_000)]
     fund_lamports: u64,
     /// Settling an open channel is not worth it below this much, in $ARO.
-    #[arg(long, value_name = "ARO", default_value_t = OperatorConfig::default().min_settle)]
+    #[arg(long, value_name = "ARO", default_value_t = OperatorConfig::default().rules.min_settle)]
     min_settle: Amount,
     /// Milliseconds between settling rounds; 0 settles only when asked.
     #[arg(long, value_name = "MS", default_value_t = OperatorConfig::default().settle_interval_ms)]
@@ -59,7 +59,7 @@ impl Init {
             return Err(Failure::usage(message, "give another --dir, or use that operator"));
         }
         let payer = home::key(&self.payer)?;
-        let chain = RpcChain::new(&self.chain.rpc);
+        let chain = connect(&self.chain.rpc)?;
         let program = self.chain.program();
         reads::config(&chain, &program).await?;
 
@@ -78,6 +78,7 @@ impl Init {
         home.write_config(&ConfigFile {
             rpc_url: self.chain.rpc,
             store: self.store,
+            history_days: 0,
             program_id: program.id.to_string(),
             format: FormatChoice::Auto.to_string(),
             listen: self.listen,

@@ -5,6 +5,7 @@ mod home;
 mod init;
 mod mint_to;
 mod once;
+mod report;
 mod run;
 mod setup;
 mod status;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Once(once::Once),
     /// Show what is stored and earned.
     Status(status::Status),
+    /// The audit trail: what became final, from each voucher's signature to its transaction's.
+    Report(report::Report),
     /// Pay fees out to where they always go.
     Withdraw(withdraw::Withdraw),
     /// Mint test $ARO, where the payer is the mint's authority.
@@ -45,6 +48,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
         Command::Run(command) => command.run(output).await,
         Command::Once(command) => command.run(output).await,
         Command::Status(command) => command.run(output).await,
+        Command::Report(command) => command.run(output).await,
         Command::Withdraw(command) => command.run(output).await,
         Command::MintTo(command) => command.run(output).await,
     }

@@ -3,11 +3,10 @@
 use std::fmt::Write;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use serde_json::Value;
-use settlement_chain::RpcChain;
+use settlement_chain::connect;
 use settlement_operator::control::{Command, ask};
 use settlement_operator::vouchers::StoreError;
 use settlement_operator::{OnceError, Operator, StartError};
@@ -29,8 +28,13 @@ impl Once {
         let home = Home::new(self.dir);
         let file = home.read_config()?;
         let config = home.operator_config(&file)?;
-        let chain = Arc::new(RpcChain::new(&file.rpc_url));
+        let chain = connect(&file.rpc_url)?;
         let report = match Operator::once(&config, home.authority()?, chain).await {
+            // Shared with this very machine's running operator, perhaps: then that one can settle now.
+            Ok(report) if report.elsewhere.is_some() => match ask(&config.control_socket(), Command::Settle).await {
+                Ok(answer) => asked(Ok(answer))?,
+                Err(_) => report.to_json(),
+            },
             Ok(report) => report.to_json(),
             Err(OnceError::Start(StartError::Store(StoreError::InUse))) => {
                 asked(ask(&config.control_socket(), Command::Settle).await)?
@@ -72,9 +76,12 @@ fn text(report: &Value) -> String {
         count("skipped"),
         count("signatures"),
     );
+    if let Some(holder) = report["elsewhere"].as_str() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\nnothing was done here: {holder} settles for this database");
+    }
     for skipped in report["skipped"].as_array().into_iter().flatten() {
         let (channel, reason) = (skipped["channel"].as_str(), skipped["reason"].as_str());
-        // Writing to a string cannot fail.
         let _ = write!(text, "\nskipped {}: {}", channel.unwrap_or_default(), reason.unwrap_or_default());
     }
     text

@@ -6,7 +6,7 @@ use aro_proto::Amount;
 use clap::Args;
 use serde_json::{Value, json};
 use settlement_chain::reads::{self, ReadError};
-use settlement_chain::{Address, ChainClient, Program, RpcChain, Signer};
+use settlement_chain::{Address, ChainClient, Program, Signer, connect};
 use settlement_operator::control::{Command, ask};
 use settlement_operator::vouchers::{self, Book, LeaseTerms, StoreError, StoredVoucher};
 
@@ -28,25 +28,28 @@ impl Status {
         let home = Home::new(self.dir);
         let file = home.read_config()?;
         let config = home.operator_config(&file)?;
-        let mut status = match vouchers::open(&config.store, &config.database()).await {
-            Ok(store) => {
-                let book = Book::new(store, LeaseTerms::new("status"));
-                let vouchers: Vec<Value> = book.vouchers().await?.iter().map(StoredVoucher::to_json).collect();
-                json!({
-                    "running": false,
-                    "operator_id": home.transport_key()?.node_id().to_string(),
-                    "operator_account": Value::Null,
-                    "listen": Value::Null,
-                    "vouchers": vouchers,
-                })
-            }
-            Err(StoreError::InUse) => asked(ask(&config.control_socket(), Command::Status).await)?,
-            Err(error) => return Err(error.into()),
+        let mut status = match ask(&config.control_socket(), Command::Status).await {
+            Ok(answer) => asked(Ok(answer))?,
+            Err(nobody) => match vouchers::open(&config.store, &config.database()).await {
+                Ok(store) => {
+                    let book = Book::new(store, LeaseTerms::new("status"));
+                    let vouchers: Vec<Value> = book.vouchers().await?.iter().map(StoredVoucher::to_json).collect();
+                    json!({
+                        "running": false,
+                        "operator_id": home.transport_key()?.node_id().to_string(),
+                        "operator_account": Value::Null,
+                        "listen": Value::Null,
+                        "vouchers": vouchers,
+                    })
+                }
+                Err(StoreError::InUse) => asked(Err(nobody))?,
+                Err(error) => return Err(error.into()),
+            },
         };
 
         let program = Program::new(config.program);
         let authority = home.authority()?.pubkey();
-        let chain = RpcChain::new(&file.rpc_url);
+        let chain = connect(&file.rpc_url)?;
         let on_chain = on_chain(&chain, &program, &authority).await;
         status["operator_account"] = program.operator(&authority).0.to_string().into();
         status["authority"] = authority.to_string().into();

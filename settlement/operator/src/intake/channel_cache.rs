@@ -81,18 +81,20 @@ impl ChannelCache {
         Ok(ChannelFacts { now, channels })
     }
 
-    /// A node account.
+    /// A node account as it was read a moment ago, if it was and was there.
+    pub(super) fn remembered_node(&self, address: &Address) -> Option<Node> {
+        let state = self.lock();
+        let (at, node) = state.nodes.get(address)?;
+        node.clone().filter(|_| at.elapsed() < self.lifetime)
+    }
+
+    /// A node account, read now.
     pub(super) async fn node(
         &self,
         chain: &dyn ChainClient,
         program: &Program,
         address: &Address,
     ) -> Result<Option<Node>, ReadError> {
-        if let Some((at, node)) = self.lock().nodes.get(address)
-            && at.elapsed() < self.lifetime
-        {
-            return Ok(node.clone());
-        }
         let node = reads::node_at(chain, program, address).await?;
         let mut state = self.lock();
         make_room(&mut state.nodes, self.lifetime);

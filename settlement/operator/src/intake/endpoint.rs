@@ -86,14 +86,19 @@ impl Listener {
             let _ = incoming.retry();
             return;
         }
-        let Some(place) = places.take(incoming.remote_address().ip()) else {
-            tracing::warn!(peer = %incoming.remote_address(), "a connection is refused: no place is free");
+        let ip = incoming.remote_address().ip();
+        let place = if self.intake.fairness.is_out(ip) { None } else { places.take(ip) };
+        let Some(place) = place else {
+            tracing::debug!(peer = %ip, "a connection is refused: no place is free, or too much trouble came from there");
+            self.intake.metrics.connection_refused();
             incoming.refuse();
             return;
         };
         let (intake, bounds, stop) = (Arc::clone(&self.intake), self.bounds, self.stop.clone());
         sessions.spawn(async move {
-            session::run(incoming, intake, bounds, stop).await;
+            intake.metrics.connection(true);
+            session::run(incoming, Arc::clone(&intake), bounds, stop).await;
+            intake.metrics.connection(false);
             drop(place);
         });
     }

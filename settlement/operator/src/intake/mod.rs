@@ -10,15 +10,19 @@ mod framed;
 mod judge;
 mod places;
 mod session;
+mod strikes;
 mod turns;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aro_proto::channel::VoucherError;
 use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, HandoffVoucher, OperatorHello};
-use aro_proto::{AgentId, Amount, ChannelId, Refusal, RefusalCode, limits};
+use aro_proto::{AgentId, Amount, ChannelId, NodeId, Refusal, RefusalCode, limits};
 use settlement_chain::{Address, ChainClient, Program};
+use settlement_interface::accounts::{Node, status};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
@@ -27,9 +31,12 @@ use channel_cache::ChannelFacts;
 pub(crate) use endpoint::{Bounds, Listener, bind};
 use framed::PATIENCE;
 use judge::Fault;
-pub(crate) use turns::Turns;
+use strikes::Strikes;
+use turns::Turns;
 
-use crate::vouchers::{Book, Committed, Offer, StoreError};
+use crate::metrics::Metrics;
+use crate::vouchers::{Book, Claim, Offer, StoreError, StoredVoucher};
+use crate::watch::{Alarms, News};
 
 /// What every session of the intake shares.
 pub(crate) struct Intake {
@@ -39,14 +46,81 @@ pub(crate) struct Intake {
     /// The operator's account.
     pub(crate) operator: Address,
     pub(crate) min_settle: Amount,
+    pub(crate) watch_for: WatchFor,
     pub(crate) book: Arc<Book>,
     pub(crate) cache: Arc<ChannelCache>,
-    /// Handoffs that read the chain or the store at once.
-    pub(crate) work: Semaphore,
-    /// One handoff of a node at a time.
-    pub(crate) turns: Turns,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) alarms: Arc<Alarms>,
+    pub(crate) fairness: Fairness,
     /// Told when a stored voucher asks to close its channel.
     pub(crate) close_wanted: Notify,
+}
+
+/// Which nodes that name another operator may hand vouchers over here as well, to be settled in need: their closing
+/// channels are watched, at this operator's cost and for the other's fee.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum WatchFor {
+    /// None.
+    #[default]
+    Nobody,
+    /// These nodes.
+    Nodes(BTreeSet<NodeId>),
+    /// Every registered node.
+    Anyone,
+}
+
+impl WatchFor {
+    fn includes(&self, node: AgentId) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Nodes(nodes) => nodes.contains(&NodeId::from_bytes(node.to_bytes())),
+            Self::Anyone => true,
+        }
+    }
+}
+
+/// Keeps nodes, and strangers, from taking each other's turns.
+///
+/// Work comes in the order of nodes, one handoff of each at a time; a key that nobody has registered gets none. Who
+/// makes work for nothing waits: a node by its key, a stranger by its address, so that nodes behind one address do not
+/// pay for each other.
+#[derive(Debug)]
+pub(crate) struct Fairness {
+    /// Handoffs that read the chain or the store at once.
+    work: Semaphore,
+    /// Questions to the chain about who a signer is, at once.
+    lookups: Semaphore,
+    /// One handoff of a node at a time.
+    turns: Turns,
+    /// Nodes whose vouchers do not verify.
+    forgers: Strikes<AgentId>,
+    /// Nodes whose vouchers name no channel of theirs.
+    guessers: Strikes<AgentId>,
+    /// Addresses of strangers, and of who breaks the framing.
+    strangers: Strikes<IpAddr>,
+}
+
+impl Fairness {
+    pub(crate) fn new(max_handoffs_at_once: usize) -> Self {
+        Self {
+            work: Semaphore::new(max_handoffs_at_once.max(1)),
+            lookups: Semaphore::new(MAX_LOOKUPS),
+            turns: Turns::default(),
+            forgers: Strikes::new(MAX_FORGED, Duration::from_secs(10)),
+            guessers: Strikes::new(MAX_GUESSED, Duration::from_secs(1)),
+            strangers: Strikes::new(MAX_STRANGE, Duration::from_secs(1)),
+        }
+    }
+
+    /// True if an address has made too much trouble to be let in now.
+    pub(crate) fn is_out(&self, ip: IpAddr) -> bool {
+        self.strangers.out_for(&ip.to_canonical()).is_some()
+    }
+
+    /// Somebody at this address, of whom nothing else is known, has made work for nothing.
+    pub(crate) fn strange(&self, ip: IpAddr) {
+        self.strangers.add(ip.to_canonical(), 1);
+    }
 }
 
 /// What a handoff is answered with.
@@ -62,6 +136,15 @@ pub(crate) enum Answer {
     Refused(Refusal),
 }
 
+/// What a node is to this operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It names this operator.
+    Own,
+    /// It names another, and this one watches for it: nothing is closed.
+    Watched,
+}
+
 impl Intake {
     pub(crate) fn hello(&self) -> OperatorHello {
         OperatorHello {
@@ -74,30 +157,55 @@ impl Intake {
 
     /// Judges a handoff whose envelope was signed by `signer`.
     // r[impl settlement.handoff.node_key]
+    // r[impl settlement.handoff.fair]
     pub(crate) async fn take(&self, signer: AgentId, handoff: &Handoff) -> Answer {
-        let turn = self.turns.of(signer);
-        let Ok(_turn) = timeout(PATIENCE, turn.lock()).await else {
-            return Answer::Refused(Refusal::new(RefusalCode::OverCapacity, "an earlier handoff of yours takes long"));
-        };
-        let Ok(_permit) = self.work.try_acquire() else {
-            return Answer::Refused(Refusal::new(RefusalCode::OverCapacity, "the operator is busy"));
-        };
-        let (node, _) = self.program.node(&Address::new_from_array(signer.to_bytes()));
-        match self.serves(&node).await {
-            Ok(true) => {}
-            Ok(false) => {
-                let reason = "the signer is no node whose account on chain names this operator";
-                return Answer::Refused(Refusal::new(RefusalCode::Unauthorised, reason));
-            }
-            Err(refusal) => return Answer::Refused(refusal),
-        }
-        match self.judge(&node, handoff).await {
+        let answer = match self.admitted(signer, handoff).await {
             Ok(answer) => answer,
             Err(refusal) => Answer::Refused(refusal),
+        };
+        match &answer {
+            Answer::Ack { ack, .. } => {
+                for refusal in ack.verdicts.iter().filter_map(|verdict| verdict.refusal.as_ref()) {
+                    self.metrics.refused(refusal.code());
+                }
+            }
+            Answer::Refused(refusal) => self.metrics.handoff_refused(refusal.code()),
         }
+        answer
     }
 
-    async fn judge(&self, node: &Address, handoff: &Handoff) -> Result<Answer, Refusal> {
+    async fn admitted(&self, signer: AgentId, handoff: &Handoff) -> Result<Answer, Refusal> {
+        let Fairness { work, turns, forgers, guessers, .. } = &self.fairness;
+        if let Some(wait) = forgers.out_for(&signer).max(guessers.out_for(&signer)) {
+            let seconds = wait.as_secs().max(1);
+            let reason = format!("too many vouchers of yours were not valid; come back in {seconds} s");
+            return Err(Refusal::new(RefusalCode::OverCapacity, reason));
+        }
+        let (node, _) = self.program.node(&Address::new_from_array(signer.to_bytes()));
+        let standing = self.standing(signer, &node).await?;
+        let busy = |reason| Refusal::new(RefusalCode::OverCapacity, reason);
+        let turn = turns.of(signer);
+        let _turn = timeout(PATIENCE, turn.lock()).await.map_err(|_| busy("an earlier handoff of yours takes long"))?;
+        // First come, first served: who waits here is one handoff of each node.
+        let permit = timeout(PATIENCE, work.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return Err(busy("the operator is busy")) };
+        let (answer, guessed) = match standing {
+            Standing::Own => self.judge(&node, handoff).await?,
+            Standing::Watched => {
+                let mut handoff = handoff.clone();
+                handoff.vouchers.iter_mut().for_each(|voucher| voucher.close = false);
+                self.judge(&node, &handoff).await?
+            }
+        };
+        guessers.add(signer, guessed);
+        if let Answer::Ack { bad_signatures, .. } = &answer {
+            forgers.add(signer, *bad_signatures);
+        }
+        Ok(answer)
+    }
+
+    /// The answer, and how many vouchers named no channel of this node.
+    async fn judge(&self, node: &Address, handoff: &Handoff) -> Result<(Answer, u32), Refusal> {
         let ids: Vec<ChannelId> = handoff.vouchers.iter().map(|voucher| voucher.channel).collect();
         let mut facts = self.cache.read(&*self.chain, &self.program, &ids).await.map_err(unreadable)?;
         // What a remembered channel would refuse may have changed on chain since: a top-up, an opening.
@@ -117,50 +225,106 @@ impl Intake {
             .map(|id| facts.channel(*id).map(|channel| Amount::new(channel.settled)).filter(|amount| !amount.is_zero()))
             .collect();
 
+        let news: Vec<Option<News>> = ids
+            .iter()
+            .map(|id| {
+                let channel = facts.channel(*id)?;
+                Some(News { grace_s: channel.grace_s, closing: channel.status == status::CLOSING })
+            })
+            .collect();
+
         let now = facts.now();
-        let (committed, bad_signatures) =
-            self.store(*node, handoff.vouchers.clone(), facts, ids.clone(), now).await.map_err(unstorable)?;
+        let known = self.book.known(&ids).await.map_err(unstorable)?;
+        let (node, vouchers) = (*node, handoff.vouchers.clone());
+        // Signatures take long enough to keep others waiting.
+        let judged = tokio::task::spawn_blocking(move || judge_all(&vouchers, &node, &facts, &known));
+        let (offers, count) = judged.await.map_err(|e| unstorable(StoreError::Database(e.to_string())))?;
+        let rises: Vec<bool> = offers.iter().map(|(_, claim)| matches!(claim, Ok(Claim::Rise(_)))).collect();
+        let committed = self.book.commit(offers, now).await.map_err(unstorable)?;
         if committed.closes() {
             self.close_wanted.notify_one();
         }
+        let mut accepted: u64 = 0;
+        for (((channel, ruling), news), rises) in ids.iter().zip(committed.rulings()).zip(news).zip(rises) {
+            if rises && ruling.refusal.is_none() {
+                accepted = accepted.saturating_add(1);
+                if let Some(news) = news {
+                    self.alarms.raise(*channel, news);
+                }
+            }
+        }
+        self.metrics.accepted(accepted);
         let verdicts = ids.iter().zip(committed.rulings()).zip(settled).map(|((channel, ruling), settled)| {
             let (watermark, refusal) = (ruling.watermark.max(settled), ruling.refusal.clone());
             HandoffVerdict { channel: *channel, watermark, refusal }
         });
         let ack = HandoffAck { verdicts: verdicts.collect() };
-        Ok(Answer::Ack { ack, bad_signatures: u32::try_from(bad_signatures).unwrap_or(u32::MAX) })
+        Ok((Answer::Ack { ack, bad_signatures: count.forged }, count.guessed))
     }
 
-    async fn store(
-        &self,
-        node: Address,
-        vouchers: Vec<HandoffVoucher>,
-        facts: ChannelFacts,
-        ids: Vec<ChannelId>,
-        now: i64,
-    ) -> Result<(Committed, usize), StoreError> {
-        let known = self.book.known(&ids).await?;
-        // Signatures take long enough to keep others waiting.
-        let judged = tokio::task::spawn_blocking(move || {
-            let judged = vouchers.iter().zip(&known).map(|(voucher, known)| {
-                let claim = judge::judge(voucher, &node, &facts, known.as_ref());
-                (voucher.channel, claim)
-            });
-            let is_bad = |claim: &Result<_, Fault>| matches!(claim, Err(Fault::Voucher(VoucherError::BadSignature)));
-            let mut bad_signatures = 0_usize;
-            let offers: Vec<Offer> = judged
-                .inspect(|(_, claim)| bad_signatures = bad_signatures.saturating_add(usize::from(is_bad(claim))))
-                .map(|(channel, claim)| (channel, claim.map_err(|fault| fault.refusal())))
-                .collect();
-            (offers, bad_signatures)
-        });
-        let (offers, bad_signatures) = judged.await.map_err(|e| StoreError::Database(e.to_string()))?;
-        Ok((self.book.commit(offers, now).await?, bad_signatures))
-    }
-
-    async fn serves(&self, node: &Address) -> Result<bool, Refusal> {
+    /// What a signer is to this operator. What is remembered is enough to let it in, not to turn it away: it may have
+    /// switched a moment ago.
+    // r[impl settlement.handoff.second]
+    async fn standing(&self, signer: AgentId, node: &Address) -> Result<Standing, Refusal> {
+        let of = |account: Node| {
+            if Address::from(account.operator) == self.operator {
+                return Some(Standing::Own);
+            }
+            self.watch_for.includes(signer).then_some(Standing::Watched)
+        };
+        if let Some(standing) = self.cache.remembered_node(node).and_then(of) {
+            return Ok(standing);
+        }
+        let Ok(Ok(_lookup)) = timeout(PATIENCE, self.fairness.lookups.acquire()).await else {
+            return Err(Refusal::new(RefusalCode::OverCapacity, "the operator is busy"));
+        };
         let account = self.cache.node(&*self.chain, &self.program, node).await.map_err(unreadable)?;
-        Ok(account.is_some_and(|account| Address::from(account.operator) == self.operator))
+        account.and_then(of).ok_or_else(|| {
+            let reason = "the signer is no node whose account on chain names this operator";
+            Refusal::new(RefusalCode::Unauthorised, reason)
+        })
+    }
+}
+
+/// What is to be offered to the store.
+fn judge_all(
+    vouchers: &[HandoffVoucher],
+    node: &Address,
+    facts: &ChannelFacts,
+    known: &[Option<StoredVoucher>],
+) -> (Vec<Offer>, Faults) {
+    let mut count = Faults::default();
+    let offers = vouchers
+        .iter()
+        .zip(known)
+        .map(|(voucher, known)| (voucher.channel, count.check(|| judge::judge(voucher, node, facts, known.as_ref()))));
+    (offers.collect(), count)
+}
+
+/// What was wrong in one handoff.
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    /// Signatures that did not verify.
+    forged: u32,
+    /// Channels that are not there, or not of this node.
+    guessed: u32,
+}
+
+impl Faults {
+    /// Judges the next voucher, unless enough signatures of this handoff were wrong: the rest is not looked at.
+    fn check(&mut self, judge: impl FnOnce() -> Result<Claim, Fault>) -> Result<Claim, Refusal> {
+        if self.forged >= limits::MAX_BAD_SIGNATURES {
+            let reason = "not looked at: too many signatures before it were wrong";
+            return Err(Refusal::new(RefusalCode::OverCapacity, reason));
+        }
+        judge().map_err(|fault| {
+            match fault {
+                Fault::Voucher(VoucherError::BadSignature) => self.forged = self.forged.saturating_add(1),
+                Fault::UnknownChannel | Fault::OtherNode => self.guessed = self.guessed.saturating_add(1),
+                _ => {}
+            }
+            fault.refusal()
+        })
     }
 }
 
@@ -174,3 +338,12 @@ fn unreadable(error: settlement_chain::reads::ReadError) -> Refusal {
     tracing::warn!(%error, "the chain could not be read for a handoff");
     Refusal::new(RefusalCode::OverCapacity, "the operator cannot read the chain right now")
 }
+
+/// Questions to the chain about who a signer is, at once.
+const MAX_LOOKUPS: usize = 8;
+/// Wrong signatures that a node is forgiven; one wears off in ten seconds.
+const MAX_FORGED: u32 = 16;
+/// Channels that a node may name in vain; one wears off each second. What has just been opened may not be seen yet.
+const MAX_GUESSED: u32 = 1_024;
+/// Requests for nothing that an address is forgiven; one wears off each second.
+const MAX_STRANGE: u32 = 64;

@@ -145,6 +145,9 @@ impl Session {
             }
             Ok(Answer::Refused(refusal)) => {
                 let is_bad_signature = refusal.code() == RefusalCode::Unauthorised;
+                if is_bad_signature {
+                    self.intake.fairness.strange(self.connection.remote_address().ip());
+                }
                 let sent = write_message(&mut send, &Refused { refusal }).await;
                 self.conclude(sent.is_ok(), &mut send).await;
                 self.count_bad(u32::from(is_bad_signature));
@@ -202,6 +205,7 @@ impl Session {
 
     fn protocol_error(&self, reason: &str) {
         tracing::debug!(peer = %self.connection.remote_address(), reason, "connection closed");
+        self.intake.fairness.strange(self.connection.remote_address().ip());
         self.connection.close(VarInt::from_u32(close::PROTOCOL), reason.as_bytes());
     }
 }

@@ -1,48 +1,62 @@
-//! Reads what the planner must know: the nodes and channels of this operator, and the chain's time.
+//! Reads what the planner must know: nodes and channels of this operator, and the chain's time.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use aro_proto::ChannelId;
 use settlement_chain::reads::{self, ReadError};
-use settlement_chain::{Address, ChainClient, Program};
+use settlement_chain::{Address, ChainClient, ChainError, Program};
+use settlement_interface::accounts::Node;
+use tokio::time::timeout;
 
 use crate::batch::Facts;
 use crate::vouchers::StoredVoucher;
 
-/// Facts, and what could not be read of the wider picture.
-pub(super) struct Snapshot {
-    pub(super) facts: Facts,
-    /// Set if the search for channels without stored vouchers failed; settling goes on without it.
-    pub(super) trouble: Option<String>,
-}
-
-/// Reads the channels of the stored vouchers, their nodes, and every other channel of this operator's nodes.
+/// Reads the channels of these vouchers and their nodes, by address: as many questions as there are hundreds of them.
 ///
 /// # Errors
-/// The stored vouchers' channels could not be read: nothing can be settled now.
-pub(super) async fn take(
+/// They could not be read: nothing can be settled now.
+pub(super) async fn stored(
     chain: &dyn ChainClient,
     program: &Program,
-    operator: &Address,
     vouchers: &[StoredVoucher],
-) -> Result<Snapshot, ReadError> {
+) -> Result<Facts, ReadError> {
     let mut facts = Facts { now: chain.clock().await?, ..Facts::default() };
-    // The search first: what is read by address afterwards is newer and wins.
-    let trouble = search(chain, program, operator, &mut facts)
-        .await
-        .err()
-        .map(|error| format!("channels without stored vouchers could not be searched for: {error}"));
     let nodes: BTreeSet<Address> = vouchers.iter().map(|stored| stored.node).collect();
-    for node in nodes {
-        if !facts.nodes.contains_key(&node)
-            && let Some(account) = reads::node_at(chain, program, &node).await?
-        {
-            facts.nodes.insert(node, account);
+    let nodes: Vec<Address> = nodes.into_iter().collect();
+    if !nodes.is_empty() {
+        for (address, account) in nodes.iter().zip(chain.accounts(&nodes).await?) {
+            let node = account.filter(|account| account.owner == program.id);
+            if let Some(node) = node.and_then(|account| Node::decode(&account.data).ok()) {
+                facts.nodes.insert(*address, node);
+            }
         }
     }
     let ids: Vec<ChannelId> = vouchers.iter().map(StoredVoucher::channel).collect();
     refresh(chain, program, &ids, &mut facts).await?;
-    Ok(Snapshot { facts, trouble })
+    Ok(facts)
+}
+
+/// Every channel of the nodes that name this operator: heavy questions, for servers that answer them slowly or not at
+/// all.
+///
+/// # Errors
+/// The server does not answer such questions, or not in time.
+pub(super) async fn search(chain: &dyn ChainClient, program: &Program, operator: &Address) -> Result<Facts, ReadError> {
+    let mut facts = Facts { now: chain.clock().await?, ..Facts::default() };
+    let all = async {
+        for (address, node) in reads::nodes_of_operator(chain, program, operator).await? {
+            facts.nodes.insert(address, node);
+            for (channel, account) in reads::channels_of_node(chain, program, &address).await? {
+                facts.channels.insert(ChannelId::from_bytes(channel.to_bytes()), account);
+            }
+        }
+        Ok(())
+    };
+    match timeout(SEARCH_PATIENCE, all).await {
+        Ok(found) => found.map(|()| facts),
+        Err(_) => Err(ChainError::Unreachable("a search for channels takes too long".into()).into()),
+    }
 }
 
 /// Reads these channels anew.
@@ -68,17 +82,5 @@ pub(super) async fn refresh(
     Ok(())
 }
 
-async fn search(
-    chain: &dyn ChainClient,
-    program: &Program,
-    operator: &Address,
-    facts: &mut Facts,
-) -> Result<(), ReadError> {
-    for (address, node) in reads::nodes_of_operator(chain, program, operator).await? {
-        facts.nodes.insert(address, node);
-        for (channel, account) in reads::channels_of_node(chain, program, &address).await? {
-            facts.channels.insert(ChannelId::from_bytes(channel.to_bytes()), account);
-        }
-    }
-    Ok(())
-}
+/// How long a search may take.
+const SEARCH_PATIENCE: Duration = Duration::from_secs(120);

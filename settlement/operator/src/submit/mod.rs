@@ -24,6 +24,7 @@ use crate::batch::{Planned, Planner};
 use crate::vouchers::{Book, Quarantined, StoreError};
 
 /// Signs, records, sends.
+#[derive(Clone)]
 pub struct Submitter {
     /// The chain.
     pub chain: Arc<dyn ChainClient>,

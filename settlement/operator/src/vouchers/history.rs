@@ -1,6 +1,9 @@
 //! The audit trail: one row for each channel of each transaction that landed for good, from the voucher's signature
 //! to the transaction's.
 
+use std::fmt;
+use std::str::FromStr;
+
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::{Address, Signature};
 use settlement_interface::fees;
@@ -70,7 +73,9 @@ impl HistoryRow {
             let extra = u64::from(rest > 0);
             rest = rest.saturating_sub(extra);
             let trace = &item.trace;
-            let reached = |voucher: Amount| effect(item.channel).watermark.is_none_or(|watermark| voucher <= watermark);
+            let shown = effect(item.channel).watermark;
+            let gone = shown.is_none();
+            let reached = |voucher: Amount| shown.is_none_or(|watermark| voucher <= watermark);
             let credits = matches!(entry.kind, Kind::Settle | Kind::Close) && trace.voucher_signature.is_some();
             let voucher = item.voucher.filter(|voucher| credits && reached(*voucher));
             let to = voucher.map_or(trace.from, |voucher| voucher.max(trace.from));
@@ -87,7 +92,7 @@ impl HistoryRow {
                 node_share: Amount::new(split.node),
                 operator_share: Amount::new(split.operator),
                 protocol_share: Amount::new(split.protocol),
-                refunded: trace.refund,
+                refunded: if gone && entry.kind == Kind::Reclaim { trace.refund } else { Amount::default() },
                 signature: entry.prepared.signature,
                 slot: end.slot,
                 transaction_fee: entry.fee_lamports,
@@ -96,6 +101,29 @@ impl HistoryRow {
             }
         });
         rows.collect()
+    }
+}
+
+impl HistoryRow {
+    /// The row as one JSON object: amounts in base units, fees in lamports, the time in unix seconds.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "at": self.at,
+            "kind": self.kind.name(),
+            "node": self.node.to_string(),
+            "channel": self.channel.to_string(),
+            "from": self.from.get(),
+            "to": self.to.get(),
+            "node_share": self.node_share.get(),
+            "operator_share": self.operator_share.get(),
+            "protocol_share": self.protocol_share.get(),
+            "refunded": self.refunded.get(),
+            "signature": self.signature.to_string(),
+            "slot": self.slot,
+            "transaction_fee_lamports": self.transaction_fee,
+            "fee_share_lamports": self.fee_share,
+            "voucher_signature": self.voucher_signature.map(|signature| Signature::from(signature).to_string()),
+        })
     }
 }
 
@@ -129,6 +157,40 @@ impl Default for HistoryQuery {
     }
 }
 
+/// As one line of words: from, to, node or `-`, cursor or `-`, limit.
+impl fmt::Display for HistoryQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.node.map_or_else(|| NONE.to_owned(), |node| node.to_string());
+        let after = self.after.map_or_else(|| NONE.to_owned(), |after| format!("{}:{}", after.at, after.number));
+        write!(f, "{} {} {node} {after} {}", self.from, self.to, self.limit)
+    }
+}
+
+impl FromStr for HistoryQuery {
+    type Err = NotAQuery;
+
+    fn from_str(text: &str) -> Result<Self, NotAQuery> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [from, to, node, after, limit] = words[..] else { return Err(NotAQuery) };
+        let after = match after.split_once(':') {
+            None if after == NONE => None,
+            None => return Err(NotAQuery),
+            Some((at, number)) => Some(Cursor { at: parse(at)?, number: parse(number)? }),
+        };
+        let node = if node == NONE { None } else { Some(parse(node)?) };
+        Ok(Self { from: parse(from)?, to: parse(to)?, node, after, limit: parse(limit)? })
+    }
+}
+
+/// What is not the line of a [`HistoryQuery`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a query reads: FROM TO NODE AFTER LIMIT")]
+pub struct NotAQuery;
+
+fn parse<T: FromStr>(word: &str) -> Result<T, NotAQuery> {
+    word.parse().map_err(|_| NotAQuery)
+}
+
 /// A row's place in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
@@ -138,5 +200,31 @@ pub struct Cursor {
     pub number: u64,
 }
 
+/// A word for nothing.
+const NONE: &str = "-";
+
 /// Rows, or vouchers, of one read.
 pub const MAX_PAGE: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_read_back_from_their_line() {
+        let all = HistoryQuery::default();
+        let some = HistoryQuery {
+            from: -5,
+            to: 9,
+            node: Some(Address::new_from_array([7; 32])),
+            after: Some(Cursor { at: -1, number: 3 }),
+            limit: 2,
+        };
+        for query in [all, some] {
+            assert_eq!(query.to_string().parse(), Ok(query));
+        }
+        for wrong in ["", "1 2 - -", "1 2 - 3 4", "1 2 x - 4", "1 2 - - 4 5"] {
+            assert_eq!(wrong.parse::<HistoryQuery>(), Err(NotAQuery), "{wrong}");
+        }
+    }
+}

@@ -111,7 +111,7 @@ impl VoucherStore for MemoryStore {
             && voucher.cumulative() == entry.cumulative
         {
             voucher.quarantined = true;
-            state.quarantine.insert(entry.channel, entry.clone());
+            state.quarantine.insert(entry.channel, entry.bounded());
         }
         Ok(())
     }

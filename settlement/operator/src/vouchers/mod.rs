@@ -23,7 +23,7 @@ use async_trait::async_trait;
 
 pub use book::{Book, Committed};
 pub use error::StoreError;
-pub use history::{Cursor, Effect, Finality, HistoryQuery, HistoryRow, MAX_PAGE};
+pub use history::{Cursor, Effect, Finality, HistoryQuery, HistoryRow, MAX_PAGE, NotAQuery};
 pub use lease::{Grant, Lease, LeaseTerms};
 pub use memory::MemoryStore;
 pub use postgres::PostgresStore;

@@ -30,6 +30,11 @@ pub(super) struct Judged {
     pub(super) changed: Vec<StoredVoucher>,
 }
 
+/// True if judging the offers may have something to store; else it needs neither locks nor recorded closes.
+pub(super) fn may_store(offers: &[Offer]) -> bool {
+    offers.iter().any(|(_, claim)| matches!(claim, Ok(Claim::Rise(_))))
+}
+
 /// Judges offers in order against what is stored; `now` is the chain's time in unix seconds.
 // r[impl settlement.handoff.rising]
 pub(super) fn judge_all(holdings: &mut HashMap<ChannelId, Holding>, offers: &[Offer], now: i64) -> Judged {

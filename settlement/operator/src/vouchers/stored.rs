@@ -90,6 +90,7 @@ impl StoredVoucher {
     }
 
     /// The best voucher that has not expired at the chain's unix second `now`.
+    // r[impl settlement.handoff.lasting]
     pub fn live(&self, now: i64) -> Option<&SignedVoucher> {
         if is_expired(self.signed.voucher.expires_at, now) { self.lasting.as_ref() } else { Some(&self.signed) }
     }

@@ -15,7 +15,7 @@ pub async fn vouchers_rise_or_repeat_and_never_fall(store: Store) {
     assert_eq!((refusal.code(), refusal.amount), (RefusalCode::VoucherNotRising, Some(Amount::new(8))));
     assert_eq!(falling.watermark, Some(Amount::new(8)));
     let other_bytes = offer(&store, expiring(2, 8, NOW + 9_000_000, false)).await;
-    assert_eq!(other_bytes.refusal.unwrap().code(), RefusalCode::VoucherNotRising);
+    assert_eq!(other_bytes.refusal.unwrap().code(), RefusalCode::VoucherEqualDiffers);
     assert_eq!(
         stored(&store, 2).await,
         Some(StoredVoucher { heard: NOW, ..StoredVoucher::new(&accepted(2, 8, false), NOW) })

@@ -17,8 +17,8 @@ impl VoucherStore for PostgresStore {
     // r[impl settlement.handoff.durable]
     async fn commit(&self, offers: Vec<Offer>, now: i64) -> Result<(Vec<Ruling>, bool), StoreError> {
         let ids: Vec<ChannelId> = offers.iter().map(|(channel, _)| *channel).collect();
-        if offers.iter().all(|(_, claim)| claim.is_err()) {
-            // Refusals lock nothing: a flood of them must not hold anybody up.
+        if !rules::may_store(&offers) {
+            // What stores nothing locks nothing: a flood of it must not hold anybody up.
             let known = self.get(&ids).await?;
             let held = ids.into_iter().zip(known).map(|(channel, voucher)| (channel, Holding { voucher, closes: 0 }));
             return Ok((rules::judge_all(&mut held.collect(), &offers, now).rulings, false));

@@ -109,6 +109,10 @@ impl Shelf {
         Ok(value)
     }
 
+    fn is_open(&self) -> bool {
+        self.database.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Closes the database, when nobody reads any more, and opens it again.
     fn reopen(&self) -> Result<(), StoreError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);

@@ -18,8 +18,8 @@ use super::tables::{CLOSES, QUARANTINE, VOUCHERS, database_error};
 impl VoucherStore for RedbStore {
     // r[impl settlement.handoff.durable]
     async fn commit(&self, offers: Vec<Offer>, now: i64) -> Result<(Vec<Ruling>, bool), StoreError> {
-        if offers.iter().all(|(_, claim)| claim.is_err()) {
-            return Ok((self.refused(offers, now).await?, false));
+        if !rules::may_store(&offers) {
+            return Ok((self.answer(offers, now).await?, false));
         }
         self.write(move |transaction| {
             let mut holdings = HashMap::with_capacity(offers.len());
@@ -113,8 +113,8 @@ impl VoucherStore for RedbStore {
 }
 
 impl RedbStore {
-    /// Refusals cost no sync: a flood of them must not hold anybody up.
-    async fn refused(&self, offers: Vec<Offer>, now: i64) -> Result<Vec<Ruling>, StoreError> {
+    /// What stores nothing costs no sync: a flood of it must not hold anybody up.
+    async fn answer(&self, offers: Vec<Offer>, now: i64) -> Result<Vec<Ruling>, StoreError> {
         let channels: Vec<ChannelId> = offers.iter().map(|(channel, _)| *channel).collect();
         let known = self.get(&channels).await?;
         let mut holdings = channels

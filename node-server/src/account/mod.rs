@@ -1,12 +1,16 @@
-//! The node's account on chain: making it, and paying out of it.
+//! The node's account on chain: making it, changing it, and paying out of it.
+
+mod update;
 
 use aro_proto::{Amount, NodeId, SecretKey};
 use settlement_chain::instructions::{self, RegisterNode, WithdrawEarned};
 use settlement_chain::interface::instructions::EVERYTHING;
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::submit::{SubmitError, submit};
-use settlement_chain::{Address, ChainClient, Keypair, Program, Signature, Signer, tokens};
+use settlement_chain::{Address, ChainClient, ChainError, Keypair, Program, Signature, Signer, tokens};
 use thiserror::Error;
+
+pub use update::{NodeChange, NodeTerms, update};
 
 /// What is to be registered.
 #[derive(Debug)]
@@ -55,6 +59,9 @@ pub enum AccountError {
     /// The chain could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The chain did not answer.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
     /// The transaction did not do its work.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -84,6 +91,7 @@ impl AccountError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Read(error) => error.is_retryable(),
+            Self::Chain(error) => error.is_retryable(),
             Self::Submit(error) => error.is_retryable(),
             Self::OtherOwner { .. } | Self::NotRegistered(_) | Self::TooMuch { .. } => false,
         }
@@ -146,7 +154,9 @@ pub async fn withdraw(
 ) -> Result<Withdrawn, AccountError> {
     let address = Address::from(id.to_bytes());
     let node = reads::node(chain, program, &address).await?.ok_or(AccountError::NotRegistered(id))?;
-    let (earned, payout) = (Amount::new(node.earned), Address::from(node.payout));
+    let earned = Amount::new(node.earned);
+    // One that was named later counts when its delay is over.
+    let payout = Address::from(*node.payout_at(chain.clock().await?));
     if let Some(asked) = amount.filter(|asked| *asked > earned) {
         return Err(AccountError::TooMuch { asked, earned });
     }
