@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use aro_proto::Amount;
 use clap::Args;
 use serde_json::json;
-use settlement_chain::{Address, RpcChain, Signer, keyfile, reads, submit, tokens};
+use settlement_chain::{Address, Signer, connect, keyfile, reads, submit, tokens};
+use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, register};
 
@@ -64,7 +65,7 @@ impl Init {
             return Err(Failure::usage(message, "give another --dir, or use that operator"));
         }
         let payer = home::key(&self.payer)?;
-        let chain = RpcChain::new(&self.chain.rpc);
+        let chain = connect(&self.chain.rpc)?;
         let program = self.chain.program();
         reads::config(&chain, &program).await?;
 
@@ -85,6 +86,7 @@ impl Init {
             store: self.store,
             history_days: 0,
             program_id: program.id.to_string(),
+            format: FormatChoice::Auto.to_string(),
             listen: self.listen,
             min_settle: self.min_settle.to_string(),
             close_when_asked: true,
