@@ -19,7 +19,7 @@ pub(crate) struct Init {
     /// Folder of the node; must not hold one yet.
     #[arg(long)]
     dir: PathBuf,
-    /// JSON-RPC server of the chain.
+    /// JSON-RPC server of the chain, or several with commas between.
     #[arg(long, env = "ARO_RPC_URL")]
     rpc: String,
     /// The settlement program.
@@ -92,7 +92,7 @@ impl Init {
         };
         let program = Program::new(self.program_id);
         let chain = connect(&self.rpc).map_err(|error| Failure::usage(error, "correct --rpc"))?;
-        let registered = register(&chain, &program, &registration).await?;
+        let registered = register(&*chain, &program, &registration).await?;
         let settings = Settings {
             rpc_url: self.rpc,
             program_id: self.program_id.to_string(),

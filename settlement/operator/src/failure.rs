@@ -19,6 +19,8 @@ pub(crate) struct Failure {
     pub(crate) who_acts: &'static str,
     pub(crate) message: String,
     pub(crate) next_step: String,
+    /// True if the result has said it all.
+    pub(crate) told: bool,
 }
 
 impl Failure {
@@ -31,7 +33,12 @@ impl Failure {
             Kind::Keys => (5, "Keys", "authorise"),
             Kind::Unreachable => (6, "Unreachable", "retry"),
         };
-        Self { exit, code, who_acts, message: message.to_string(), next_step: next_step.into() }
+        Self { exit, code, who_acts, message: message.to_string(), next_step: next_step.into(), told: false }
+    }
+
+    /// The result itself says what is wrong.
+    pub(crate) fn told() -> Self {
+        Self { told: true, ..Self::of(Kind::Refused, "see the result", "see the result") }
     }
 
     /// The command cannot be meant like this.

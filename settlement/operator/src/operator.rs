@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::batch::Planner;
 use crate::config::OperatorConfig;
+use crate::doctor::{Finding, examine_store};
 use crate::error::StartError;
 use crate::intake::{Answer, Bounds, ChannelCache, Fairness, Intake, Listener, bind};
 use crate::metrics::{Lane, MeteredChain, Metrics, MetricsServer};
@@ -60,6 +61,10 @@ impl Operator {
     ) -> Result<RunningOperator, StartError> {
         let core = Core::open(&config, Arc::new(authority), chain, store).await?;
         core.reconcile().await;
+        if config.settle_interval_ms == 0 {
+            // Another that settles by itself must not have to wait for this one, which does when asked.
+            core.step_down().await;
+        }
         let (stop, stopped) = Stop::new();
         let mut tasks = Vec::new();
         let mut metrics_addr = None;
@@ -189,6 +194,20 @@ impl RunningOperator {
         self.core.intake.book.vouchers().await
     }
 
+    /// What its store can tell an examiner; and the lamports that it spends in a day.
+    pub async fn examine(&self) -> (Vec<Finding>, Option<u64>) {
+        let intake = &self.core.intake;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let (mut findings, spent) = examine_store(&intake.book, &*intake.chain, &intake.program, now).await;
+        findings.push(if intake.book.leads() {
+            Finding::ok("lease", "this process settles")
+        } else {
+            Finding::ok("lease", "this process takes vouchers; another settles, or none has settled yet")
+        });
+        (findings, spent)
+    }
+
     /// A page of what became final; the last row's cursor leads to the next.
     ///
     /// # Errors
@@ -222,9 +241,7 @@ impl RunningOperator {
         if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
             tracing::warn!("stopped in the middle of a settling round; the next start resumes it");
         }
-        if let Err(error) = self.core.intake.book.step_down().await {
-            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
-        }
+        self.core.step_down().await;
     }
 }
 
@@ -299,6 +316,13 @@ impl Core {
         let submitter = Submitter { chain, authority, book, planner, fees };
         let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
         Ok(Self { intake, settler: Arc::new(settler), metrics })
+    }
+
+    /// Gives the lease back.
+    async fn step_down(&self) {
+        if let Err(error) = self.intake.book.step_down().await {
+            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
+        }
     }
 
     /// Holds what an earlier life left behind against the chain, before anything else happens.

@@ -220,8 +220,8 @@ async fn transaction_that_can_never_land_is_signed_anew_but_an_uncertain_one_is_
     crash(operator, &chain).await;
     world.chain.skip_blocks(200);
 
-    let operator = world.start_on(dir.path(), Arc::new(chain.clone())).await;
     chain.set(Fault::NoStatuses);
+    let operator = world.start_on(dir.path(), Arc::new(chain.clone())).await;
     let round = tokio::time::timeout(Duration::from_secs(30), operator.settle_once()).await;
     let error = round.expect("nothing is sent that would have to be waited for").unwrap_err();
     assert!(error.is_retryable(), "{error}");

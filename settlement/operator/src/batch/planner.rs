@@ -121,6 +121,20 @@ impl Planner {
             .collect()
     }
 
+    /// Vouchers that a full settling transaction carries.
+    pub fn capacity(&self) -> usize {
+        let entry = |number: u8| {
+            let id = ChannelId::from_bytes([number; 32]);
+            let mut entry = Entry::bare(id, Trace::default());
+            entry.voucher.1.cumulative = 1;
+            entry
+        };
+        let entries = (0..=u8::MAX).take(MAX_BATCH).map(entry).collect();
+        let target = Target::Node { node: self.operator, operator: self.authority };
+        let full = self.pack(Source { kind: Kind::Settle, at: 0, target, entries });
+        full.first().map_or(1, |planned| planned.items.len())
+    }
+
     /// The same work in two transactions, or none if it cannot be divided.
     pub fn halves(&self, planned: &Planned) -> Option<[Planned; 2]> {
         let middle = planned.source.entries.len() / 2;

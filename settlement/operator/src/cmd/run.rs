@@ -39,6 +39,7 @@ impl Run {
             "operator_id": operator.id().to_string(),
             "operator_account": operator.operator_account().to_string(),
             "listen": operator.local_addr().to_string(),
+            "metrics": operator.metrics_addr().map(|address| address.to_string()),
         }));
 
         tokio::select! {

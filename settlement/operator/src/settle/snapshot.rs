@@ -16,7 +16,7 @@ use crate::vouchers::StoredVoucher;
 ///
 /// # Errors
 /// They could not be read: nothing can be settled now.
-pub(super) async fn stored(
+pub(crate) async fn stored(
     chain: &dyn ChainClient,
     program: &Program,
     vouchers: &[StoredVoucher],
