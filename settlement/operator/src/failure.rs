@@ -2,12 +2,12 @@
 
 use std::io;
 
-use settlement_chain::ChainError;
 use settlement_chain::admin::AdminError;
 use settlement_chain::keyfile::KeyfileError;
 use settlement_chain::reads::ReadError;
 use settlement_chain::setup::SetupError;
 use settlement_chain::submit::{Remedy, SubmitError};
+use settlement_chain::{ChainError, ConnectError};
 use settlement_operator::vouchers::StoreError;
 use settlement_operator::{AccountError, OnceError, SettleError, StartError};
 
@@ -111,6 +111,12 @@ impl From<ChainError> for Failure {
                 Self::of(Kind::Refused, error, "check the arguments; the same again cannot succeed")
             }
         }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::usage(error, "correct rpc_url in config.json, or --rpc")
     }
 }
 

@@ -48,6 +48,21 @@ impl Operator {
         Self::start_with_store(config, transport_key, authority, chain, store).await
     }
 
+    /// The same on a chain whose servers are counted in `metrics` already.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_metered(
+        config: OperatorConfig,
+        transport_key: SecretKey,
+        authority: Keypair,
+        chain: Arc<dyn ChainClient>,
+        metrics: Arc<Metrics>,
+    ) -> Result<RunningOperator, StartError> {
+        let store = vouchers::open(&config.store, &config.database()).await?;
+        Self::launch(config, transport_key, authority, chain, store, metrics).await
+    }
+
     /// The same with another store than the configured file: for tests, and for stores of other kinds.
     ///
     /// # Errors
@@ -59,7 +74,20 @@ impl Operator {
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
     ) -> Result<RunningOperator, StartError> {
-        let core = Core::open(&config, authority, chain, store).await?;
+        let metrics = Arc::new(Metrics::new());
+        let chain = Arc::new(MeteredChain::new(chain, 0, Arc::clone(&metrics)));
+        Self::launch(config, transport_key, authority, chain, store, metrics).await
+    }
+
+    async fn launch(
+        config: OperatorConfig,
+        transport_key: SecretKey,
+        authority: Keypair,
+        chain: Arc<dyn ChainClient>,
+        store: Arc<dyn OperatorStore>,
+        metrics: Arc<Metrics>,
+    ) -> Result<RunningOperator, StartError> {
+        let core = Core::open(&config, authority, chain, store, metrics).await?;
         core.reconcile().await;
         let (stop, stopped) = Stop::new();
         let mut tasks = Vec::new();
@@ -124,7 +152,7 @@ impl Operator {
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
         let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
-        let core = Core::open(config, authority, chain, store).await?;
+        let core = Core::open(config, authority, chain, store, Arc::default()).await?;
         core.reconcile().await;
         let report = core.settler.once().await;
         core.intake.book.step_down().await.map_err(SettleError::from)?;
@@ -264,9 +292,8 @@ impl Core {
         authority: Keypair,
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let metrics = Arc::new(Metrics::new());
-        let chain: Arc<dyn ChainClient> = Arc::new(MeteredChain::new(chain, 0, Arc::clone(&metrics)));
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
         let on_chain = reads::config(&*chain, &program).await?;
