@@ -116,7 +116,7 @@ impl From<ChainError> for Failure {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        Self::usage(error, "correct rpc_url in config.json, or --rpc")
+        Self::usage(error, "correct --rpc, or `rpc_url` in config.json")
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aro_proto::message::{ChainIds, Handoff, HandoffAck};
 use aro_proto::{AgentId, NodeId, Refusal, SecretKey};
-use settlement_chain::submit::TransactionFormat;
-use settlement_chain::{Address, ChainClient, Hash, Keypair, Program, Signer, reads};
+use settlement_chain::submit::offered_priority_fee;
+use settlement_chain::{Address, ChainClient, Hash, Program, TransactionSigner, reads};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -20,7 +20,7 @@ use crate::intake::{Answer, Bounds, ChannelCache, Fairness, Intake, Listener, bi
 use crate::metrics::{Lane, MeteredChain, Metrics, MetricsServer};
 use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
-use crate::submit::Submitter;
+use crate::submit::{FeeBudget, Submitter};
 use crate::vouchers::{
     self, Book, Cursor, HistoryQuery, HistoryRow, Lease, LeaseTerms, OperatorStore, StoreError, StoredVoucher,
 };
@@ -41,7 +41,7 @@ impl Operator {
     pub async fn start(
         config: OperatorConfig,
         transport_key: SecretKey,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<RunningOperator, StartError> {
         let store = vouchers::open(&config.store, &config.database()).await?;
@@ -55,12 +55,13 @@ impl Operator {
     pub async fn start_metered(
         config: OperatorConfig,
         transport_key: SecretKey,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
         metrics: Arc<Metrics>,
     ) -> Result<RunningOperator, StartError> {
         let store = vouchers::open(&config.store, &config.database()).await?;
-        Self::launch(config, transport_key, authority, chain, store, metrics).await
+        let core = Core::open(&config, Arc::new(authority), chain, store, metrics).await?;
+        Self::launch(config, transport_key, core).await
     }
 
     /// The same with another store than the configured file: for tests, and for stores of other kinds.
@@ -70,25 +71,26 @@ impl Operator {
     pub async fn start_with_store(
         config: OperatorConfig,
         transport_key: SecretKey,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
     ) -> Result<RunningOperator, StartError> {
         let metrics = Arc::new(Metrics::new());
         let chain = Arc::new(MeteredChain::new(chain, 0, Arc::clone(&metrics)));
-        Self::launch(config, transport_key, authority, chain, store, metrics).await
+        let core = Core::open(&config, Arc::new(authority), chain, store, metrics).await?;
+        Self::launch(config, transport_key, core).await
     }
 
     async fn launch(
         config: OperatorConfig,
         transport_key: SecretKey,
-        authority: Keypair,
-        chain: Arc<dyn ChainClient>,
-        store: Arc<dyn OperatorStore>,
-        metrics: Arc<Metrics>,
+        core: Core,
     ) -> Result<RunningOperator, StartError> {
-        let core = Core::open(&config, authority, chain, store, metrics).await?;
         core.reconcile().await;
+        if config.settle_interval_ms == 0 {
+            // Another that settles by itself must not have to wait for this one, which does when asked.
+            core.step_down().await;
+        }
         let (stop, stopped) = Stop::new();
         let mut tasks = Vec::new();
         let mut metrics_addr = None;
@@ -148,11 +150,11 @@ impl Operator {
     /// [`OnceError::Start`] with [`StoreError::InUse`] if a running operator has the file: ask that one.
     pub async fn once(
         config: &OperatorConfig,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
         let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
-        let core = Core::open(config, authority, chain, store, Arc::default()).await?;
+        let core = Core::open(config, Arc::new(authority), chain, store, Arc::default()).await?;
         core.reconcile().await;
         let report = core.settler.once().await;
         core.intake.book.step_down().await.map_err(SettleError::from)?;
@@ -265,9 +267,7 @@ impl RunningOperator {
         if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
             tracing::warn!("stopped in the middle of a settling round; the next start resumes it");
         }
-        if let Err(error) = self.core.intake.book.step_down().await {
-            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
-        }
+        self.core.step_down().await;
     }
 }
 
@@ -289,7 +289,7 @@ struct Core {
 impl Core {
     async fn open(
         config: &OperatorConfig,
-        authority: Keypair,
+        authority: Arc<dyn TransactionSigner>,
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
         metrics: Arc<Metrics>,
@@ -298,7 +298,7 @@ impl Core {
         let genesis_hash = chain.genesis_hash().await?;
         let on_chain = reads::config(&*chain, &program).await?;
         tracing::info!(genesis = %Hash::new_from_array(genesis_hash), program = %program.id, "the chain answers");
-        let authority_address = authority.pubkey();
+        let authority_address = authority.address();
         if reads::operator(&*chain, &program, &authority_address).await?.is_none() {
             return Err(StartError::NotRegistered { authority: authority_address });
         }
@@ -313,7 +313,7 @@ impl Core {
             program,
             authority: authority_address,
             operator,
-            format: TransactionFormat::Legacy,
+            format: config.format.decide(&*chain, &authority_address).await,
             rules: config.rules,
             close_when_asked: config.close_when_asked,
         };
@@ -331,9 +331,23 @@ impl Core {
             fairness: Fairness::new(config.max_handoffs_at_once),
             close_wanted: tokio::sync::Notify::new(),
         });
-        let submitter = Submitter { chain, authority: Arc::new(authority), book, planner };
+        // What an earlier life has in flight counts against this hour.
+        let in_flight = book.pending().await?;
+        let already = in_flight
+            .iter()
+            .map(|entry| offered_priority_fee(&entry.prepared.transaction))
+            .fold(0, u64::saturating_add);
+        let fees = Arc::new(FeeBudget::new(config.fees, already, std::time::Instant::now()));
+        let submitter = Submitter { chain, authority, book, planner, fees };
         let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
         Ok(Self { intake, settler: Arc::new(settler), metrics })
+    }
+
+    /// Gives the lease back.
+    async fn step_down(&self) {
+        if let Err(error) = self.intake.book.step_down().await {
+            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
+        }
     }
 
     /// Holds what an earlier life left behind against the chain, before anything else happens.

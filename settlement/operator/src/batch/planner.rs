@@ -257,6 +257,11 @@ struct Entry {
 }
 
 impl Source {
+    /// True if an entry's channel is closing.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.deadline() != NO_DEADLINE
+    }
+
     /// The earliest of its entries.
     fn deadline(&self) -> i64 {
         self.entries.iter().map(|entry| entry.deadline).min().unwrap_or(NO_DEADLINE)
@@ -289,7 +294,7 @@ impl Entry {
 const NO_DEADLINE: i64 = i64::MAX;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use aro_proto::SecretKey;
     use aro_proto::channel::Voucher;
     use aro_proto::limits::SETTLE_MARGIN_S;
@@ -300,7 +305,7 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    fn planner() -> Planner {
+    pub(crate) fn planner() -> Planner {
         let authority = Address::new_from_array([200; 32]);
         let program = Program::local();
         let operator = program.operator(&authority).0;
@@ -314,7 +319,7 @@ mod tests {
     }
 
     /// A channel that has settled 100 of its deposit of a million.
-    fn add_channel(facts: &mut Facts, number: u16, node: u8) -> ChannelId {
+    pub(crate) fn add_channel(facts: &mut Facts, number: u16, node: u8) -> ChannelId {
         let mut id = [3; 32];
         id[..2].copy_from_slice(&number.to_le_bytes());
         let id = ChannelId::from_bytes(id);
@@ -330,11 +335,15 @@ mod tests {
         id
     }
 
-    fn voucher(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> StoredVoucher {
+    pub(crate) fn accepted(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> Accepted {
         let voucher = Voucher { channel, cumulative: Amount::new(cumulative), expires_at };
         let key = SecretKey::from_bytes(&[7; 32]);
         let voucher = voucher.sign(&key).verify(&key.agent_id()).unwrap();
-        StoredVoucher::new(&Accepted { voucher, node: node_address(node), close }, NOW)
+        Accepted { voucher, node: node_address(node), close }
+    }
+
+    fn voucher(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> StoredVoucher {
+        StoredVoucher::new(&accepted(channel, node, cumulative, expires_at, close), NOW)
     }
 
     fn facts() -> Facts {

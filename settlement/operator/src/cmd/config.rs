@@ -94,7 +94,7 @@ impl Config {
         match self.act {
             Act::Show(chain) => {
                 let program = chain.program();
-                let config = reads::config(&*connect(&chain.rpc)?, &program).await?;
+                let config = reads::config(&connect(&chain.rpc)?, &program).await?;
                 show(output, &program, &Changed { config, signature: None });
                 Ok(())
             }
@@ -130,7 +130,7 @@ impl Signers {
     async fn change(&self, output: &Output, changes: &Changes) -> Result<(), Failure> {
         let (payer, admin) = self.keys()?;
         let program = self.chain.program();
-        let changed = admin::change(&*connect(&self.chain.rpc)?, &program, &payer, &admin, changes).await?;
+        let changed = admin::change(&connect(&self.chain.rpc)?, &program, &payer, &admin, changes).await?;
         show(output, &program, &changed);
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Signers {
     async fn accept(&self, output: &Output) -> Result<(), Failure> {
         let (payer, admin) = self.keys()?;
         let program = self.chain.program();
-        let changed = admin::accept(&*connect(&self.chain.rpc)?, &program, &payer, &admin).await?;
+        let changed = admin::accept(&connect(&self.chain.rpc)?, &program, &payer, &admin).await?;
         show(output, &program, &changed);
         Ok(())
     }

@@ -10,6 +10,7 @@ use aro_proto::{Amount, NodeId, SecretKey};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, Keypair, keyfile};
 use settlement_operator::batch::Rules;
+use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, WatchFor};
 
@@ -32,6 +33,9 @@ pub(super) struct ConfigFile {
     #[serde(default)]
     pub(super) history_days: u32,
     pub(super) program_id: String,
+    /// `auto`, `legacy` or `v1`.
+    #[serde(default = "auto")]
+    pub(super) format: String,
     pub(super) listen: SocketAddr,
     pub(super) min_settle: String,
     pub(super) close_when_asked: bool,
@@ -137,6 +141,7 @@ impl Home {
             listen: file.listen,
             program: file.program()?,
             rules,
+            format: file.format.parse::<FormatChoice>().map_err(|e| wrong("format", e.to_string()))?,
             close_when_asked: file.close_when_asked,
             settle_interval_ms: file.settle_interval_ms,
             sweep_interval_ms: file.sweep_interval_ms.unwrap_or(usual.sweep_interval_ms),
@@ -166,6 +171,10 @@ impl Home {
     fn config_path(&self) -> PathBuf {
         self.dir.join("config.json")
     }
+}
+
+fn auto() -> String {
+    FormatChoice::Auto.to_string()
 }
 
 impl ConfigFile {

@@ -7,6 +7,7 @@ use aro_proto::Amount;
 use clap::Args;
 use serde_json::json;
 use settlement_chain::{Address, Signer, connect, keyfile, reads, submit, tokens};
+use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, register};
 
@@ -66,25 +67,26 @@ impl Init {
         let payer = home::key(&self.payer)?;
         let chain = connect(&self.chain.rpc)?;
         let program = self.chain.program();
-        reads::config(&*chain, &program).await?;
+        reads::config(&chain, &program).await?;
 
         // Whatever fails from here on, the same command finds the keys and goes on with them.
         home.create()?;
         let transport = keyfile::read_or_create(&home.transport_key_path())?;
         let authority = keyfile::read_or_create(&home.authority_path())?;
-        let has = reads::lamports(&*chain, &authority.pubkey()).await?;
+        let has = reads::lamports(&chain, &authority.pubkey()).await?;
         let lacks = self.fund_lamports.saturating_sub(has);
         if lacks > 0 {
             let transfer = tokens::transfer_lamports(&payer.pubkey(), &authority.pubkey(), lacks);
-            submit::submit(&*chain, &payer, &[], &[transfer]).await?;
+            submit::submit(&chain, &payer, &[], &[transfer]).await?;
         }
         let payout_owner = self.payout_owner.unwrap_or_else(|| payer.pubkey());
-        let registered = register(&*chain, &program, &payer, &authority, self.fee_bps, &payout_owner).await?;
+        let registered = register(&chain, &program, &payer, &authority, self.fee_bps, &payout_owner).await?;
         home.write_config(&ConfigFile {
             rpc_url: self.chain.rpc,
             store: self.store,
             history_days: 0,
             program_id: program.id.to_string(),
+            format: FormatChoice::Auto.to_string(),
             listen: self.listen,
             min_settle: self.min_settle.to_string(),
             close_when_asked: true,

@@ -34,12 +34,12 @@ impl MintTo {
     pub(super) async fn run(self, output: &Output) -> Result<(), Failure> {
         let payer = home::key(&self.payer)?;
         let chain = connect(&self.chain.rpc)?;
-        let mint = Address::from(reads::config(&*chain, &self.chain.program()).await?.mint);
+        let mint = Address::from(reads::config(&chain, &self.chain.program()).await?.mint);
         if self.lamports > 0 {
             let transfer = tokens::transfer_lamports(&payer.pubkey(), &self.to, self.lamports);
-            submit::submit(&*chain, &payer, &[], &[transfer]).await?;
+            submit::submit(&chain, &payer, &[], &[transfer]).await?;
         }
-        let account = setup::mint_to(&*chain, &mint, &payer, &self.to, self.aro.get()).await?;
+        let account = setup::mint_to(&chain, &mint, &payer, &self.to, self.aro.get()).await?;
         let object = json!({
             "mint": mint.to_string(),
             "token_account": account.to_string(),

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::setup::{SetupOptions, setup};
-use settlement_chain::{Address, Hash, connect};
+use settlement_chain::{Address, ChainClient, Hash, connect};
 
 use super::{ChainArguments, home};
 use crate::failure::Failure;
@@ -57,7 +57,7 @@ impl Setup {
         let program = self.chain.program();
         if self.mint.is_none()
             && !self.new_mint
-            && let Err(error @ ReadError::NotSetUp(_)) = reads::config(&*chain, &program).await
+            && let Err(error @ ReadError::NotSetUp(_)) = reads::config(&chain, &program).await
         {
             return Err(Failure::usage(error, "give --mint ADDRESS, or --new-mint for a test token"));
         }
@@ -69,7 +69,7 @@ impl Setup {
             max_operator_fee_bps: self.max_operator_fee_bps,
             payout_delay_s: self.payout_delay,
         };
-        let done = setup(&*chain, &program, &payer, &admin, &options).await?;
+        let done = setup(&chain, &program, &payer, &admin, &options).await?;
         let genesis_hash = Hash::new_from_array(chain.genesis_hash().await?);
         let object = json!({
             "program_id": program.id.to_string(),

@@ -50,7 +50,7 @@ impl Status {
         let program = Program::new(config.program);
         let authority = home.authority()?.pubkey();
         let chain = connect(&file.rpc_url)?;
-        let on_chain = on_chain(&*chain, &program, &authority).await;
+        let on_chain = on_chain(&chain, &program, &authority).await;
         status["operator_account"] = program.operator(&authority).0.to_string().into();
         status["authority"] = authority.to_string().into();
         // What is stored here can be shown without a chain.

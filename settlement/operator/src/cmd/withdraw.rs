@@ -34,7 +34,7 @@ impl Withdraw {
             Some(node) => FeeSource::Protocol(program.node(&Address::new_from_array(node.to_bytes())).0),
         };
         let chain = connect(&file.rpc_url)?;
-        let done = withdraw_fees(&*chain, &program, &authority, source).await?;
+        let done = withdraw_fees(&chain, &program, &authority, source).await?;
         let object = json!({
             "amount": done.amount,
             "destination": done.destination.to_string(),
