@@ -48,6 +48,22 @@ impl Operator {
         Self::start_with_store(config, transport_key, authority, chain, store).await
     }
 
+    /// The same on a chain whose servers are counted in `metrics` already.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_metered(
+        config: OperatorConfig,
+        transport_key: SecretKey,
+        authority: impl TransactionSigner + 'static,
+        chain: Arc<dyn ChainClient>,
+        metrics: Arc<Metrics>,
+    ) -> Result<RunningOperator, StartError> {
+        let store = vouchers::open(&config.store, &config.database()).await?;
+        let core = Core::open(&config, Arc::new(authority), chain, store, metrics).await?;
+        Self::launch(config, transport_key, core).await
+    }
+
     /// The same with another store than the configured file: for tests, and for stores of other kinds.
     ///
     /// # Errors
@@ -59,7 +75,17 @@ impl Operator {
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
     ) -> Result<RunningOperator, StartError> {
-        let core = Core::open(&config, Arc::new(authority), chain, store).await?;
+        let metrics = Arc::new(Metrics::new());
+        let chain = Arc::new(MeteredChain::new(chain, 0, Arc::clone(&metrics)));
+        let core = Core::open(&config, Arc::new(authority), chain, store, metrics).await?;
+        Self::launch(config, transport_key, core).await
+    }
+
+    async fn launch(
+        config: OperatorConfig,
+        transport_key: SecretKey,
+        core: Core,
+    ) -> Result<RunningOperator, StartError> {
         core.reconcile().await;
         if config.settle_interval_ms == 0 {
             // Another that settles by itself must not have to wait for this one, which does when asked.
@@ -128,7 +154,7 @@ impl Operator {
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
         let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
-        let core = Core::open(config, Arc::new(authority), chain, store).await?;
+        let core = Core::open(config, Arc::new(authority), chain, store, Arc::default()).await?;
         core.reconcile().await;
         let report = core.settler.once().await;
         core.intake.book.step_down().await.map_err(SettleError::from)?;
@@ -266,9 +292,8 @@ impl Core {
         authority: Arc<dyn TransactionSigner>,
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let metrics = Arc::new(Metrics::new());
-        let chain: Arc<dyn ChainClient> = Arc::new(MeteredChain::new(chain, 0, Arc::clone(&metrics)));
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
         let on_chain = reads::config(&*chain, &program).await?;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
-use settlement_chain::connect;
 use settlement_operator::Operator;
 use settlement_operator::control::ControlSocket;
+use settlement_operator::metrics::{Metrics, connect_metered};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::home::Home;
@@ -31,8 +31,10 @@ impl Run {
         // Before anything is ready: a signal must never find its default effect once the ready line is out.
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
 
-        let chain = connect(&file.rpc_url)?;
-        let operator = Operator::start(config, home.transport_key()?, home.authority()?, chain).await?;
+        let metrics = Arc::new(Metrics::new());
+        let chain = connect_metered(&file.rpc_url, &metrics)?;
+        let (transport, authority) = (home.transport_key()?, home.authority()?);
+        let operator = Operator::start_metered(config, transport, authority, chain, metrics).await?;
         let operator = Arc::new(operator);
         let control = ControlSocket::open(control, Arc::clone(&operator))?;
         output.object(&json!({

@@ -4,11 +4,33 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use settlement_chain::{
-    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, ServerHealth, Signature, Simulation, Statuses,
-    VersionedTransaction,
+    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, ConnectError, RpcChain, ServerHealth, Servers,
+    Signature, Simulation, Statuses, VersionedTransaction,
 };
 
 use super::Metrics;
+
+/// The chain behind a comma-separated list of servers, each counted under its place in the list.
+///
+/// # Errors
+/// [`ConnectError`] names the address that cannot be used.
+pub fn connect_metered(urls: &str, metrics: &Arc<Metrics>) -> Result<Arc<dyn ChainClient>, ConnectError> {
+    // Finds what is wrong with the list, and asks nothing.
+    settlement_chain::connect(urls)?;
+    let urls = urls.split(',').map(str::trim).filter(|url| !url.is_empty());
+    let member = |(index, url): (usize, &str)| {
+        let server = RpcChain::new(url);
+        let name = server.place();
+        let counted: Arc<dyn ChainClient> = Arc::new(MeteredChain::new(Arc::new(server), index, Arc::clone(metrics)));
+        (name, counted)
+    };
+    let mut members: Vec<(String, Arc<dyn ChainClient>)> = urls.enumerate().map(member).collect();
+    match members.pop() {
+        None => Err(ConnectError::None),
+        Some((_, only)) if members.is_empty() => Ok(only),
+        last => Ok(Arc::new(Servers::new(members.into_iter().chain(last).collect()))),
+    }
+}
 
 /// Counts what goes through it. The server's index in the configuration is its label: its address may hold a secret.
 pub struct MeteredChain {
@@ -79,5 +101,27 @@ impl ChainClient for MeteredChain {
 
     fn health(&self) -> Vec<ServerHealth> {
         self.inner.health()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_server_of_the_list_is_counted_under_its_place() {
+        let metrics = Arc::new(Metrics::new());
+        // Ports of the loopback that nothing listens at.
+        let chain = connect_metered("http://127.0.0.1:1, http://127.0.0.1:2", &metrics).unwrap();
+        assert!(chain.genesis_hash().await.is_err());
+        let text = metrics.to_text();
+        for server in ["0", "1"] {
+            let series = format!("aro_settle_rpc_errors_total{{server=\"{server}\"}} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&series));
+            assert!(line.is_some_and(|count| count != "0"), "{series} in {text}");
+        }
+        for wrong in ["", "http://127.0.0.1:1,http://127.0.0.1:1", "not an address"] {
+            assert!(connect_metered(wrong, &metrics).is_err(), "{wrong}");
+        }
     }
 }

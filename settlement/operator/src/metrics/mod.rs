@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-pub use chain::MeteredChain;
+pub use chain::{MeteredChain, connect_metered};
 pub use serve::MetricsServer;
 
 use crate::batch::{Due, Kind};

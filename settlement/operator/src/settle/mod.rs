@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::reads::ReadError;
-use settlement_chain::submit::Remedy;
+use settlement_chain::submit::{Remedy, offered_priority_fee};
 use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use settlement_interface::accounts::status;
 use tokio::task::JoinSet;
@@ -238,7 +238,8 @@ impl Settler {
         match end {
             End::Landed(entry) => {
                 self.metrics.transaction(kind, TransactionEnd::Landed);
-                self.metrics.spent(entry.fee_lamports, 0);
+                let priority = offered_priority_fee(&entry.prepared.transaction);
+                self.metrics.spent(entry.fee_lamports.saturating_sub(priority), priority);
                 // Intake must not judge by what was true before.
                 self.cache.forget(channels(&entry));
                 report.signatures.push(entry.prepared.signature);
