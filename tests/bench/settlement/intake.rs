@@ -81,10 +81,7 @@ impl Scene {
         let mut stage = Stage::new().await?;
         let keys = stage.operator().await?;
         // As operators run: facts of the chain are good for a moment.
-        let config = OperatorConfig {
-            chain_cache_ms: OperatorConfig::default().chain_cache_ms,
-            ..stage.config(dir)
-        };
+        let config = OperatorConfig { chain_cache_ms: OperatorConfig::default().chain_cache_ms, ..stage.config(dir) };
         let operator = stage.start(&keys, &config, Arc::new(stage.chain().clone())).await?;
         let mut nodes = Vec::new();
         for _ in 0..NODES {

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use settlement_chain::{
-    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, EmbeddedChain, Signature, Simulation, Statuses,
-    VersionedTransaction, check_size,
+    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, EmbeddedChain, Signature, Simulation,
+    Statuses, VersionedTransaction, check_size,
 };
 use settlement_interface::instructions::tag;
 
