@@ -8,6 +8,10 @@ demo *args:
 test:
     cargo test --workspace
 
+# Random sequences through the chain program and its model, 100 worlds of 1,000 steps; `seed` names the first.
+long-program seed="1" steps="100000":
+    ARO_SEED={{seed}} ARO_STEPS={{steps}} cargo test -p aro-tests --test program random_sequences -- --nocapture
+
 # What settling costs and how many vouchers an operator takes, as a table.
 bench-settlement *args:
     cargo run --release --bin aro-bench -- settlement {{args}}

@@ -8,12 +8,11 @@ mod output;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use agent_client::{Agent, Wallet};
 use aro_proto::Amount;
 use clap::{Parser, Subcommand};
-use settlement_chain::{Address, Program, RpcChain};
+use settlement_chain::{Address, Program, connect};
 
 use cmd::{channel, get, keys, quote, wallet};
 use output::{Failure, Output};
@@ -71,7 +70,8 @@ impl Global {
     /// The agent on the wallet and chain that the flags name.
     async fn agent(&self, budget: Option<Amount>) -> Result<Agent, Failure> {
         let wallet = Wallet::open(&self.home()?)?;
-        let builder = Agent::builder().chain(Arc::new(RpcChain::new(&self.rpc))).wallet(wallet);
+        let chain = connect(&self.rpc).map_err(|error| Failure::usage(&error.to_string(), "correct --rpc"))?;
+        let builder = Agent::builder().chain(chain).wallet(wallet);
         let builder = builder.program(self.program_id.unwrap_or(Program::local().id));
         let builder = match budget {
             Some(budget) => builder.budget(budget),

@@ -47,6 +47,9 @@ pub struct NodeConfig {
     /// Milliseconds between sends of the same bytes when the node settles itself. Default 1,000; less where a short
     /// grace asks for it.
     pub resend_interval_ms: u64,
+    /// Lamports that one settlement of the node's own pays at most on top of its base fee, where others pay too or
+    /// earlier ones did not land. Default 100,000.
+    pub max_priority_lamports: u64,
     /// Seconds without request or voucher after which an open channel is handed over to be closed. Default one day.
     pub close_idle_after_s: u64,
     /// Connections at once. Default 4,096; each may hold some 34 MiB at worst.
@@ -123,6 +126,7 @@ impl NodeConfig {
             max_blind_bytes: 16 << 20,
             max_owed_bytes_per_owner: MAX_WINDOW_BYTES,
             resend_interval_ms: 1_000,
+            max_priority_lamports: 100_000,
             close_idle_after_s: 24 * 60 * 60,
             max_connections: 4_096,
             max_connections_per_ip: 256,

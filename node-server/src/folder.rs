@@ -10,11 +10,12 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aro_proto::{SecretKey, Tariff};
 use node_server::{FeeKey, NodeConfig, OperatorEndpoint};
 use serde::{Deserialize, Serialize};
-use settlement_chain::{Address, Keypair, RpcChain, keyfile};
+use settlement_chain::{Address, ChainClient, Keypair, connect, keyfile};
 
 use crate::output::Failure;
 
@@ -22,7 +23,7 @@ use crate::output::Failure;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// JSON-RPC server of the chain.
+    /// JSON-RPC server of the chain, or several with commas between: then none of them is believed alone.
     pub(crate) rpc_url: String,
     /// The settlement program.
     pub(crate) program_id: String,
@@ -143,8 +144,9 @@ impl Folder {
         program.map_err(|_| Failure::usage("program_id is not an address", "correct `program_id` in config.json"))
     }
 
-    pub(crate) fn chain(&self) -> RpcChain {
-        RpcChain::new(&self.settings.rpc_url)
+    /// The chain behind the servers of the settings; none is asked yet.
+    pub(crate) fn chain(&self) -> Result<Arc<dyn ChainClient>, Failure> {
+        connect(&self.settings.rpc_url).map_err(|error| Failure::usage(error, "correct `rpc_url` in config.json"))
     }
 
     /// The transport key.

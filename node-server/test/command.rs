@@ -81,6 +81,19 @@ fn status_works_from_disk_when_nothing_serves_and_the_chain_is_silent() {
 }
 
 #[test]
+fn an_address_that_is_none_among_several_servers_is_a_usage_error() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path());
+    let path = dir.path().join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (servers, code) in [("http://127.0.0.1:1,http://127.0.0.1:2", 6), ("http://127.0.0.1:1,nonsense", 2)] {
+        std::fs::write(&path, text.replace(NOWHERE, servers)).unwrap();
+        let output = aro_node(&["--json", "serve", "--dir", dir.path().to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(code), "{servers}: {output:?}");
+    }
+}
+
+#[test]
 fn settings_of_one_operator_and_of_several_are_read() {
     let (id, other) = (aro_proto::NodeId::from_bytes([7; 32]), aro_proto::NodeId::from_bytes([8; 32]));
     let (first, second) = (format!("{id}@127.0.0.1:4434"), format!("{other}@127.0.0.1:4435"));

@@ -17,7 +17,7 @@ use solana_account::Account;
 use solana_clock::Clock;
 use solana_transaction::Transaction;
 
-use crate::instructions as ix;
+use crate::{instructions as ix, seed::Chance};
 
 pub const PROGRAM: Address = Address::new_from_array(LOCAL_PROGRAM_ID);
 pub const TOKEN_PROGRAM: Address = Address::from_str_const("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA");
@@ -48,6 +48,8 @@ pub struct World {
     pub admin: Keypair,
     pub mint: Address,
     pub treasury: Address,
+    /// Every key and address of a world follows from it, so that bumps and compute repeat.
+    pub chance: Chance,
 }
 
 pub struct AgentParty {
@@ -86,7 +88,15 @@ impl Clone for World {
             admin: self.admin.insecure_clone(),
             mint: self.mint,
             treasury: self.treasury,
+            chance: self.chance.clone(),
         }
+    }
+}
+
+impl Clone for NodeParty {
+    fn clone(&self) -> Self {
+        let (owner, id) = (self.owner.insecure_clone(), self.id.insecure_clone());
+        Self { owner, id, account: self.account, payout: self.payout, operator: self.operator }
     }
 }
 
@@ -100,14 +110,16 @@ impl World {
             svm
         });
         let mut svm = LOADED.clone();
-        let [payer, sponsor, admin] = [(); 3].map(|()| Keypair::new());
+        let mut chance = Chance::new(0);
+        let [payer, sponsor, admin] = [(); 3].map(|()| chance.key());
         for key in [&payer, &sponsor, &admin] {
             svm.airdrop(&key.pubkey(), 1_000_000_000_000).unwrap();
         }
-        let mut world = Self { svm, payer, sponsor, admin, mint: Address::default(), treasury: Address::default() };
+        let (mint, treasury) = Default::default();
+        let mut world = Self { svm, payer, sponsor, admin, mint, treasury, chance };
         world.set_time(START);
         world.mint = world.place(TOKEN_PROGRAM, mint_data(None, 6));
-        world.treasury = world.token_account(&Address::new_unique(), 0);
+        world.treasury = world.token_account(&SYSTEM_PROGRAM, 0);
         world
     }
 
@@ -178,6 +190,10 @@ impl World {
         assert_eq!(u128::from(self.tokens(&vault())), owed, "the vault and the ledgers differ");
     }
 
+    pub fn now(&self) -> i64 {
+        self.svm.get_sysvar::<Clock>().unix_timestamp
+    }
+
     pub fn set_time(&mut self, unix_timestamp: i64) {
         let clock = Clock { unix_timestamp, ..self.svm.get_sysvar::<Clock>() };
         self.svm.set_sysvar(&clock);
@@ -185,7 +201,7 @@ impl World {
 
     /// Puts an account with this data at a new address.
     pub fn place(&mut self, owner: Address, data: Vec<u8>) -> Address {
-        let address = Address::new_unique();
+        let address = Address::new_from_array(self.chance.bytes());
         self.place_at(address, owner, data);
         address
     }
@@ -194,6 +210,16 @@ impl World {
         let lamports = self.svm.minimum_balance_for_rent_exemption(data.len());
         let account = Account { lamports, data, owner, executable: false, rent_epoch: u64::MAX };
         self.svm.set_account(address, account).unwrap();
+    }
+
+    /// Another mint of the right kind.
+    pub fn mint_account(&mut self) -> Address {
+        self.place(TOKEN_PROGRAM, mint_data(None, 6))
+    }
+
+    /// A wallet that no instruction names.
+    pub fn payer_address(&self) -> Address {
+        self.payer.pubkey()
     }
 
     pub fn token_account(&mut self, owner: &Address, amount: u64) -> Address {
@@ -235,7 +261,7 @@ impl World {
         let owner = self.funded();
         let tokens = self.token_account(&owner.pubkey(), tokens);
         let account = address(&[seeds::AGENT, owner.pubkey().as_ref()]);
-        AgentParty { owner, signer: Keypair::new(), account, tokens }
+        AgentParty { owner, signer: self.chance.key(), account, tokens }
     }
 
     pub fn operator(&mut self, fee_bps: u16) -> OperatorParty {
@@ -260,7 +286,7 @@ impl World {
     }
 
     pub fn unregistered_node(&mut self, operator: Option<&OperatorParty>) -> NodeParty {
-        let (owner, id) = (self.funded(), Keypair::new());
+        let (owner, id) = (self.funded(), self.chance.key());
         let payout = self.token_account(&owner.pubkey(), 0);
         let account = address(&[seeds::NODE, id.pubkey().as_ref()]);
         let operator = operator.map_or(SYSTEM_PROGRAM, |operator| operator.account);
@@ -276,8 +302,8 @@ impl World {
         channel
     }
 
-    fn funded(&mut self) -> Keypair {
-        let key = Keypair::new();
+    pub fn funded(&mut self) -> Keypair {
+        let key = self.chance.key();
         self.svm.airdrop(&key.pubkey(), 1_000_000_000).unwrap();
         key
     }

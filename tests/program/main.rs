@@ -12,6 +12,9 @@
     reason = "all of it is test code, its fixture included"
 )]
 
+mod batches;
+mod blessed;
+mod cases;
 mod instructions;
 mod ledger;
 mod model;
@@ -19,9 +22,13 @@ mod seed;
 mod transactions;
 
 mod accept_admin;
+mod batch_sizes;
+mod channel_states;
 mod close_batch;
+mod compute_units;
 mod deposit;
 mod finalize_batch;
+mod idl;
 mod init_config;
 mod open_batch;
 mod random;

@@ -1,9 +1,7 @@
-//! Transactions in the three formats of the network, with their exact lengths. LiteSVM executes any length, so
+//! Transactions in the two formats that carry large batches, with their exact lengths. LiteSVM executes any length, so
 //! whoever sends here is held to the network's limits.
 
-use settlement_chain::{
-    Address, Instruction, Keypair, Message, Signer, VersionedMessage, VersionedTransaction, check_size,
-};
+use settlement_chain::{Address, Instruction, Keypair, Signer, VersionedMessage, VersionedTransaction, check_size};
 use solana_message::{
     AddressLookupTableAccount, v0,
     v1::{self, TransactionConfig},
@@ -14,9 +12,8 @@ use crate::ledger::{Outcome, World};
 /// How a transaction is written.
 #[derive(Clone)]
 pub enum Format {
-    /// Up to 1,232 bytes, every address in full.
-    Legacy,
-    /// Up to 1,232 bytes, addresses by their place in a table on chain.
+    /// Up to 1,232 bytes, addresses by their place in a table on chain. An instruction of its own sets the compute
+    /// limit.
     V0(AddressLookupTableAccount),
     /// Up to 4,096 bytes. A limit that is not set is a limit of zero, so both are.
     V1(TransactionConfig),
@@ -38,12 +35,10 @@ impl World {
     pub fn signed(&self, format: &Format, instructions: &[Instruction], signers: &[&Keypair]) -> VersionedTransaction {
         let (payer, blockhash) = (self.payer.pubkey(), self.svm.latest_blockhash());
         let message = match format {
-            Format::Legacy => {
-                VersionedMessage::Legacy(Message::new_with_blockhash(instructions, Some(&payer), &blockhash))
-            }
             Format::V0(table) => {
                 let tables = std::slice::from_ref(table);
-                VersionedMessage::V0(v0::Message::try_compile(&payer, instructions, tables, blockhash).unwrap())
+                let instructions = [&[compute_limit()], instructions].concat();
+                VersionedMessage::V0(v0::Message::try_compile(&payer, &instructions, tables, blockhash).unwrap())
             }
             Format::V1(config) => VersionedMessage::V1(
                 v1::Message::try_compile_with_config(&payer, instructions, blockhash, *config).unwrap(),
@@ -81,4 +76,11 @@ impl World {
     }
 }
 
+fn compute_limit() -> Instruction {
+    let mut data = vec![2]; // SetComputeUnitLimit
+    data.extend(MAX_COMPUTE.to_le_bytes());
+    Instruction { program_id: COMPUTE_BUDGET, accounts: Vec::new(), data }
+}
+
+const COMPUTE_BUDGET: Address = Address::from_str_const("ComputeBudget111111111111111111111111111111");
 const LOOKUP_TABLE_PROGRAM: Address = Address::from_str_const("AddressLookupTab1e1111111111111111111111111");

@@ -8,7 +8,7 @@ use aro_proto::limits::CLOSING_MARGIN_S;
 use clap::Args;
 use node_server::{OperatorEndpoint, Registration, register};
 use serde_json::json;
-use settlement_chain::{Address, Program, RpcChain, Signer, keyfile};
+use settlement_chain::{Address, Program, Signer, connect, keyfile};
 
 use crate::folder::{Folder, NODE_KEY, OWNER_KEY, Settings, secret_key};
 use crate::output::{self, Failure};
@@ -19,7 +19,7 @@ pub(crate) struct Init {
     /// Folder of the node; must not hold one yet.
     #[arg(long)]
     dir: PathBuf,
-    /// JSON-RPC server of the chain.
+    /// JSON-RPC server of the chain, or several with commas between.
     #[arg(long, env = "ARO_RPC_URL")]
     rpc: String,
     /// The settlement program.
@@ -91,7 +91,8 @@ impl Init {
             max_operator_fee_bps: self.max_operator_fee_bps,
         };
         let program = Program::new(self.program_id);
-        let registered = register(&RpcChain::new(&self.rpc), &program, &registration).await?;
+        let chain = connect(&self.rpc).map_err(|error| Failure::usage(error, "correct --rpc"))?;
+        let registered = register(&*chain, &program, &registration).await?;
         let settings = Settings {
             rpc_url: self.rpc,
             program_id: self.program_id.to_string(),

@@ -33,7 +33,7 @@ impl Serve {
         let mut config = folder.node_config()?;
         config.fee_key = folder.fee_key(self.fee_keypair.as_deref())?;
         let host = config.public_host.clone();
-        let node = Arc::new(Node::start(config, folder.key()?, Arc::new(folder.chain())).await?);
+        let node = Arc::new(Node::start(config, folder.key()?, folder.chain()?).await?);
 
         let listen = node.local_addr();
         let host = host.unwrap_or_else(|| listen.ip().to_string());

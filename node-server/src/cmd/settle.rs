@@ -1,7 +1,6 @@
 //! `aro-node settle`: every voucher onto the chain now, without any operator.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use aro_proto::Amount;
 use clap::Args;
@@ -38,7 +37,7 @@ impl Settle {
             None => {
                 let key = key.ok_or(SettleError::NoFeeKey)?;
                 let (config, id) = (folder.node_config()?, folder.key()?.node_id());
-                settled_json(&settle_stopped(&config, id, Arc::new(folder.chain()), key).await?)
+                settled_json(&settle_stopped(&config, id, folder.chain()?, key).await?)
             }
         };
         if let Some(message) = answer.get("failed").and_then(Value::as_str) {

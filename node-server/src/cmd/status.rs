@@ -26,7 +26,7 @@ impl Status {
         config.fee_key = folder.fee_key(None).ok().flatten();
         let status: NodeStatus = match local::ask(&self.dir, Ask::Status).await.map_err(Failure::internal)? {
             Some(answer) => serde_json::from_value(answer).map_err(Failure::internal)?,
-            None => status_of_stopped(&config, folder.key()?.node_id(), &folder.chain()).await?,
+            None => status_of_stopped(&config, folder.key()?.node_id(), &*folder.chain()?).await?,
         };
         output::result(json, &json!(status), lines(&status));
         Ok(())

@@ -64,7 +64,7 @@ impl Update {
         };
         let program = Program::new(folder.program_id()?);
         let id = folder.key()?.node_id();
-        let terms = update(&folder.chain(), &program, &payer, &owner, id, &change).await?;
+        let terms = update(&*folder.chain()?, &program, &payer, &owner, id, &change).await?;
         let mut lines = lines(&terms);
         if let Some(endpoint) = self.operator_endpoint {
             folder.add_operator(&endpoint)?;

@@ -36,7 +36,7 @@ impl Withdraw {
         let payer = keyfile::read(self.payer.as_ref().unwrap_or(&owner_path))?;
         let program = Program::new(folder.program_id()?);
         let id = folder.key()?.node_id();
-        let paid = withdraw(&folder.chain(), &program, &payer, &owner, id, self.amount).await?;
+        let paid = withdraw(&*folder.chain()?, &program, &payer, &owner, id, self.amount).await?;
         let signature = paid.signature.map(|signature| signature.to_string());
         let line = match &signature {
             Some(signature) => format!("{} $ARO paid to {} in {signature}", paid.amount, paid.payout),

@@ -12,7 +12,7 @@ use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use thiserror::Error;
 use tokio::task::JoinSet;
 
-use super::settler::{End, Settler};
+use super::settler::{End, Hurry, Settler};
 use crate::config::{FeeKey, NodeConfig};
 use crate::ledger::{LedgerError, RedbLedger};
 
@@ -85,7 +85,8 @@ pub async fn of_ledger(
     let program = Program::new(config.program);
     let (node, _) = program.node(&Address::from(id.to_bytes()));
     let resend = Duration::from_millis(config.resend_interval_ms);
-    let settler = Settler { chain, program, node, payer, resend };
+    let max_priority_lamports = config.max_priority_lamports;
+    let settler = Settler { chain, program, node, payer, resend, max_priority_lamports };
     settle_all(&settler, vouchers.into_iter().map(|entry| entry.signed).collect()).await
 }
 
@@ -99,14 +100,15 @@ pub(crate) async fn settle_all(settler: &Settler, vouchers: Vec<SignedVoucher>) 
     let node = reads::node_at(&*settler.chain, &settler.program, &settler.node).await?;
     let operator = node.map(|node| Address::from(node.operator)).unwrap_or_default();
     let mut waiting = settler.divide(&operator, &vouchers);
-    for _ in 0..ROUNDS {
+    for failed_before in 0..ROUNDS {
         let mut again = Vec::new();
+        let hurry = Hurry { window: WINDOW, patience: PATIENCE, failed_before };
         for wave in waiting.chunks(AT_ONCE) {
             let mut batches = JoinSet::new();
             for vouchers in wave.iter().cloned() {
                 let settler = settler.clone();
                 batches.spawn(async move {
-                    let end = settler.settle(&vouchers, WINDOW, PATIENCE).await;
+                    let end = settler.settle(&vouchers, hurry).await;
                     (vouchers, end)
                 });
             }
@@ -182,7 +184,7 @@ async fn conclude(
 }
 
 /// Times that what did not land is made anew.
-const ROUNDS: usize = 3;
+const ROUNDS: u32 = 3;
 /// Transactions on their way at once.
 const AT_ONCE: usize = 8;
 /// The hurry of each: sends as fast as configured.

@@ -23,7 +23,7 @@ pub use hand::{SettleError, SettleReport, SettledVoucher, of_ledger};
 pub(crate) use settler::Settler;
 
 use self::due::{Due, due};
-use self::settler::End;
+use self::settler::{End, Hurry};
 use crate::channels::Unsettled;
 use crate::config::FeeKey;
 use crate::shared::{Shared, unix_now};
@@ -57,6 +57,7 @@ pub(crate) fn settler_of(node: &Shared, payer: FeeKey) -> Settler {
         node: node.account,
         payer,
         resend: Duration::from_millis(node.config.resend_interval_ms),
+        max_priority_lamports: node.config.max_priority_lamports,
     }
 }
 
@@ -93,6 +94,8 @@ struct Memory {
     alone: HashSet<ChannelId>,
     /// Channels that were refused alone, and until when they are left.
     resting: HashMap<ChannelId, Instant>,
+    /// Batches in a row that did not land while they could.
+    expired: u32,
     /// The key cannot pay or the chain does not answer: nothing is begun before this.
     pause: Option<Instant>,
     /// When the lack of a key was last complained of.
@@ -173,6 +176,7 @@ impl Tower {
             Due::Expiring { .. } => UNHURRIED_S,
         });
         let window = Duration::from_secs(until_quarter.min().unwrap_or(UNHURRIED_S));
+        let hurry = Hurry { window, patience: BATCH_PATIENCE, failed_before: self.memory.expired };
         for vouchers in together.into_iter().chain(alone) {
             // The rest is looked at again when one has ended.
             if batches.len() >= MAX_IN_FLIGHT {
@@ -185,7 +189,7 @@ impl Tower {
                 "the operators have not settled in time: the node settles itself"
             );
             batches.spawn(async move {
-                let end = settler.settle(&vouchers, window, BATCH_PATIENCE).await;
+                let end = settler.settle(&vouchers, hurry).await;
                 Ended { vouchers, begun: now, end }
             });
         }
@@ -198,6 +202,7 @@ impl Tower {
         match end {
             End::Landed(signature) => {
                 tracing::info!(%signature, channels = ids.len(), "settled by the node itself");
+                self.memory.expired = 0;
                 self.memory.alone.retain(|id| !ids.contains(id));
                 self.memory.last.extend(ids.iter().map(|id| (*id, begun)));
                 if let Some(settler) = self.settler.clone() {
@@ -217,7 +222,10 @@ impl Tower {
                 _ => self.memory.alone.extend(ids),
             },
             End::NotSent(error) => self.pause(&error),
-            End::Expired => tracing::warn!("a settlement did not land while it could: it is made anew"),
+            End::Expired => {
+                self.memory.expired = self.memory.expired.saturating_add(1);
+                tracing::warn!("a settlement did not land while it could: it is made anew, and offers more");
+            }
             End::Uncertain(signature) => tracing::warn!(%signature, "what became of a settlement is not known yet"),
         }
     }

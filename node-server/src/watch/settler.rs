@@ -14,10 +14,8 @@ use settlement_chain::instructions::{self, BatchVoucher};
 use settlement_chain::interface::accounts::Channel;
 use settlement_chain::interface::instructions::VoucherEntry;
 use settlement_chain::reads::{self, ReadError};
-use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError, TransactionFormat};
-use settlement_chain::{
-    Address, ChainClient, ChainError, Commitment, Instruction, MAX_LEGACY_TRANSACTION, Program, Signature,
-};
+use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError, Terms, TransactionFormat};
+use settlement_chain::{Address, ChainClient, ChainError, Commitment, Instruction, Program, Signature};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::FeeKey;
@@ -32,6 +30,19 @@ pub(crate) struct Settler {
     pub(crate) payer: FeeKey,
     /// The longest wait between two sends of the same bytes.
     pub(crate) resend: Duration,
+    /// The most that one transaction pays on top of its base fee.
+    pub(crate) max_priority_lamports: u64,
+}
+
+/// How much a batch hurries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hurry {
+    /// The time in which it should land: sends are at most a 64th of it apart.
+    pub(crate) window: Duration,
+    /// How long it is followed.
+    pub(crate) patience: Duration,
+    /// How many before it have not landed: each doubles what is offered.
+    pub(crate) failed_before: u32,
 }
 
 /// How a batch ended.
@@ -57,8 +68,8 @@ impl Settler {
         for voucher in vouchers {
             if let Some(batch) = batches.last_mut() {
                 batch.push(*voucher);
-                let size = submit::wire_size(TransactionFormat::Legacy, &self.payer.address(), &[self.instruction(operator, batch)]);
-                if size.is_ok_and(|bytes| bytes <= MAX_LEGACY_TRANSACTION) {
+                let size = submit::wire_size(FORMAT, &self.payer.address(), &[self.instruction(operator, batch)]);
+                if size.is_ok_and(|bytes| bytes <= FORMAT.max_bytes()) {
                     continue;
                 }
                 batch.pop();
@@ -68,22 +79,40 @@ impl Settler {
         batches
     }
 
-    /// Reads the node's operator, signs, sends the same bytes again and again, and waits for the end. Sends at least
-    /// every 64th part of `window`, so that many dropped ones do not make it late.
+    /// Reads the node's operator, signs, sends the same bytes again and again, and waits for the end. Sends often
+    /// enough that many dropped ones do not make it late.
     // r[impl settlement.submit.same_bytes]
-    pub(crate) async fn settle(&self, vouchers: &[SignedVoucher], window: Duration, patience: Duration) -> End {
-        let pace = (window / 64).clamp(SHORTEST_RESEND, self.resend.max(SHORTEST_RESEND)).min(self.resend);
+    pub(crate) async fn settle(&self, vouchers: &[SignedVoucher], hurry: Hurry) -> End {
+        let pace = (hurry.window / 64).clamp(SHORTEST_RESEND, self.resend.max(SHORTEST_RESEND)).min(self.resend);
         let operator = match reads::node_at(&*self.chain, &self.program, &self.node).await {
             Ok(Some(node)) => Address::from(node.operator),
             Ok(None) => return End::NotSent(not_there(self.node)),
             Err(ReadError::Chain(error)) => return End::NotSent(SubmitError::NotSent(error)),
             Err(other) => return End::NotSent(SubmitError::NotSent(ChainError::Malformed(other.to_string()))),
         };
-        let instruction = self.instruction(&operator, vouchers);
-        match submit::prepare(&*self.chain, self.payer.signer(), &[], &[instruction]).await {
-            Ok(prepared) => self.land(&prepared, pace, patience).await,
+        let instructions = [self.instruction(&operator, vouchers)];
+        let terms = self.terms(&instructions, hurry.failed_before).await;
+        match submit::prepare_with(&*self.chain, self.payer.signer(), &[], &instructions, &terms).await {
+            Ok(prepared) => self.land(&prepared, pace, hurry.patience).await,
             Err(error) => End::NotSent(error),
         }
+    }
+
+    /// What others have paid lately to write to these accounts, doubled for each failure, up to the most.
+    async fn terms(&self, instructions: &[Instruction], failed_before: u32) -> Terms {
+        let terms = Terms::estimate(FORMAT, instructions);
+        let accounts = instructions.iter().flat_map(|instruction| &instruction.accounts);
+        let writable: Vec<_> = accounts.filter(|meta| meta.is_writable).map(|meta| meta.pubkey).collect();
+        // Without an answer the base fee must do.
+        let answer = timeout(FEES_PATIENCE, self.chain.recent_fees(&writable)).await;
+        let mut recent = answer.ok().and_then(Result::ok).unwrap_or_default();
+        recent.sort_unstable();
+        let usual = recent.get(recent.len() * 3 / 4).copied().unwrap_or_default();
+        let offered = match failed_before {
+            0 => usual,
+            _ => usual.max(LEAST_PRICE).saturating_mul(1 << failed_before.min(MAX_DOUBLINGS)),
+        };
+        terms.at_price(offered.min(submit::price_within(self.max_priority_lamports, terms.compute_units)))
     }
 
     /// The channels as they are now.
@@ -150,6 +179,14 @@ fn silent() -> ChainError {
     ChainError::Unreachable("the server does not answer".into())
 }
 
+/// Every cluster takes it; a node has few channels that close at once.
+const FORMAT: TransactionFormat = TransactionFormat::Legacy;
+/// Micro-lamports per compute unit that are offered, before doubling, where others paid nothing.
+const LEAST_PRICE: u64 = 1_000;
+/// A thousandfold, if the cap allows it.
+const MAX_DOUBLINGS: u32 = 10;
+/// How long a server may take to say what others paid.
+const FEES_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a server may take to take a transaction before it is sent again.
 const SEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a server may take to say what became of one.

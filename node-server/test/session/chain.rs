@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use settlement_chain::submit::offered_priority_fee;
 use settlement_chain::{
     Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, EmbeddedChain, InstructionError, Signature,
     Simulation, Statuses, TransactionError, VersionedTransaction,
@@ -25,6 +26,8 @@ struct State {
     seconds_per_send: i64,
     /// Every send, lost or not.
     sends: Vec<Signature>,
+    /// Lamports offered with each.
+    offered: Vec<u64>,
     /// Transactions that reached the chain.
     landed: HashSet<Signature>,
     /// A transaction that names this account is refused.
@@ -67,6 +70,11 @@ impl LossyChain {
     /// Signatures of all sends, repetitions included.
     pub(crate) fn sends(&self) -> Vec<Signature> {
         self.state().sends.clone()
+    }
+
+    /// Lamports that each send offers on top of its base fee.
+    pub(crate) fn offered(&self) -> Vec<u64> {
+        self.state().offered.clone()
     }
 
     /// Transactions that reached the chain and cost a fee.
@@ -121,6 +129,7 @@ impl ChainClient for LossyChain {
         let (arrives, number) = {
             let mut state = self.state();
             state.sends.push(signature);
+            state.offered.push(offered_priority_fee(transaction));
             state.now += state.seconds_per_send;
             self.inner.warp_clock(state.now);
             if state.poison.is_some_and(|poison| transaction.message.static_account_keys().contains(&poison)) {

@@ -1,5 +1,7 @@
 //! The eight questions that ARO asks of a chain, and the values that answer them.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use solana_address::Address;
 use solana_hash::Hash;
@@ -62,6 +64,48 @@ pub trait ChainClient: Send + Sync + 'static {
     /// How each of the servers behind this has been doing, where there are several.
     fn health(&self) -> Vec<ServerHealth> {
         Vec::new()
+    }
+}
+
+/// So that a chain of any kind can be handed on as one.
+#[async_trait]
+impl<T: ChainClient + ?Sized> ChainClient for Arc<T> {
+    async fn genesis_hash(&self) -> Result<[u8; 32], ChainError> {
+        (**self).genesis_hash().await
+    }
+    async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
+        (**self).accounts(addresses).await
+    }
+    async fn program_accounts(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<(Address, Account)>, ChainError> {
+        (**self).program_accounts(program, filter).await
+    }
+    async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
+        (**self).latest_blockhash().await
+    }
+    async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
+        (**self).send(transaction).await
+    }
+    async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
+        (**self).statuses(signatures).await
+    }
+    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
+        (**self).simulate(transaction).await
+    }
+    async fn recent_fees(&self, writable: &[Address]) -> Result<Vec<u64>, ChainError> {
+        (**self).recent_fees(writable).await
+    }
+    async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
+        (**self).accounts_at(addresses).await
+    }
+    async fn clock(&self) -> Result<i64, ChainError> {
+        (**self).clock().await
+    }
+    fn health(&self) -> Vec<ServerHealth> {
+        (**self).health()
     }
 }
 

@@ -1,7 +1,9 @@
 //! The operator's account on chain: creating it, and paying fees out to where they always go.
 
 use settlement_chain::reads::{self, associated_token_address};
-use settlement_chain::{Address, ChainClient, Keypair, Program, Signature, Signer, instructions, submit, tokens};
+use settlement_chain::{
+    Address, ChainClient, Keypair, Program, Signature, Signer, TransactionSigner, instructions, submit, tokens,
+};
 use settlement_interface::instructions::EVERYTHING;
 
 use crate::error::AccountError;
@@ -75,7 +77,7 @@ pub struct Withdrawn {
 pub async fn withdraw_fees(
     chain: &dyn ChainClient,
     program: &Program,
-    payer: &Keypair,
+    payer: &dyn TransactionSigner,
     source: FeeSource,
 ) -> Result<Withdrawn, AccountError> {
     let (address, amount, destination) = match source {

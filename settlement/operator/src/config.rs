@@ -9,6 +9,7 @@ use settlement_chain::{Address, Program};
 
 use crate::batch::Rules;
 use crate::intake::WatchFor;
+use crate::submit::{FeePolicy, FormatChoice};
 use crate::vouchers::StoreUrl;
 
 /// How an operator runs. `Default` fits a local chain; set at least `dir`.
@@ -29,6 +30,10 @@ pub struct OperatorConfig {
     pub program: Address,
     /// When settling is due.
     pub rules: Rules,
+    /// How transactions are written. Default: version 1 where the cluster takes it, else legacy.
+    pub format: FormatChoice,
+    /// What is offered for a place in a block, and how much of it may be spent.
+    pub fees: FeePolicy,
     /// Whether channels are closed when their node asks; else they are only settled. Default true.
     pub close_when_asked: bool,
     /// Milliseconds between settling rounds. Default 60,000. A wish to close does not wait for the next round. 0 does
@@ -68,6 +73,8 @@ impl Default for OperatorConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             program: Program::local().id,
             rules: Rules::default(),
+            format: FormatChoice::Auto,
+            fees: FeePolicy::default(),
             close_when_asked: true,
             settle_interval_ms: 60_000,
             sweep_interval_ms: 600_000,

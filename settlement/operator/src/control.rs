@@ -24,6 +24,8 @@ pub enum Command {
     Settle,
     /// How it stands.
     Status,
+    /// What its store can tell an examiner.
+    Doctor,
     /// A page of its history.
     History(HistoryQuery),
 }
@@ -34,6 +36,7 @@ impl Command {
         match self {
             Self::Settle => "settle".into(),
             Self::Status => "status".into(),
+            Self::Doctor => "doctor".into(),
             Self::History(query) => format!("history {query}"),
         }
     }
@@ -42,6 +45,7 @@ impl Command {
         match line.split_once(' ') {
             None if line == "settle" => Some(Self::Settle),
             None if line == "status" => Some(Self::Status),
+            None if line == "doctor" => Some(Self::Doctor),
             Some(("history", query)) => query.parse().ok().map(Self::History),
             _ => None,
         }
@@ -136,11 +140,18 @@ async fn answer(stream: UnixStream, operator: Arc<RunningOperator>) {
             }),
             Err(error) => json!({ "error": error.to_string(), "retryable": false }),
         },
+        Some(Command::Doctor) => {
+            let (findings, lamports_per_day) = operator.examine().await;
+            json!({
+                "findings": findings.iter().map(crate::doctor::Finding::to_json).collect::<Vec<_>>(),
+                "lamports_per_day": lamports_per_day,
+            })
+        }
         Some(Command::History(query)) => match operator.history(&query).await {
             Ok(page) => history_page(&page),
             Err(error) => json!({ "error": error.to_string(), "retryable": error.is_retryable() }),
         },
-        None => json!({ "error": "unknown command: settle, status and history are known", "retryable": false }),
+        None => json!({ "error": "unknown command: settle, status, doctor and history are known", "retryable": false }),
     };
     let _ = writer.write_all(format!("{answer}\n").as_bytes()).await;
 }

@@ -2,12 +2,12 @@
 
 use std::io;
 
-use settlement_chain::ChainError;
 use settlement_chain::admin::AdminError;
 use settlement_chain::keyfile::KeyfileError;
 use settlement_chain::reads::ReadError;
 use settlement_chain::setup::SetupError;
 use settlement_chain::submit::{Remedy, SubmitError};
+use settlement_chain::{ChainError, ConnectError};
 use settlement_operator::vouchers::StoreError;
 use settlement_operator::{AccountError, OnceError, SettleError, StartError};
 
@@ -19,6 +19,8 @@ pub(crate) struct Failure {
     pub(crate) who_acts: &'static str,
     pub(crate) message: String,
     pub(crate) next_step: String,
+    /// True if the result has said it all.
+    pub(crate) told: bool,
 }
 
 impl Failure {
@@ -31,7 +33,12 @@ impl Failure {
             Kind::Keys => (5, "Keys", "authorise"),
             Kind::Unreachable => (6, "Unreachable", "retry"),
         };
-        Self { exit, code, who_acts, message: message.to_string(), next_step: next_step.into() }
+        Self { exit, code, who_acts, message: message.to_string(), next_step: next_step.into(), told: false }
+    }
+
+    /// The result itself says what is wrong.
+    pub(crate) fn told() -> Self {
+        Self { told: true, ..Self::of(Kind::Refused, "see the result", "see the result") }
     }
 
     /// The command cannot be meant like this.
@@ -104,6 +111,12 @@ impl From<ChainError> for Failure {
                 Self::of(Kind::Refused, error, "check the arguments; the same again cannot succeed")
             }
         }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::usage(error, "correct --rpc, or `rpc_url` in config.json")
     }
 }
 

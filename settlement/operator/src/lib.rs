@@ -33,11 +33,12 @@
 //! | `config`       | what an operator is told                                                |
 //! | `account`      | its account on chain: registering, withdrawing fees                     |
 //! | `intake`       | nodes' connections: who hands over what, judged by the chain's word     |
-//! | [`vouchers`]   | the best voucher of each channel, durable before it is acknowledged     |
+//! | [`vouchers`]   | what it remembers, in redb or PostgreSQL: vouchers, history, leases     |
 //! | [`batch`]      | the pure planner: channels in, transactions out, full to the byte       |
 //! | [`submit`]     | the write-ahead journal, sending, and what became of it                 |
 //! | [`settle`]     | the lanes that join them: rounds, urgent, sweeps                        |
 //! | `watch`        | sees a closing channel soon enough                                      |
+//! | [`doctor`]     | what is missing, and what is about to go wrong                          |
 //! | [`metrics`]    | what monitoring reads                                                   |
 //! | [`control`]    | the socket for commands of the same machine                             |
 
@@ -51,6 +52,7 @@ mod watch;
 
 pub mod batch;
 pub mod control;
+pub mod doctor;
 pub mod metrics;
 pub mod settle;
 pub mod submit;

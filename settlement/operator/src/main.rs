@@ -21,6 +21,9 @@ struct Arguments {
     /// Print one JSON object as the last line, errors included.
     #[arg(long, global = true)]
     json: bool,
+    /// Write the log as one JSON object a line.
+    #[arg(long, global = true, env = "ARO_LOG_JSON")]
+    log_json: bool,
     #[command(subcommand)]
     command: cmd::Command,
 }
@@ -29,7 +32,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("ARO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if arguments.log_json {
+        log.json().init()
+    } else {
+        log.with_ansi(ansi).init()
+    }
     let output = Output::new(arguments.json);
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -39,7 +47,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output.failure(&failure);
+            if !failure.told {
+                output.failure(&failure);
+            }
             ExitCode::from(failure.exit)
         }
     }

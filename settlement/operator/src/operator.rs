@@ -6,20 +6,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aro_proto::message::{ChainIds, Handoff, HandoffAck};
 use aro_proto::{AgentId, NodeId, Refusal, SecretKey};
-use settlement_chain::submit::TransactionFormat;
-use settlement_chain::{Address, ChainClient, Hash, Keypair, Program, Signer, reads};
+use settlement_chain::submit::offered_priority_fee;
+use settlement_chain::{Address, ChainClient, Hash, Program, TransactionSigner, reads};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::batch::Planner;
 use crate::config::OperatorConfig;
+use crate::doctor::{Finding, examine_store};
 use crate::error::StartError;
 use crate::intake::{Answer, Bounds, ChannelCache, Fairness, Intake, Listener, bind};
 use crate::metrics::{Lane, MeteredChain, Metrics, MetricsServer};
 use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
-use crate::submit::Submitter;
+use crate::submit::{FeeBudget, Submitter};
 use crate::vouchers::{
     self, Book, Cursor, HistoryQuery, HistoryRow, Lease, LeaseTerms, OperatorStore, StoreError, StoredVoucher,
 };
@@ -40,7 +41,7 @@ impl Operator {
     pub async fn start(
         config: OperatorConfig,
         transport_key: SecretKey,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<RunningOperator, StartError> {
         let store = vouchers::open(&config.store, &config.database()).await?;
@@ -54,12 +55,16 @@ impl Operator {
     pub async fn start_with_store(
         config: OperatorConfig,
         transport_key: SecretKey,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
     ) -> Result<RunningOperator, StartError> {
-        let core = Core::open(&config, authority, chain, store).await?;
+        let core = Core::open(&config, Arc::new(authority), chain, store).await?;
         core.reconcile().await;
+        if config.settle_interval_ms == 0 {
+            // Another that settles by itself must not have to wait for this one, which does when asked.
+            core.step_down().await;
+        }
         let (stop, stopped) = Stop::new();
         let mut tasks = Vec::new();
         let mut metrics_addr = None;
@@ -119,11 +124,11 @@ impl Operator {
     /// [`OnceError::Start`] with [`StoreError::InUse`] if a running operator has the file: ask that one.
     pub async fn once(
         config: &OperatorConfig,
-        authority: Keypair,
+        authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
         let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
-        let core = Core::open(config, authority, chain, store).await?;
+        let core = Core::open(config, Arc::new(authority), chain, store).await?;
         core.reconcile().await;
         let report = core.settler.once().await;
         core.intake.book.step_down().await.map_err(SettleError::from)?;
@@ -189,6 +194,20 @@ impl RunningOperator {
         self.core.intake.book.vouchers().await
     }
 
+    /// What its store can tell an examiner; and the lamports that it spends in a day.
+    pub async fn examine(&self) -> (Vec<Finding>, Option<u64>) {
+        let intake = &self.core.intake;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let (mut findings, spent) = examine_store(&intake.book, &*intake.chain, &intake.program, now).await;
+        findings.push(if intake.book.leads() {
+            Finding::ok("lease", "this process settles")
+        } else {
+            Finding::ok("lease", "this process takes vouchers; another settles, or none has settled yet")
+        });
+        (findings, spent)
+    }
+
     /// A page of what became final; the last row's cursor leads to the next.
     ///
     /// # Errors
@@ -222,9 +241,7 @@ impl RunningOperator {
         if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
             tracing::warn!("stopped in the middle of a settling round; the next start resumes it");
         }
-        if let Err(error) = self.core.intake.book.step_down().await {
-            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
-        }
+        self.core.step_down().await;
     }
 }
 
@@ -246,7 +263,7 @@ struct Core {
 impl Core {
     async fn open(
         config: &OperatorConfig,
-        authority: Keypair,
+        authority: Arc<dyn TransactionSigner>,
         chain: Arc<dyn ChainClient>,
         store: Arc<dyn OperatorStore>,
     ) -> Result<Self, StartError> {
@@ -256,7 +273,7 @@ impl Core {
         let genesis_hash = chain.genesis_hash().await?;
         let on_chain = reads::config(&*chain, &program).await?;
         tracing::info!(genesis = %Hash::new_from_array(genesis_hash), program = %program.id, "the chain answers");
-        let authority_address = authority.pubkey();
+        let authority_address = authority.address();
         if reads::operator(&*chain, &program, &authority_address).await?.is_none() {
             return Err(StartError::NotRegistered { authority: authority_address });
         }
@@ -271,7 +288,7 @@ impl Core {
             program,
             authority: authority_address,
             operator,
-            format: TransactionFormat::Legacy,
+            format: config.format.decide(&*chain, &authority_address).await,
             rules: config.rules,
             close_when_asked: config.close_when_asked,
         };
@@ -289,10 +306,23 @@ impl Core {
             fairness: Fairness::new(config.max_handoffs_at_once),
             close_wanted: tokio::sync::Notify::new(),
         });
-        let submitter = Submitter { chain, authority: Arc::new(authority), book, planner };
-        let settler =
-            Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
+        // What an earlier life has in flight counts against this hour.
+        let in_flight = book.pending().await?;
+        let already = in_flight
+            .iter()
+            .map(|entry| offered_priority_fee(&entry.prepared.transaction))
+            .fold(0, u64::saturating_add);
+        let fees = Arc::new(FeeBudget::new(config.fees, already, std::time::Instant::now()));
+        let submitter = Submitter { chain, authority, book, planner, fees };
+        let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
         Ok(Self { intake, settler: Arc::new(settler), metrics })
+    }
+
+    /// Gives the lease back.
+    async fn step_down(&self) {
+        if let Err(error) = self.intake.book.step_down().await {
+            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
+        }
     }
 
     /// Holds what an earlier life left behind against the chain, before anything else happens.
@@ -308,7 +338,9 @@ impl Core {
                 at_risk = found.standing.closing_at_risk,
                 "journal and vouchers are reconciled with the chain"
             ),
-            Err(error) => tracing::warn!(%error, "the chain could not be asked about the journal; what is open stays open"),
+            Err(error) => {
+                tracing::warn!(%error, "the chain could not be asked about the journal; what is open stays open")
+            }
         }
     }
 }

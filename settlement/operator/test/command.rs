@@ -4,6 +4,7 @@
 
 mod fixture;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -49,7 +50,7 @@ fn help_names_every_command() {
     let output = aro_settle(&["--help"]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for command in ["setup", "config", "init", "run", "once", "status", "report", "withdraw", "mint-to"] {
+    for command in ["setup", "config", "init", "run", "once", "status", "doctor", "report", "withdraw", "mint-to"] {
         assert!(text.contains(command), "{command} is missing in {text}");
     }
 }
@@ -119,4 +120,38 @@ async fn once_asks_the_running_operator_and_status_reads_the_file_when_none_runs
     Arc::into_inner(operator).unwrap().shutdown().await;
     let status = last_line(&run("status").await.unwrap());
     assert_eq!((&status["running"], &status["vouchers"]), (&json!(false), &json!([])));
+}
+
+#[tokio::test]
+async fn doctor_tells_what_is_missing_and_fails_for_it() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    home(&world, dir.path());
+    let examined = |output: &Output| {
+        let object = last_line(output);
+        let findings = object["findings"].as_array().unwrap().clone();
+        let level = |check: &str| {
+            let found = findings.iter().find(|finding| finding["check"] == json!(check));
+            found.map_or_else(|| "none".to_owned(), |found| found["level"].as_str().unwrap().to_owned())
+        };
+        let worst = object["worst"].as_str().unwrap().to_owned();
+        (worst, ["authority key", "server 0", "database", "operator", "lease"].map(level))
+    };
+    let run = |dir: &Path| {
+        let folder = dir.to_path_buf();
+        tokio::task::spawn_blocking(move || aro_settle(&["doctor", "--dir", path(&folder), "--json"]))
+    };
+    let output = run(dir.path()).await.unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(examined(&output), ("fail".into(), ["ok", "fail", "ok", "warn", "none"].map(String::from)));
+
+    let operator = Arc::new(world.start(dir.path()).await);
+    let control = ControlSocket::open(dir.path().join("control.sock"), Arc::clone(&operator)).unwrap();
+    let output = run(dir.path()).await.unwrap();
+    assert_eq!(examined(&output), ("fail".into(), ["ok", "fail", "ok", "none", "ok"].map(String::from)));
+    control.close().await;
+
+    std::fs::set_permissions(dir.path().join("authority.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let output = run(dir.path()).await.unwrap();
+    assert_eq!(examined(&output).1[0], "fail", "others can read the key");
 }

@@ -13,7 +13,7 @@ use aro_proto::{Amount, ChannelId, RefusalCode, SecretKey};
 use fixture::{FUNDS, Fault, GRACE_S, NOW, OPERATOR_BPS, PROTOCOL_BPS, TestChain, World};
 use settlement_chain::instructions::{self, WithdrawEarned};
 use settlement_chain::reads::{self, associated_token_address};
-use settlement_chain::{Address, MAX_LEGACY_TRANSACTION, Signer, check_size, submit, tokens};
+use settlement_chain::{Address, Signer, check_size, submit, tokens};
 use settlement_interface::accounts::status;
 use settlement_interface::fees;
 use settlement_interface::instructions::EVERYTHING;
@@ -36,28 +36,30 @@ async fn crash(operator: RunningOperator, chain: &TestChain) {
 // r[verify settlement.fee.operator]
 // r[verify settlement.fee.payout]
 #[tokio::test]
-async fn twenty_channels_close_in_full_batches_and_every_unit_is_accounted_for() {
+async fn forty_channels_close_in_full_batches_and_every_unit_is_accounted_for() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     let chain = TestChain::new(world.chain.clone());
     let operator = world.start_on(dir.path(), Arc::new(chain.clone())).await;
     let client = world.client(&operator).await;
-    let channels = world.open(20, 1_000_000).await;
+    let channels = world.open(40, 1_000_000).await;
     let amount = |index: usize| 12_345 + 7 * u64::try_from(index).unwrap();
     let vouchers: Vec<_> = channels.iter().enumerate().map(|(i, id)| world.closing(*id, amount(i))).collect();
     client.hand(&vouchers).await.ack();
 
     let report = settle(&operator).await;
-    assert_eq!((report.closed.len(), report.reclaimed.len()), (20, 20), "{report:?}");
+    assert_eq!((report.closed.len(), report.reclaimed.len()), (40, 40), "{report:?}");
     assert!(report.skipped.is_empty() && report.trouble.is_empty(), "{report:?}");
     for (index, id) in channels.iter().enumerate() {
         let closed = report.closed.iter().find(|closed| closed.channel == *id).unwrap();
         assert_eq!(closed.cumulative, Amount::new(amount(index)));
         assert_eq!(world.channel(*id).await, None);
     }
+    // 36 closes fill a transaction, then 4, then all refunds in one; each pays for one signature.
     let sent = chain.sent();
-    assert!(sent.iter().all(|transaction| check_size(transaction).unwrap() <= MAX_LEGACY_TRANSACTION));
-    assert!(sent.len() <= 4, "20 closes and 20 refunds took {} transactions", sent.len());
+    let sizes: Vec<usize> = sent.iter().map(|transaction| check_size(transaction).unwrap()).collect();
+    assert_eq!(sizes.len(), 3, "{sizes:?}");
+    assert!(sizes.contains(&4_040) && sent.iter().all(|transaction| transaction.signatures.len() == 1), "{sizes:?}");
     assert!(operator.vouchers().await.unwrap().is_empty(), "what is final is pruned");
     assert!(settle(&operator).await.is_empty(), "nothing is left to do");
 
@@ -218,8 +220,8 @@ async fn transaction_that_can_never_land_is_signed_anew_but_an_uncertain_one_is_
     crash(operator, &chain).await;
     world.chain.skip_blocks(200);
 
-    let operator = world.start_on(dir.path(), Arc::new(chain.clone())).await;
     chain.set(Fault::NoStatuses);
+    let operator = world.start_on(dir.path(), Arc::new(chain.clone())).await;
     let round = tokio::time::timeout(Duration::from_secs(30), operator.settle_once()).await;
     let error = round.expect("nothing is sent that would have to be waited for").unwrap_err();
     assert!(error.is_retryable(), "{error}");

@@ -5,17 +5,19 @@
 
 mod fixture;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aro_proto::error::close;
-use aro_proto::limits::{MAX_BAD_SIGNATURES, MAX_FRAME};
+use aro_proto::limits::{MAX_BAD_SIGNATURES, MAX_FRAME, MAX_HANDOFF};
 use aro_proto::message::{ChainIds, HandoffVoucher, Hello};
 use aro_proto::wire::encode_frame;
 use aro_proto::{Amount, ChannelId, RefusalCode, SecretKey};
 use fixture::{Client, FailingStore, NOW, Reply, World, address};
-use settlement_chain::{instructions, submit};
+use settlement_chain::instructions::UpdateNode;
+use settlement_chain::{instructions, reads, submit};
 use settlement_operator::vouchers::{StoreError, StoredVoucher};
-use settlement_operator::{Operator, OperatorConfig, RunningOperator};
+use settlement_operator::{Operator, OperatorConfig, RunningOperator, WatchFor};
 
 // r[verify settlement.handoff.durable]
 #[tokio::test]
@@ -274,4 +276,102 @@ async fn shutdown_says_goodbye() {
     assert_eq!(client.goaway().await.code(), RefusalCode::ShuttingDown);
     assert_eq!(client.closed_with().await, close::SHUTDOWN);
     stopping.await.unwrap();
+}
+
+// r[verify settlement.handoff.fair]
+#[tokio::test]
+async fn node_that_floods_bad_vouchers_is_put_off_and_others_at_its_address_are_not() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let bad_key = SecretKey::from_bytes(&[52; 32]);
+    let bad_node = world.register_node(&bad_key, Some(world.operator_account())).await;
+    let bad_channel = world.open_to(bad_node, 1, 100_000).await[0];
+    let channel = world.open(1, 1_000_000).await[0];
+    let good = world.client(&operator).await;
+    let mut forged = world.voucher(bad_channel, 5_000);
+    forged.signature[0] ^= 1;
+
+    let (mut verified, mut put_off) = (0, 0);
+    for round in 0..12 {
+        let flooder = Client::connect(&operator, bad_key.clone(), world.chain_ids()).await;
+        match flooder.hand(&[forged; MAX_HANDOFF]).await {
+            Reply::Ack(ack) => {
+                let codes = ack.verdicts.iter().map(|verdict| verdict.refusal.as_ref().unwrap().code());
+                verified += codes.filter(|code| *code == RefusalCode::VoucherBadSignature).count();
+            }
+            Reply::Refused(refusal) => {
+                assert_eq!(refusal.code(), RefusalCode::OverCapacity);
+                put_off += 1;
+            }
+        }
+        let voucher = world.voucher(channel, 1_000 + round);
+        assert_eq!(good.refusal(voucher).await, None, "the good node is heard every time");
+    }
+    assert_eq!((verified, put_off), (16, 10), "of 3,072 forged vouchers sixteen were verified");
+    let late = world.client(&operator).await;
+    assert_eq!(late.refusal(world.voucher(channel, 2_000)).await, None, "a new connection of the good node too");
+}
+
+// r[verify settlement.handoff.second]
+#[tokio::test]
+async fn node_of_another_operator_is_watched_over_if_that_is_wanted_but_never_closed() {
+    let world = World::new().await;
+    let other = settlement_chain::Keypair::new();
+    let other_authority = settlement_chain::Signer::pubkey(&other);
+    world.chain.airdrop(&other_authority, 1_000_000_000).unwrap();
+    let payout = settlement_chain::Signer::pubkey(&world.admin);
+    let registered =
+        settlement_operator::register(&world.chain, &world.program, &world.admin, &other, 150, &payout).await.unwrap();
+    let key = SecretKey::from_bytes(&[53; 32]);
+    let node = world.register_node(&key, Some(registered.account)).await;
+    let [closing, open] = world.open_to(node, 2, 1_000_000).await[..] else { panic!("two channels") };
+
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let client = Client::connect(&operator, key.clone(), world.chain_ids()).await;
+    assert_eq!(client.hand(&[world.voucher(open, 5_000)]).await.refused().code(), RefusalCode::Unauthorised);
+    operator.shutdown().await;
+
+    let ids = BTreeSet::from([key.node_id()]);
+    let config = OperatorConfig { watch_for: WatchFor::Nodes(ids), ..world.config(dir.path()) };
+    let operator = start(&world, config).await;
+    let client = Client::connect(&operator, key.clone(), world.chain_ids()).await;
+    client.hand(&[world.closing(closing, 5_000), world.closing(open, 900_000)]).await.ack();
+    world.request_close(closing).await;
+    let report = operator.settle_once().await.unwrap();
+    assert_eq!(report.settled.iter().map(|settled| settled.channel).collect::<Vec<_>>(), [closing]);
+    assert!(report.closed.is_empty(), "{report:?}");
+    let fees = reads::operator(&world.chain, &world.program, &other_authority).await.unwrap().unwrap().fees;
+    assert_eq!((fees, world.operator_fees().await), (75, 0), "the fee is the other operator's");
+
+    // The node switches over: from then on everything is this operator's to do.
+    let account = reads::node_at(&world.chain, &world.program, &node).await.unwrap().unwrap();
+    let operator_account = Some(world.operator_account());
+    let update = UpdateNode { operator: operator_account, ..UpdateNode::keeping(node, &account) };
+    let step = instructions::update_node(&world.program, &update);
+    submit::submit(&world.chain, &world.node_owner, &[], &[step]).await.unwrap();
+    client.hand(&[world.closing(open, 900_000)]).await.ack();
+    let report = operator.settle_once().await.unwrap();
+    assert_eq!(report.closed.iter().map(|closed| closed.channel).collect::<Vec<_>>(), [open]);
+}
+
+#[tokio::test]
+async fn node_that_has_just_switched_is_let_in_although_its_refusal_is_remembered() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = OperatorConfig { chain_cache_ms: 3_600_000, ..world.config(dir.path()) };
+    let operator = start(&world, config).await;
+    let key = SecretKey::from_bytes(&[54; 32]);
+    let node = world.register_node(&key, None).await;
+    let channel = world.open_to(node, 1, 1_000_000).await[0];
+    let client = Client::connect(&operator, key.clone(), world.chain_ids()).await;
+    assert_eq!(client.hand(&[world.voucher(channel, 5_000)]).await.refused().code(), RefusalCode::Unauthorised);
+    let account = reads::node_at(&world.chain, &world.program, &node).await.unwrap().unwrap();
+    let operator_account = Some(world.operator_account());
+    let kept = UpdateNode::keeping(node, &account);
+    let update = UpdateNode { operator: operator_account, max_operator_fee_bps: 500, ..kept };
+    let step = instructions::update_node(&world.program, &update);
+    submit::submit(&world.chain, &world.node_owner, &[], &[step]).await.unwrap();
+    assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None);
 }

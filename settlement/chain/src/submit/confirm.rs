@@ -1,9 +1,10 @@
 //! Sending the same bytes until the chain has said what becomes of them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use solana_signature::Signature;
 use solana_transaction_error::TransactionError;
+use tokio::time::Instant;
 
 use super::{Prepared, Refusal, SubmitError};
 use crate::{ChainClient, ChainError, Commitment};

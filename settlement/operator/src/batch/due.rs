@@ -218,11 +218,7 @@ impl Rules {
         let transaction = self.in_base_units(cost.transaction_lamports);
         let entries = u64::try_from(cost.entries.max(1)).unwrap_or(u64::MAX);
         let worth = transaction.get().saturating_mul(u64::from(self.worth_factor));
-        Prices {
-            transaction,
-            worth: Amount::new(worth),
-            dust: Amount::new(transaction.get().div_ceil(entries).max(1)),
-        }
+        Prices { transaction, worth: Amount::new(worth), dust: Amount::new(transaction.get().div_ceil(entries).max(1)) }
     }
 
     /// Rounded up: a cost is never shown as nothing.

@@ -1,7 +1,7 @@
 //! From channels to transactions: what is worth sending, packed to the byte.
 
 mod due;
-mod planner;
+pub(crate) mod planner;
 mod size;
 
 use aro_proto::{Amount, ChannelId};
@@ -102,8 +102,15 @@ pub struct Planned {
     pub items: Vec<Item>,
     /// Why, for each item in order; empty where no voucher is settled.
     pub dues: Vec<Due>,
-    /// The one instruction, beside the compute limit that the submitter adds.
+    /// The one instruction, beside the limits that the submitter adds.
     pub instruction: Instruction,
     /// The entries, so that a batch which the chain refuses can be planned again in halves.
     pub(crate) source: planner::Source,
+}
+
+impl Planned {
+    /// True if one of its channels runs towards a deadline.
+    pub fn is_urgent(&self) -> bool {
+        self.source.is_urgent()
+    }
 }

@@ -121,6 +121,20 @@ impl Planner {
             .collect()
     }
 
+    /// Vouchers that a full settling transaction carries.
+    pub fn capacity(&self) -> usize {
+        let entry = |number: u8| {
+            let id = ChannelId::from_bytes([number; 32]);
+            let mut entry = Entry::bare(id, Trace::default());
+            entry.voucher.1.cumulative = 1;
+            entry
+        };
+        let entries = (0..=u8::MAX).take(MAX_BATCH).map(entry).collect();
+        let target = Target::Node { node: self.operator, operator: self.authority };
+        let full = self.pack(Source { kind: Kind::Settle, at: 0, target, entries });
+        full.first().map_or(1, |planned| planned.items.len())
+    }
+
     /// The same work in two transactions, or none if it cannot be divided.
     pub fn halves(&self, planned: &Planned) -> Option<[Planned; 2]> {
         let middle = planned.source.entries.len() / 2;
@@ -243,6 +257,11 @@ struct Entry {
 }
 
 impl Source {
+    /// True if an entry's channel is closing.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.deadline() != NO_DEADLINE
+    }
+
     /// The earliest of its entries.
     fn deadline(&self) -> i64 {
         self.entries.iter().map(|entry| entry.deadline).min().unwrap_or(NO_DEADLINE)
@@ -275,7 +294,7 @@ impl Entry {
 const NO_DEADLINE: i64 = i64::MAX;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use aro_proto::SecretKey;
     use aro_proto::channel::Voucher;
     use aro_proto::limits::SETTLE_MARGIN_S;
@@ -286,7 +305,7 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    fn planner() -> Planner {
+    pub(crate) fn planner() -> Planner {
         let authority = Address::new_from_array([200; 32]);
         let program = Program::local();
         let operator = program.operator(&authority).0;
@@ -300,7 +319,7 @@ mod tests {
     }
 
     /// A channel that has settled 100 of its deposit of a million.
-    fn add_channel(facts: &mut Facts, number: u16, node: u8) -> ChannelId {
+    pub(crate) fn add_channel(facts: &mut Facts, number: u16, node: u8) -> ChannelId {
         let mut id = [3; 32];
         id[..2].copy_from_slice(&number.to_le_bytes());
         let id = ChannelId::from_bytes(id);
@@ -316,11 +335,15 @@ mod tests {
         id
     }
 
-    fn voucher(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> StoredVoucher {
+    pub(crate) fn accepted(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> Accepted {
         let voucher = Voucher { channel, cumulative: Amount::new(cumulative), expires_at };
         let key = SecretKey::from_bytes(&[7; 32]);
         let voucher = voucher.sign(&key).verify(&key.agent_id()).unwrap();
-        StoredVoucher::new(&Accepted { voucher, node: node_address(node), close }, NOW)
+        Accepted { voucher, node: node_address(node), close }
+    }
+
+    fn voucher(channel: ChannelId, node: u8, cumulative: u64, expires_at: i64, close: bool) -> StoredVoucher {
+        StoredVoucher::new(&accepted(channel, node, cumulative, expires_at, close), NOW)
     }
 
     fn facts() -> Facts {
@@ -455,7 +478,8 @@ mod tests {
             (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
             id
         });
-        let stored = [voucher(open, 1, 9_999, 0, true), voucher(closing, 1, 101, 0, false), voucher(asked, 1, 101, 0, true)];
+        let stored =
+            [voucher(open, 1, 9_999, 0, true), voucher(closing, 1, 101, 0, false), voucher(asked, 1, 101, 0, true)];
         let planned = planner.urgent(&facts, &stored, &HashSet::new());
         assert_eq!(kinds(&planned), [(Kind::Settle, 2)]);
         assert_eq!(planned[0].dues, [Due::Closing; 2]);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use settlement_chain::admin::{self, Changed, Changes};
 use settlement_chain::instructions::SetConfig;
 use settlement_chain::interface::accounts::Config as Parameters;
-use settlement_chain::{Address, Keypair, Program, RpcChain, reads};
+use settlement_chain::{Address, Keypair, Program, connect, reads};
 
 use super::{ChainArguments, home};
 use crate::failure::Failure;
@@ -94,7 +94,7 @@ impl Config {
         match self.act {
             Act::Show(chain) => {
                 let program = chain.program();
-                let config = reads::config(&RpcChain::new(&chain.rpc), &program).await?;
+                let config = reads::config(&connect(&chain.rpc)?, &program).await?;
                 show(output, &program, &Changed { config, signature: None });
                 Ok(())
             }
@@ -130,7 +130,7 @@ impl Signers {
     async fn change(&self, output: &Output, changes: &Changes) -> Result<(), Failure> {
         let (payer, admin) = self.keys()?;
         let program = self.chain.program();
-        let changed = admin::change(&RpcChain::new(&self.chain.rpc), &program, &payer, &admin, changes).await?;
+        let changed = admin::change(&connect(&self.chain.rpc)?, &program, &payer, &admin, changes).await?;
         show(output, &program, &changed);
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Signers {
     async fn accept(&self, output: &Output) -> Result<(), Failure> {
         let (payer, admin) = self.keys()?;
         let program = self.chain.program();
-        let changed = admin::accept(&RpcChain::new(&self.chain.rpc), &program, &payer, &admin).await?;
+        let changed = admin::accept(&connect(&self.chain.rpc)?, &program, &payer, &admin).await?;
         show(output, &program, &changed);
         Ok(())
     }

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use aro_proto::{Amount, SecretKey};
+use aro_proto::{Amount, NodeId, SecretKey};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, Keypair, keyfile};
-use settlement_operator::OperatorConfig;
 use settlement_operator::batch::Rules;
+use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
+use settlement_operator::{OperatorConfig, WatchFor};
 
 use crate::failure::Failure;
 
@@ -32,10 +33,37 @@ pub(super) struct ConfigFile {
     #[serde(default)]
     pub(super) history_days: u32,
     pub(super) program_id: String,
+    /// `auto`, `legacy` or `v1`.
+    #[serde(default = "auto")]
+    pub(super) format: String,
     pub(super) listen: SocketAddr,
     pub(super) min_settle: String,
     pub(super) close_when_asked: bool,
     pub(super) settle_interval_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sweep_interval_ms: Option<u64>,
+    /// What one SOL costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) aro_per_sol: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) worth_factor: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_age_s: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) idle_s: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_channel_exposure: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_node_exposure: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_exposure_bps: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) withdraw_fees_above: Option<String>,
+    /// Node ids, or `any` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) watch_for: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) metrics_listen: Option<SocketAddr>,
 }
 
 impl Home {
@@ -78,19 +106,49 @@ impl Home {
         let wrong = |what: &str, error: String| {
             Failure::usage(format!("config.json: {what}: {error}"), "correct the config file")
         };
+        let amount = |what: &str, text: &str| text.parse::<Amount>().map_err(|e| wrong(what, e.to_string()));
+        let optional = |what: &str, text: &Option<String>, default: Amount| {
+            text.as_ref().map_or(Ok(default), |text| amount(what, text))
+        };
+        let usual = OperatorConfig::default();
+        let rules = Rules {
+            min_settle: amount("min_settle", &file.min_settle)?,
+            aro_per_sol: optional("aro_per_sol", &file.aro_per_sol, usual.rules.aro_per_sol)?,
+            worth_factor: file.worth_factor.unwrap_or(usual.rules.worth_factor),
+            max_age_s: file.max_age_s.unwrap_or(usual.rules.max_age_s),
+            max_channel_exposure: optional(
+                "max_channel_exposure",
+                &file.max_channel_exposure,
+                usual.rules.max_channel_exposure,
+            )?,
+            max_exposure_bps: file.max_exposure_bps.unwrap_or(usual.rules.max_exposure_bps),
+            max_node_exposure: optional("max_node_exposure", &file.max_node_exposure, usual.rules.max_node_exposure)?,
+            idle_s: file.idle_s.unwrap_or(usual.rules.idle_s),
+        };
+        let watch_for = match file.watch_for.as_slice() {
+            [] => WatchFor::Nobody,
+            [any] if any == "any" => WatchFor::Anyone,
+            ids => {
+                let ids = ids.iter().map(|id| id.parse::<NodeId>().map_err(|e| wrong("watch_for", e.to_string())));
+                WatchFor::Nodes(ids.collect::<Result<_, _>>()?)
+            }
+        };
+        let withdraw_fees_above = file.withdraw_fees_above.as_deref().map(|text| amount("withdraw_fees_above", text));
         Ok(OperatorConfig {
             dir: self.dir.clone(),
             store: file.store.clone(),
             history_days: file.history_days,
             listen: file.listen,
             program: file.program()?,
-            rules: Rules {
-                min_settle: file.min_settle.parse::<Amount>().map_err(|e| wrong("min_settle", e.to_string()))?,
-                ..Rules::default()
-            },
+            rules,
+            format: file.format.parse::<FormatChoice>().map_err(|e| wrong("format", e.to_string()))?,
             close_when_asked: file.close_when_asked,
             settle_interval_ms: file.settle_interval_ms,
-            ..OperatorConfig::default()
+            sweep_interval_ms: file.sweep_interval_ms.unwrap_or(usual.sweep_interval_ms),
+            withdraw_fees_above: withdraw_fees_above.transpose()?,
+            watch_for,
+            metrics_listen: file.metrics_listen,
+            ..usual
         })
     }
 
@@ -115,6 +173,10 @@ impl Home {
     }
 }
 
+fn auto() -> String {
+    FormatChoice::Auto.to_string()
+}
+
 impl ConfigFile {
     pub(super) fn program(&self) -> Result<Address, Failure> {
         self.program_id.parse().map_err(|_| {
@@ -132,4 +194,68 @@ pub(super) fn secret_key(keypair: &Keypair) -> SecretKey {
 /// Reads a key file that the caller named.
 pub(super) fn key(path: &Path) -> Result<Keypair, Failure> {
     Ok(keyfile::read(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(more: Value) -> Result<OperatorConfig, Failure> {
+        let mut file = json!({
+            "rpc_url": "http://127.0.0.1:1",
+            "program_id": "11111111111111111111111111111111",
+            "listen": "127.0.0.1:1",
+            "min_settle": "0.5",
+            "close_when_asked": true,
+            "settle_interval_ms": 1,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            file[key] = value.clone();
+        }
+        let file: ConfigFile = serde_json::from_value(file).unwrap();
+        Home::new(PathBuf::from(".")).operator_config(&file)
+    }
+
+    #[test]
+    fn every_field_of_the_file_arrives_and_what_is_not_there_is_as_usual() {
+        let usual = OperatorConfig::default();
+        let plain = config(json!({})).unwrap();
+        assert_eq!(plain.rules, Rules { min_settle: Amount::new(500_000), ..usual.rules });
+        assert_eq!((plain.watch_for, plain.metrics_listen), (WatchFor::Nobody, None));
+        let node = SecretKey::from_bytes(&[7; 32]).node_id();
+        let full = config(json!({
+            "sweep_interval_ms": 2,
+            "aro_per_sol": "1500",
+            "worth_factor": 3,
+            "max_age_s": 4,
+            "idle_s": 5,
+            "max_channel_exposure": "6",
+            "max_node_exposure": "7",
+            "max_exposure_bps": 8,
+            "withdraw_fees_above": "9",
+            "watch_for": [node.to_string()],
+            "metrics_listen": "127.0.0.1:10",
+        }))
+        .unwrap();
+        let rules = Rules {
+            min_settle: Amount::new(500_000),
+            aro_per_sol: Amount::new(1_500_000_000),
+            worth_factor: 3,
+            max_age_s: 4,
+            max_channel_exposure: Amount::new(6_000_000),
+            max_exposure_bps: 8,
+            max_node_exposure: Amount::new(7_000_000),
+            idle_s: 5,
+        };
+        assert_eq!((full.rules, full.sweep_interval_ms), (rules, 2));
+        assert_eq!(full.withdraw_fees_above, Some(Amount::new(9_000_000)));
+        assert_eq!(full.watch_for, WatchFor::Nodes([node].into()));
+        assert_eq!(full.metrics_listen, Some(([127, 0, 0, 1], 10).into()));
+        assert_eq!(config(json!({ "watch_for": ["any"] })).unwrap().watch_for, WatchFor::Anyone);
+        for wrong in [json!({ "watch_for": ["any", "x"] }), json!({ "withdraw_fees_above": "-1" })] {
+            assert_eq!(config(wrong).unwrap_err().exit, 2);
+        }
+    }
 }

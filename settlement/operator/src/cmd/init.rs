@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use aro_proto::Amount;
 use clap::Args;
 use serde_json::json;
-use settlement_chain::{Address, RpcChain, Signer, keyfile, reads, submit, tokens};
+use settlement_chain::{Address, Signer, connect, keyfile, reads, submit, tokens};
+use settlement_operator::submit::FormatChoice;
 use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, register};
 
@@ -45,6 +46,12 @@ pub(crate) struct Init {
     /// Settling an open channel is not worth it below this much, in $ARO.
     #[arg(long, value_name = "ARO", default_value_t = OperatorConfig::default().rules.min_settle)]
     min_settle: Amount,
+    /// What one SOL costs, in $ARO: what is worth a transaction follows from it.
+    #[arg(long, value_name = "ARO")]
+    aro_per_sol: Option<Amount>,
+    /// TCP address of the metrics page; keep it on loopback. None if not given.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
     /// Milliseconds between settling rounds; 0 settles only when asked.
     #[arg(long, value_name = "MS", default_value_t = OperatorConfig::default().settle_interval_ms)]
     settle_interval_ms: u64,
@@ -58,7 +65,7 @@ impl Init {
             return Err(Failure::usage(message, "give another --dir, or use that operator"));
         }
         let payer = home::key(&self.payer)?;
-        let chain = RpcChain::new(&self.chain.rpc);
+        let chain = connect(&self.chain.rpc)?;
         let program = self.chain.program();
         reads::config(&chain, &program).await?;
 
@@ -79,10 +86,22 @@ impl Init {
             store: self.store,
             history_days: 0,
             program_id: program.id.to_string(),
+            format: FormatChoice::Auto.to_string(),
             listen: self.listen,
             min_settle: self.min_settle.to_string(),
             close_when_asked: true,
             settle_interval_ms: self.settle_interval_ms,
+            sweep_interval_ms: None,
+            aro_per_sol: self.aro_per_sol.map(|amount| amount.to_string()),
+            worth_factor: None,
+            max_age_s: None,
+            idle_s: None,
+            max_channel_exposure: None,
+            max_node_exposure: None,
+            max_exposure_bps: None,
+            withdraw_fees_above: None,
+            watch_for: Vec::new(),
+            metrics_listen: self.metrics_listen,
         })?;
 
         let id = home::secret_key(&transport).node_id();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use aro_proto::Amount;
 use clap::Args;
 use serde_json::json;
-use settlement_chain::{Address, RpcChain, Signer, reads, setup, submit, tokens};
+use settlement_chain::{Address, Signer, connect, reads, setup, submit, tokens};
 
 use super::{ChainArguments, home};
 use crate::failure::Failure;
@@ -33,7 +33,7 @@ pub(crate) struct MintTo {
 impl MintTo {
     pub(super) async fn run(self, output: &Output) -> Result<(), Failure> {
         let payer = home::key(&self.payer)?;
-        let chain = RpcChain::new(&self.chain.rpc);
+        let chain = connect(&self.chain.rpc)?;
         let mint = Address::from(reads::config(&chain, &self.chain.program()).await?.mint);
         if self.lamports > 0 {
             let transfer = tokens::transfer_lamports(&payer.pubkey(), &self.to, self.lamports);

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod config;
+mod doctor;
 mod home;
 mod init;
 mod mint_to;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Once(once::Once),
     /// Show what is stored and earned.
     Status(status::Status),
+    /// Look whether everything is there, and whether anything is about to go wrong.
+    Doctor(doctor::Doctor),
     /// The audit trail: what became final, from each voucher's signature to its transaction's.
     Report(report::Report),
     /// Pay fees out to where they always go.
@@ -48,6 +51,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
         Command::Run(command) => command.run(output).await,
         Command::Once(command) => command.run(output).await,
         Command::Status(command) => command.run(output).await,
+        Command::Doctor(command) => command.run(output).await,
         Command::Report(command) => command.run(output).await,
         Command::Withdraw(command) => command.run(output).await,
         Command::MintTo(command) => command.run(output).await,

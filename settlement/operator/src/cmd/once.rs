@@ -3,11 +3,10 @@
 use std::fmt::Write;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use serde_json::Value;
-use settlement_chain::RpcChain;
+use settlement_chain::connect;
 use settlement_operator::control::{Command, ask};
 use settlement_operator::vouchers::StoreError;
 use settlement_operator::{OnceError, Operator, StartError};
@@ -29,7 +28,7 @@ impl Once {
         let home = Home::new(self.dir);
         let file = home.read_config()?;
         let config = home.operator_config(&file)?;
-        let chain = Arc::new(RpcChain::new(&file.rpc_url));
+        let chain = connect(&file.rpc_url)?;
         let report = match Operator::once(&config, home.authority()?, chain).await {
             // Shared with this very machine's running operator, perhaps: then that one can settle now.
             Ok(report) if report.elsewhere.is_some() => match ask(&config.control_socket(), Command::Settle).await {

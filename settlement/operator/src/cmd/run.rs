@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
-use settlement_chain::RpcChain;
+use settlement_chain::connect;
 use settlement_operator::Operator;
 use settlement_operator::control::ControlSocket;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,7 +31,7 @@ impl Run {
         // Before anything is ready: a signal must never find its default effect once the ready line is out.
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
 
-        let chain = Arc::new(RpcChain::new(&file.rpc_url));
+        let chain = connect(&file.rpc_url)?;
         let operator = Operator::start(config, home.transport_key()?, home.authority()?, chain).await?;
         let operator = Arc::new(operator);
         let control = ControlSocket::open(control, Arc::clone(&operator))?;
@@ -39,6 +39,7 @@ impl Run {
             "operator_id": operator.id().to_string(),
             "operator_account": operator.operator_account().to_string(),
             "listen": operator.local_addr().to_string(),
+            "metrics": operator.metrics_addr().map(|address| address.to_string()),
         }));
 
         tokio::select! {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::setup::{SetupOptions, setup};
-use settlement_chain::{Address, ChainClient, Hash, RpcChain};
+use settlement_chain::{Address, ChainClient, Hash, connect};
 
 use super::{ChainArguments, home};
 use crate::failure::Failure;
@@ -53,7 +53,7 @@ impl Setup {
             Some(path) => home::key(path)?,
             None => payer.insecure_clone(),
         };
-        let chain = RpcChain::new(&self.chain.rpc);
+        let chain = connect(&self.chain.rpc)?;
         let program = self.chain.program();
         if self.mint.is_none()
             && !self.new_mint

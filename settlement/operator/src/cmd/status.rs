@@ -6,7 +6,7 @@ use aro_proto::Amount;
 use clap::Args;
 use serde_json::{Value, json};
 use settlement_chain::reads::{self, ReadError};
-use settlement_chain::{Address, ChainClient, Program, RpcChain, Signer};
+use settlement_chain::{Address, ChainClient, Program, Signer, connect};
 use settlement_operator::control::{Command, ask};
 use settlement_operator::vouchers::{self, Book, LeaseTerms, StoreError, StoredVoucher};
 
@@ -49,7 +49,7 @@ impl Status {
 
         let program = Program::new(config.program);
         let authority = home.authority()?.pubkey();
-        let chain = RpcChain::new(&file.rpc_url);
+        let chain = connect(&file.rpc_url)?;
         let on_chain = on_chain(&chain, &program, &authority).await;
         status["operator_account"] = program.operator(&authority).0.to_string().into();
         status["authority"] = authority.to_string().into();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use aro_proto::{Amount, NodeId};
 use clap::Args;
 use serde_json::json;
-use settlement_chain::{Address, Program, RpcChain, Signer};
+use settlement_chain::{Address, Program, Signer, connect};
 use settlement_operator::{FeeSource, withdraw_fees};
 
 use super::home::Home;
@@ -33,7 +33,7 @@ impl Withdraw {
             None => FeeSource::Operator(program.operator(&authority.pubkey()).0),
             Some(node) => FeeSource::Protocol(program.node(&Address::new_from_array(node.to_bytes())).0),
         };
-        let chain = RpcChain::new(&file.rpc_url);
+        let chain = connect(&file.rpc_url)?;
         let done = withdraw_fees(&chain, &program, &authority, source).await?;
         let object = json!({
             "amount": done.amount,

@@ -6,6 +6,7 @@
 
 mod channel_cache;
 mod endpoint;
+mod fairness;
 mod framed;
 mod judge;
 mod places;
@@ -14,25 +15,22 @@ mod strikes;
 mod turns;
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aro_proto::channel::VoucherError;
 use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, HandoffVoucher, OperatorHello};
 use aro_proto::{AgentId, Amount, ChannelId, NodeId, Refusal, RefusalCode, limits};
 use settlement_chain::{Address, ChainClient, Program};
 use settlement_interface::accounts::{Node, status};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub use channel_cache::ChannelCache;
 use channel_cache::ChannelFacts;
 pub(crate) use endpoint::{Bounds, Listener, bind};
+pub(crate) use fairness::Fairness;
 use framed::PATIENCE;
 use judge::Fault;
-use strikes::Strikes;
-use turns::Turns;
 
 use crate::metrics::Metrics;
 use crate::vouchers::{Book, Claim, Offer, StoreError, StoredVoucher};
@@ -76,50 +74,6 @@ impl WatchFor {
             Self::Nodes(nodes) => nodes.contains(&NodeId::from_bytes(node.to_bytes())),
             Self::Anyone => true,
         }
-    }
-}
-
-/// Keeps nodes, and strangers, from taking each other's turns.
-///
-/// Work comes in the order of nodes, one handoff of each at a time; a key that nobody has registered gets none. Who
-/// makes work for nothing waits: a node by its key, a stranger by its address, so that nodes behind one address do not
-/// pay for each other.
-#[derive(Debug)]
-pub(crate) struct Fairness {
-    /// Handoffs that read the chain or the store at once.
-    work: Semaphore,
-    /// Questions to the chain about who a signer is, at once.
-    lookups: Semaphore,
-    /// One handoff of a node at a time.
-    turns: Turns,
-    /// Nodes whose vouchers do not verify.
-    forgers: Strikes<AgentId>,
-    /// Nodes whose vouchers name no channel of theirs.
-    guessers: Strikes<AgentId>,
-    /// Addresses of strangers, and of who breaks the framing.
-    strangers: Strikes<IpAddr>,
-}
-
-impl Fairness {
-    pub(crate) fn new(max_handoffs_at_once: usize) -> Self {
-        Self {
-            work: Semaphore::new(max_handoffs_at_once.max(1)),
-            lookups: Semaphore::new(MAX_LOOKUPS),
-            turns: Turns::default(),
-            forgers: Strikes::new(MAX_FORGED, Duration::from_secs(10)),
-            guessers: Strikes::new(MAX_GUESSED, Duration::from_secs(1)),
-            strangers: Strikes::new(MAX_STRANGE, Duration::from_secs(1)),
-        }
-    }
-
-    /// True if an address has made too much trouble to be let in now.
-    pub(crate) fn is_out(&self, ip: IpAddr) -> bool {
-        self.strangers.out_for(&ip.to_canonical()).is_some()
-    }
-
-    /// Somebody at this address, of whom nothing else is known, has made work for nothing.
-    pub(crate) fn strange(&self, ip: IpAddr) {
-        self.strangers.add(ip.to_canonical(), 1);
     }
 }
 
@@ -176,16 +130,15 @@ impl Intake {
 
     async fn admitted(&self, signer: AgentId, handoff: &Handoff) -> Result<Answer, Refusal> {
         let Fairness { work, turns, forgers, guessers, .. } = &self.fairness;
-        if let Some(wait) = forgers.out_for(&signer).max(guessers.out_for(&signer)) {
-            let seconds = wait.as_secs().max(1);
-            let reason = format!("too many vouchers of yours were not valid; come back in {seconds} s");
-            return Err(Refusal::new(RefusalCode::OverCapacity, reason));
-        }
+        self.fairness.check(signer)?;
         let (node, _) = self.program.node(&Address::new_from_array(signer.to_bytes()));
-        let standing = self.standing(signer, &node).await?;
+        let wants_close = handoff.vouchers.iter().any(|voucher| voucher.close);
+        let standing = self.standing(signer, &node, wants_close).await?;
         let busy = |reason| Refusal::new(RefusalCode::OverCapacity, reason);
         let turn = turns.of(signer);
         let _turn = timeout(PATIENCE, turn.lock()).await.map_err(|_| busy("an earlier handoff of yours takes long"))?;
+        // What came in together is judged one after the other, and the first may have been enough.
+        self.fairness.check(signer)?;
         // First come, first served: who waits here is one handoff of each node.
         let permit = timeout(PATIENCE, work.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Err(busy("the operator is busy")) };
@@ -262,18 +215,19 @@ impl Intake {
         Ok((Answer::Ack { ack, bad_signatures: count.forged }, count.guessed))
     }
 
-    /// What a signer is to this operator. What is remembered is enough to let it in, not to turn it away: it may have
-    /// switched a moment ago.
+    /// What a signer is to this operator. What is remembered is enough to let it in, not to turn it away or to leave a
+    /// wish to close aside: it may have switched a moment ago.
     // r[impl settlement.handoff.second]
-    async fn standing(&self, signer: AgentId, node: &Address) -> Result<Standing, Refusal> {
+    async fn standing(&self, signer: AgentId, node: &Address, wants_close: bool) -> Result<Standing, Refusal> {
         let of = |account: Node| {
             if Address::from(account.operator) == self.operator {
                 return Some(Standing::Own);
             }
             self.watch_for.includes(signer).then_some(Standing::Watched)
         };
-        if let Some(standing) = self.cache.remembered_node(node).and_then(of) {
-            return Ok(standing);
+        match self.cache.remembered_node(node).and_then(of) {
+            Some(standing) if standing == Standing::Own || !wants_close => return Ok(standing),
+            _ => {}
         }
         let Ok(Ok(_lookup)) = timeout(PATIENCE, self.fairness.lookups.acquire()).await else {
             return Err(Refusal::new(RefusalCode::OverCapacity, "the operator is busy"));
@@ -294,9 +248,10 @@ fn judge_all(
     known: &[Option<StoredVoucher>],
 ) -> (Vec<Offer>, Faults) {
     let mut count = Faults::default();
-    let offers = vouchers.iter().zip(known).map(|(voucher, known)| {
-        (voucher.channel, count.check(|| judge::judge(voucher, node, facts, known.as_ref())))
-    });
+    let offers = vouchers
+        .iter()
+        .zip(known)
+        .map(|(voucher, known)| (voucher.channel, count.check(|| judge::judge(voucher, node, facts, known.as_ref()))));
     (offers.collect(), count)
 }
 
@@ -337,12 +292,3 @@ fn unreadable(error: settlement_chain::reads::ReadError) -> Refusal {
     tracing::warn!(%error, "the chain could not be read for a handoff");
     Refusal::new(RefusalCode::OverCapacity, "the operator cannot read the chain right now")
 }
-
-/// Questions to the chain about who a signer is, at once.
-const MAX_LOOKUPS: usize = 8;
-/// Wrong signatures that a node is forgiven; one wears off in ten seconds.
-const MAX_FORGED: u32 = 16;
-/// Channels that a node may name in vain; one wears off each second. What has just been opened may not be seen yet.
-const MAX_GUESSED: u32 = 1_024;
-/// Requests for nothing that an address is forgiven; one wears off each second.
-const MAX_STRANGE: u32 = 64;

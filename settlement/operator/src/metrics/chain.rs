@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use settlement_chain::{
-    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, Signature, Simulation, Statuses,
+    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, ServerHealth, Signature, Simulation, Statuses,
     VersionedTransaction,
 };
 
@@ -75,5 +75,9 @@ impl ChainClient for MeteredChain {
 
     async fn clock(&self) -> Result<i64, ChainError> {
         self.counted(self.inner.clock().await)
+    }
+
+    fn health(&self) -> Vec<ServerHealth> {
+        self.inner.health()
     }
 }

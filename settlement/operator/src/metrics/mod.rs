@@ -172,7 +172,11 @@ impl Metrics {
 
     /// A connection came (`true`) or went.
     pub fn connection(&self, came: bool) {
-        if came { self.connections.inc() } else { self.connections.dec() };
+        if came {
+            self.connections.inc()
+        } else {
+            self.connections.dec()
+        };
     }
 
     /// A connection found no place.

@@ -5,7 +5,7 @@ mod claims;
 mod prune;
 mod reconcile;
 mod report;
-mod snapshot;
+pub(crate) mod snapshot;
 mod sweep;
 mod urgent;
 
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 pub use report::{ReclaimedChannel, SettleReport, SettledChannel, Skipped, Trouble};
 pub(crate) use urgent::{Seen, joined};
 
-use crate::batch::{Facts, Item, Kind, Planned, Planner};
+use crate::batch::{Cost, Facts, Item, Kind, Planned, Planner};
 use crate::intake::ChannelCache;
 use crate::metrics::{Lane, Metrics, Standing, TransactionEnd};
 use crate::submit::{End, JournalEntry, Resumed, Submitter};
@@ -66,6 +66,7 @@ pub(crate) struct Settler {
     cache: Arc<ChannelCache>,
     metrics: Arc<Metrics>,
     withdraw_fees_above: Option<Amount>,
+    cost: Cost,
     claims: Claims,
     /// Journal entries that a report has already told of.
     told: Mutex<HashSet<Signature>>,
@@ -83,6 +84,7 @@ impl Settler {
         metrics: Arc<Metrics>,
         withdraw_fees_above: Option<Amount>,
     ) -> Self {
+        let cost = Cost { entries: submitter.planner.capacity(), ..Cost::default() };
         Self {
             chain: Arc::clone(&submitter.chain),
             program: submitter.planner.program,
@@ -93,6 +95,7 @@ impl Settler {
             cache,
             metrics,
             withdraw_fees_above,
+            cost,
             claims: Claims::default(),
             told: Mutex::default(),
             rounds: tokio::sync::Mutex::default(),
@@ -119,7 +122,8 @@ impl Settler {
         busy.extend(self.claims.of(&[Lane::Urgent]));
 
         let vouchers = self.book.vouchers().await?;
-        let facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
+        let mut facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
+        facts.cost = self.cost;
         let facts = self.after(&facts, &landed, &mut report).await?;
         self.metrics.standing(&standing(&facts, &vouchers));
         let landed = self.send(self.planner.plan(&facts, &vouchers, &busy), Lane::Settle, &mut report).await?;
@@ -129,6 +133,8 @@ impl Settler {
 
         let looked_at = vouchers.iter().map(StoredVoucher::channel).collect();
         self.finish(&mut remembered, &facts, &looked_at).await?;
+        let aside = self.book.quarantined().await?.len();
+        self.metrics.quarantined(u64::try_from(aside).unwrap_or(u64::MAX));
         Ok(report)
     }
 
@@ -282,7 +288,7 @@ impl Settler {
 }
 
 /// How much waits, by these facts.
-fn standing(facts: &Facts, vouchers: &[StoredVoucher]) -> Standing {
+pub(crate) fn standing(facts: &Facts, vouchers: &[StoredVoucher]) -> Standing {
     let mut standing = Standing { stored: u64::try_from(vouchers.len()).unwrap_or(u64::MAX), ..Standing::default() };
     for stored in vouchers {
         let Some(channel) = facts.channels.get(&stored.channel()) else { continue };

@@ -4,6 +4,7 @@ use settlement_chain::submit::{Outcome, outcome};
 
 use super::{SettleError, Settler, snapshot, standing};
 use crate::metrics::Standing;
+use crate::vouchers::Lease;
 
 /// What was found at boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,16 +26,18 @@ impl Settler {
     /// The chain did not answer: what is open stays open, which is safe, for the journal's closes hold.
     pub(crate) async fn reconcile(&self) -> Result<Reconciled, SettleError> {
         let mut found = Reconciled::default();
+        // The journal is the holder's: whoever else starts only looks.
+        let leads = matches!(self.book.lead().await?, Lease::Held(_));
         for entry in self.book.pending().await? {
             let prepared = &entry.prepared;
             match outcome(&*self.chain, &prepared.signature, prepared.last_valid_block_height).await? {
                 Outcome::Landed { .. } => found.landed = found.landed.saturating_add(1),
-                Outcome::Dead => {
+                Outcome::Dead if leads => {
                     self.submitter.forget(&entry).await?;
                     found.void = found.void.saturating_add(1);
                 }
                 // A failure that is not confirmed may still become something else.
-                Outcome::Failed { .. } | Outcome::Live => found.open = found.open.saturating_add(1),
+                Outcome::Dead | Outcome::Failed { .. } | Outcome::Live => found.open = found.open.saturating_add(1),
             }
         }
         let vouchers = self.book.vouchers().await?;

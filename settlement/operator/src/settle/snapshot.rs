@@ -16,7 +16,7 @@ use crate::vouchers::StoredVoucher;
 ///
 /// # Errors
 /// They could not be read: nothing can be settled now.
-pub(super) async fn stored(
+pub(crate) async fn stored(
     chain: &dyn ChainClient,
     program: &Program,
     vouchers: &[StoredVoucher],
@@ -42,11 +42,7 @@ pub(super) async fn stored(
 ///
 /// # Errors
 /// The server does not answer such questions, or not in time.
-pub(super) async fn search(
-    chain: &dyn ChainClient,
-    program: &Program,
-    operator: &Address,
-) -> Result<Facts, ReadError> {
+pub(super) async fn search(chain: &dyn ChainClient, program: &Program, operator: &Address) -> Result<Facts, ReadError> {
     let mut facts = Facts { now: chain.clock().await?, ..Facts::default() };
     let all = async {
         for (address, node) in reads::nodes_of_operator(chain, program, operator).await? {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use aro_proto::ChannelId;
 use settlement_chain::submit::Remedy;
-use settlement_chain::{Signer, reads};
+use settlement_chain::{TransactionSigner, reads};
 
 use super::{SettleError, SettleReport, Settler, Trouble, channels, snapshot};
 use crate::account::{FeeSource, withdraw_fees};
@@ -82,7 +82,7 @@ impl Settler {
     /// Pays the operator's fees out when they are worth it. What the hot key and the account hold is measured here.
     async fn pay_fees_out(&self, report: &mut SettleReport) -> Result<(), crate::AccountError> {
         let authority = &self.submitter.authority;
-        let lamports = reads::lamports(&*self.chain, &authority.pubkey()).await?;
+        let lamports = reads::lamports(&*self.chain, &authority.address()).await?;
         let fees = reads::operator_at(&*self.chain, &self.program, &self.operator).await?.map_or(0, |it| it.fees);
         self.metrics.balances(lamports, fees);
         if self.withdraw_fees_above.is_some_and(|least| fees > 0 && fees >= least.get()) {

@@ -37,7 +37,8 @@ impl Settler {
     ) -> Result<Vec<Seen>, SettleError> {
         let known = self.book.known(ids).await?;
         let vouchers: Vec<StoredVoucher> = known.into_iter().flatten().collect();
-        let facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
+        let mut facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
+        facts.cost = self.cost;
         let in_flight = self.claims.of(&[Lane::Urgent]);
         let mut planned = self.planner.urgent(&facts, &vouchers, &in_flight);
         // Whoever does not settle only looks, unless the one who does has died.
@@ -81,7 +82,8 @@ impl Settler {
                 continue;
             };
             // Uncertain is never dead: nothing else is signed for these channels in this lane until it is known.
-            let Some(entry) = self.book.pending().await?.into_iter().find(|entry| entry.prepared.signature == *signature)
+            let Some(entry) =
+                self.book.pending().await?.into_iter().find(|entry| entry.prepared.signature == *signature)
             else {
                 continue;
             };

@@ -3,29 +3,39 @@
 //! Sign, record, send: in this order. The chain takes the same bytes at most once and its watermarks only rise, so
 //! sending again after a crash is harmless, and at-least-once is exactly-once in effect.
 
+mod fees;
+mod format;
 mod journal;
+#[cfg(test)]
+mod scripted;
+mod terms;
 
 use std::sync::Arc;
 
-use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError};
-use settlement_chain::{ChainClient, ChainError, Commitment, Keypair, Signature, Status};
+use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError, Terms};
+use settlement_chain::{ChainClient, ChainError, Commitment, Signature, Status, TransactionSigner};
+use settlement_interface::errors::SettlementError;
 
+pub use fees::{FeeBudget, FeePolicy, LanePolicy};
+pub use format::{FormatChoice, UnknownFormat};
 pub use journal::{Begun, Journal, JournalEntry};
 
 use crate::batch::{Planned, Planner};
-use crate::vouchers::{Book, StoreError};
+use crate::vouchers::{Book, Quarantined, StoreError};
 
 /// Signs, records, sends.
 #[derive(Clone)]
 pub struct Submitter {
     /// The chain.
     pub chain: Arc<dyn ChainClient>,
-    /// The operator's hot key.
-    pub authority: Arc<Keypair>,
+    /// The operator's hot key, wherever it lies.
+    pub authority: Arc<dyn TransactionSigner>,
     /// The journal, and the rules about it.
     pub book: Arc<Book>,
     /// Divides batches that the chain refuses.
     pub planner: Planner,
+    /// What may be spent on top of base fees.
+    pub fees: Arc<FeeBudget>,
 }
 
 /// How one transaction ended.
@@ -64,7 +74,7 @@ pub enum Resumed {
 
 impl Submitter {
     /// Carries a plan out. A batch that the chain refuses is tried again in halves, so that one bad entry holds up
-    /// no other.
+    /// no other; a voucher that is refused for its own sake, alone, is set aside.
     ///
     /// # Errors
     /// The journal could not be written: nothing was sent.
@@ -72,25 +82,63 @@ impl Submitter {
         let mut queue = vec![planned];
         let mut ends = Vec::new();
         while let Some(planned) = queue.pop() {
-            match self.attempt(&planned).await? {
+            match self.carry_out(&planned).await? {
                 Attempt::Landed(entry) => ends.push(End::Landed(entry)),
                 Attempt::Open { signature, reason } => ends.push(End::Open { signature, reason }),
-                Attempt::PutOff { reason } => ends.push(End::Void { planned, reason, stop: None }),
-                Attempt::Refused { reason, stop } => match self.planner.halves(&planned) {
-                    Some(halves) if stop.is_none() => queue.extend(halves),
-                    _ => ends.push(End::Void { planned, reason, stop }),
+                Attempt::PutOff { reason } | Attempt::Expired { reason } => {
+                    ends.push(End::Void { planned, reason, stop: None });
+                }
+                Attempt::Refused { error } if stops_all(&error) => {
+                    let stop = Some(error.remedy());
+                    ends.push(End::Void { planned, reason: error.to_string(), stop });
+                }
+                Attempt::Refused { error } => match self.planner.halves(&planned) {
+                    Some(halves) => queue.extend(halves),
+                    None => {
+                        let mut reason = error.to_string();
+                        if self.set_aside(&planned, &error).await? {
+                            reason.push_str("; the voucher is set aside until a higher one comes");
+                        }
+                        ends.push(End::Void { planned, reason, stop: None });
+                    }
                 },
             }
         }
         Ok(ends)
     }
 
+    /// Signs anew, at a higher price, what no block has taken in time.
+    // r[impl settlement.submit.replan]
+    async fn carry_out(&self, planned: &Planned) -> Result<Attempt, StoreError> {
+        let replans = if planned.is_urgent() { URGENT_REPLANS } else { REPLANS };
+        for generation in 0..replans {
+            match self.attempt(planned, generation).await? {
+                Attempt::Expired { reason } => {
+                    tracing::info!(generation, %reason, "signed anew at a higher price");
+                }
+                other => return Ok(other),
+            }
+        }
+        self.attempt(planned, replans).await
+    }
+
     // r[impl settlement.write_ahead]
-    async fn attempt(&self, planned: &Planned) -> Result<Attempt, StoreError> {
+    async fn attempt(&self, planned: &Planned, generation: u32) -> Result<Attempt, StoreError> {
+        let payer = self.authority.address();
         let instructions = std::slice::from_ref(&planned.instruction);
-        let prepared = match submit::prepare(&*self.chain, &self.authority, &[], instructions).await {
+        let base = Terms::estimate(self.planner.format, instructions);
+        let offer = match terms::find(&*self.chain, &self.fees, &payer, planned, base, generation).await {
+            Ok(offer) => offer,
+            Err(error) => return Ok(Attempt::Refused { error }),
+        };
+        let never_landed = || self.fees.give_back(offer.is_urgent, offer.priority_fee);
+        let prepared = submit::prepare_with(&*self.chain, &self.authority, &[], instructions, &offer.terms).await;
+        let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(error) => return Ok(Attempt::Refused { reason: error.to_string(), stop: Some(error.remedy()) }),
+            Err(error) => {
+                never_landed();
+                return Ok(Attempt::Refused { error });
+            }
         };
         let entry = JournalEntry {
             kind: planned.kind,
@@ -99,16 +147,18 @@ impl Submitter {
             fee_lamports: fee_lamports(&prepared),
             prepared,
         };
-        match self.book.begin(&entry).await? {
-            Begun::Recorded => {}
-            Begun::Overtaken => {
-                let reason = "a better voucher has come in; the next round closes with it".into();
-                return Ok(Attempt::PutOff { reason });
+        let put_off = match self.book.begin(&entry).await {
+            Ok(Begun::Recorded) => None,
+            Ok(Begun::Overtaken) => Some("a better voucher has come in; the next round closes with it".into()),
+            Ok(Begun::Superseded) => Some("another operator of this database settles now".into()),
+            Err(error) => {
+                never_landed();
+                return Err(error);
             }
-            Begun::Superseded => {
-                let reason = "another operator of this database settles now".into();
-                return Ok(Attempt::PutOff { reason });
-            }
+        };
+        if let Some(reason) = put_off {
+            never_landed();
+            return Ok(Attempt::PutOff { reason });
         }
         match submit::confirm(&*self.chain, &entry.prepared).await {
             Ok(_) => Ok(Attempt::Landed(entry)),
@@ -117,16 +167,32 @@ impl Submitter {
                 let reason = trouble.map_or_else(|| "not confirmed in time".into(), |trouble| trouble.to_string());
                 Ok(Attempt::Open { signature, reason })
             }
-            // Leaders left it out: nothing is wrong with it, and the next may well go in.
-            Err(error @ SubmitError::Expired { .. }) => {
-                self.forget(&entry).await?;
-                Ok(Attempt::PutOff { reason: error.to_string() })
-            }
             Err(error) => {
+                if !matches!(error, SubmitError::Failed { .. }) {
+                    never_landed();
+                }
                 self.forget(&entry).await?;
-                Ok(Attempt::Refused { reason: error.to_string(), stop: stops_all(&error).then(|| error.remedy()) })
+                // Leaders left it out: nothing is wrong with it, and the next may well go in.
+                Ok(match error {
+                    SubmitError::Expired { .. } => Attempt::Expired { reason: error.to_string() },
+                    error => Attempt::Refused { error },
+                })
             }
         }
+    }
+
+    /// Sets a voucher aside that the chain refuses for its own sake: it would spoil every batch that it is in.
+    // r[impl settlement.quarantine]
+    async fn set_aside(&self, planned: &Planned, error: &SubmitError) -> Result<bool, StoreError> {
+        let is_the_vouchers =
+            matches!(error.program_error(), Some(SettlementError::BadSignature | SettlementError::WeakKey));
+        let ([item], true) = (planned.items.as_slice(), is_the_vouchers) else { return Ok(false) };
+        // A close without a voucher's signature is not refused for the voucher's sake.
+        let (Some(cumulative), Some(_)) = (item.voucher, item.trace.voucher_signature) else { return Ok(false) };
+        let reason = error.to_string();
+        tracing::warn!(channel = %item.channel, %cumulative, %reason, "a voucher is set aside");
+        self.book.quarantine(&Quarantined { channel: item.channel, cumulative, reason, at: planned.at }).await?;
+        Ok(true)
     }
 
     /// Finds out about an entry of an earlier life, sending it again if it may still land.
@@ -186,18 +252,26 @@ impl Submitter {
 enum Attempt {
     Landed(JournalEntry),
     PutOff { reason: String },
-    Refused { reason: String, stop: Option<Remedy> },
+    Expired { reason: String },
+    Refused { error: SubmitError },
     Open { signature: Signature, reason: String },
 }
 
-/// What the signatures cost.
+/// What it costs if it lands: its signatures and its priority.
 fn fee_lamports(prepared: &Prepared) -> u64 {
     let signatures = u64::from(prepared.transaction.message.header().num_required_signatures);
-    signatures.saturating_mul(LAMPORTS_PER_SIGNATURE)
+    let priority = submit::offered_priority_fee(&prepared.transaction);
+    signatures.saturating_mul(LAMPORTS_PER_SIGNATURE).saturating_add(priority)
 }
 
 /// The cluster's base fee.
 const LAMPORTS_PER_SIGNATURE: u64 = 5_000;
+
+/// How often work is signed anew within a round after no block has taken it; then the next round decides.
+const REPLANS: u32 = 1;
+
+/// The same for channels that are closing, whose deadline does not wait for a round.
+const URGENT_REPLANS: u32 = 4;
 
 /// True if the trouble is not with the batch, so that another batch would meet it too.
 fn stops_all(error: &SubmitError) -> bool {
@@ -211,7 +285,7 @@ fn stops_all(error: &SubmitError) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use aro_proto::{Amount, ChannelId};
-    use settlement_chain::{Message, Signer, VersionedMessage, VersionedTransaction, tokens};
+    use settlement_chain::{Keypair, Message, Signer, VersionedMessage, VersionedTransaction, tokens};
 
     use super::*;
     use crate::batch::{Item, Kind, Trace};

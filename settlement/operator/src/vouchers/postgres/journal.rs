@@ -145,7 +145,8 @@ async fn append(connection: &mut PgConnection, trail: &[HistoryRow]) -> Result<(
          signature, slot::numeric, fee::numeric, share::numeric, signed \
          FROM unnest($1::bigint[], $2::smallint[], $3::bytea[], $4::bytea[], $5::text[], $6::text[], $7::text[], \
          $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::bytea[]) \
-         AS h (at, kind, node, channel, f, t, n, o, p, r, signature, slot, fee, share, signed)",
+         AS h (at, kind, node, channel, f, t, n, o, p, r, signature, slot, fee, share, signed) \
+         ON CONFLICT (signature, channel) DO NOTHING",
     )
     .bind(ats)
     .bind(kinds)

@@ -121,9 +121,9 @@ impl History for RedbStore {
 
 /// What the row settled leaves no age behind.
 fn settle(transaction: &WriteTransaction, row: &HistoryRow, at: i64) -> Result<(), StoreError> {
-    let known = stored(&transaction.open_table(VOUCHERS).map_err(database_error)?, row.channel)?;
-    match known {
-        Some(known) if known != known.settled_to(row.to, at) => put(transaction, &known.settled_to(row.to, at)),
+    let mut vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
+    match stored(&vouchers, row.channel)? {
+        Some(known) if known != known.settled_to(row.to, at) => put(&mut vouchers, &known.settled_to(row.to, at)),
         _ => Ok(()),
     }
 }

@@ -149,5 +149,5 @@ fn reopening() -> StoreError {
     StoreError::Unavailable("the file is being opened anew after a failed write".into())
 }
 
-/// What the writer's queue holds: twice what one sync takes up.
+/// Where changes wait for the thread that writes.
 type Queue = mpsc::Sender<Task>;

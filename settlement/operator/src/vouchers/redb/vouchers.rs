@@ -1,12 +1,13 @@
 //! Vouchers and quarantine.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use aro_proto::ChannelId;
 use async_trait::async_trait;
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, Table};
 
 use super::super::rules::{self, Holding};
 use super::super::{MAX_PAGE, Offer, Quarantined, Ruling, StoreError, StoredVoucher, VoucherStore};
@@ -22,19 +23,31 @@ impl VoucherStore for RedbStore {
             return Ok((self.answer(offers, now).await?, false));
         }
         self.write(move |transaction| {
+            // Opened once: a table costs more to open than a voucher to write.
+            let mut vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
             let mut holdings = HashMap::with_capacity(offers.len());
             {
-                let vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
                 let closes = transaction.open_table(CLOSES).map_err(database_error)?;
+                let nothing_closes = closes.is_empty().map_err(database_error)?;
                 for (channel, _) in &offers {
-                    if !holdings.contains_key(channel) {
-                        holdings.insert(*channel, holding(&vouchers, &closes, *channel)?);
+                    if let Entry::Vacant(unread) = holdings.entry(*channel) {
+                        let voucher = stored(&vouchers, *channel)?;
+                        let closes = if nothing_closes { 0 } else { count(&closes, *channel)? };
+                        unread.insert(Holding { voucher, closes });
                     }
                 }
             }
+            let set_aside = |(channel, holding): (&ChannelId, &Holding)| {
+                holding.voucher.filter(|voucher| voucher.quarantined).map(|_| *channel)
+            };
+            let were_set_aside: HashSet<ChannelId> = holdings.iter().filter_map(set_aside).collect();
             let judged = rules::judge_all(&mut holdings, &offers, now);
             for changed in &judged.changed {
-                put(transaction, changed)?;
+                put(&mut vouchers, changed)?;
+                if !changed.quarantined && were_set_aside.contains(&changed.channel()) {
+                    let mut quarantine = transaction.open_table(QUARANTINE).map_err(database_error)?;
+                    quarantine.remove(changed.channel().as_bytes()).map_err(database_error)?;
+                }
             }
             Ok((judged.rulings, judged.changed.iter().any(|changed| changed.close)))
         })
@@ -85,12 +98,10 @@ impl VoucherStore for RedbStore {
     async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError> {
         let entry = entry.bounded();
         self.write(move |transaction| {
-            let known = {
-                let vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
-                stored(&vouchers, entry.channel)?.filter(|known| known.cumulative() == entry.cumulative)
-            };
+            let mut vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
+            let known = stored(&vouchers, entry.channel)?.filter(|known| known.cumulative() == entry.cumulative);
             let Some(known) = known else { return Ok(()) };
-            put(transaction, &StoredVoucher { quarantined: true, ..known })?;
+            put(&mut vouchers, &StoredVoucher { quarantined: true, ..known })?;
             let mut quarantine = transaction.open_table(QUARANTINE).map_err(database_error)?;
             let bytes = encode_quarantined(&entry);
             quarantine.insert(entry.channel.as_bytes(), bytes.as_slice()).map_err(database_error)?;
@@ -126,19 +137,12 @@ impl RedbStore {
     }
 }
 
-/// Writes a voucher; one that is not quarantined ends its channel's quarantine.
-pub(super) fn put(transaction: &WriteTransaction, voucher: &StoredVoucher) -> Result<(), StoreError> {
-    let channel = voucher.channel();
-    let mut vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
-    let before = vouchers.insert(channel.as_bytes(), encode_voucher(voucher).as_slice()).map_err(database_error)?;
-    let was_quarantined = match before {
-        Some(before) => decode_voucher(channel, before.value())?.quarantined,
-        None => false,
-    };
-    if was_quarantined && !voucher.quarantined {
-        let mut quarantine = transaction.open_table(QUARANTINE).map_err(database_error)?;
-        quarantine.remove(channel.as_bytes()).map_err(database_error)?;
-    }
+/// Writes a voucher.
+pub(super) fn put(
+    vouchers: &mut Table<'_, &'static [u8; 32], &'static [u8]>,
+    voucher: &StoredVoucher,
+) -> Result<(), StoreError> {
+    vouchers.insert(voucher.channel().as_bytes(), encode_voucher(voucher).as_slice()).map_err(database_error)?;
     Ok(())
 }
 
@@ -150,11 +154,6 @@ pub(super) fn stored(
     found.map(|bytes| decode_voucher(channel, bytes.value())).transpose()
 }
 
-fn holding(
-    vouchers: &impl ReadableTable<&'static [u8; 32], &'static [u8]>,
-    closes: &impl ReadableTable<&'static [u8; 32], u32>,
-    channel: ChannelId,
-) -> Result<Holding, StoreError> {
-    let count = closes.get(channel.as_bytes()).map_err(database_error)?.map_or(0, |count| count.value());
-    Ok(Holding { voucher: stored(vouchers, channel)?, closes: count })
+fn count(closes: &impl ReadableTable<&'static [u8; 32], u32>, channel: ChannelId) -> Result<u32, StoreError> {
+    Ok(closes.get(channel.as_bytes()).map_err(database_error)?.map_or(0, |count| count.value()))
 }

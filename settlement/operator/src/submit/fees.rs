@@ -1,0 +1,222 @@
+//! What is offered for a place in a block, and how much of it may be spent. Integers only; time is an argument.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How two kinds of work pay for their place in a block. What would cost more than its cap is offered the cap: work
+/// goes out with less, and never stops for want of a priority fee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeePolicy {
+    /// Work that can wait for a quieter block.
+    pub normal: LanePolicy,
+    /// Channels that are closing: what misses their deadline is lost.
+    pub urgent: LanePolicy,
+}
+
+/// How one kind of work pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LanePolicy {
+    /// Of what others recently paid for the same accounts, this percentile is offered. 0 to 100.
+    pub percentile: u8,
+    /// The least that is offered, in micro-lamports per compute unit.
+    pub min_price: u64,
+    /// Most lamports of priority fee for one transaction.
+    pub max_per_transaction: u64,
+    /// Most lamports of priority fee within an hour.
+    pub max_per_hour: u64,
+}
+
+impl Default for FeePolicy {
+    fn default() -> Self {
+        Self {
+            normal: LanePolicy { percentile: 50, min_price: 0, max_per_transaction: 20_000, max_per_hour: 1_000_000 },
+            urgent: LanePolicy {
+                percentile: 90,
+                min_price: 1_000,
+                max_per_transaction: 500_000,
+                max_per_hour: 20_000_000,
+            },
+        }
+    }
+}
+
+impl FeePolicy {
+    /// The lane of a kind of work.
+    pub const fn lane(&self, is_urgent: bool) -> &LanePolicy {
+        if is_urgent { &self.urgent } else { &self.normal }
+    }
+}
+
+impl LanePolicy {
+    /// Micro-lamports per compute unit to offer, by what others recently paid. `generation` counts the transactions
+    /// that were signed for the same work and died: each doubles the offer.
+    pub fn price(&self, recent: &[u64], generation: u32) -> u64 {
+        let mut sorted = recent.to_vec();
+        sorted.sort_unstable();
+        let last = sorted.len().saturating_sub(1);
+        let index = last.saturating_mul(usize::from(self.percentile.min(100))).div_ceil(100);
+        let usual = sorted.get(index).copied().unwrap_or_default().max(self.min_price);
+        if generation == 0 {
+            return usual;
+        }
+        usual.max(FIRST_RAISE).saturating_mul(1_u64.checked_shl(generation).unwrap_or(u64::MAX))
+    }
+}
+
+/// What has been spent within the hour. It begins anew with the process but for what the journal holds, so a restart
+/// can at worst spend the cap once more.
+pub struct FeeBudget {
+    policy: FeePolicy,
+    lanes: Mutex<[Spent; 2]>,
+}
+
+/// Lamports by the time at which they were set aside, oldest first.
+type Spent = VecDeque<(Instant, u64)>;
+
+impl FeeBudget {
+    /// A budget of which `already` lamports were spent a moment ago, by an earlier life.
+    pub fn new(policy: FeePolicy, already: u64, now: Instant) -> Self {
+        let spent = || if already > 0 { Spent::from([(now, already)]) } else { Spent::new() };
+        Self { policy, lanes: Mutex::new([spent(), spent()]) }
+    }
+
+    /// The policy that it holds.
+    pub const fn policy(&self) -> &FeePolicy {
+        &self.policy
+    }
+
+    /// Sets aside what may be spent of `wanted` lamports on one transaction: all of it, or what the caps leave.
+    pub fn take(&self, is_urgent: bool, wanted: u64, now: Instant) -> u64 {
+        let lane = self.policy.lane(is_urgent);
+        let mut lanes = self.lock();
+        let spent = &mut lanes[usize::from(is_urgent)];
+        forget_old(spent, now);
+        let left = lane.max_per_hour.saturating_sub(sum(spent));
+        let granted = wanted.min(lane.max_per_transaction).min(left);
+        if granted > 0 {
+            spent.push_back((now, granted));
+        }
+        granted
+    }
+
+    /// Takes back what was set aside for a transaction that never landed.
+    pub fn give_back(&self, is_urgent: bool, granted: u64) {
+        let mut lanes = self.lock();
+        let spent = &mut lanes[usize::from(is_urgent)];
+        if let Some(index) = spent.iter().rposition(|(_, lamports)| *lamports == granted) {
+            spent.remove(index);
+        }
+    }
+
+    /// Lamports of priority fee that the last hour has cost, or may yet cost.
+    pub fn spent_within_hour(&self, is_urgent: bool, now: Instant) -> u64 {
+        let mut lanes = self.lock();
+        let spent = &mut lanes[usize::from(is_urgent)];
+        forget_old(spent, now);
+        sum(spent)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, [Spent; 2]> {
+        // No step in between leaves it wrong by more than one entry.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn forget_old(spent: &mut Spent, now: Instant) {
+    while spent.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= HOUR) {
+        spent.pop_front();
+    }
+}
+
+fn sum(spent: &Spent) -> u64 {
+    spent.iter().fold(0, |sum, (_, lamports)| sum.saturating_add(*lamports))
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The price, in micro-lamports per compute unit, that is doubled where blocks seem free and yet a transaction died.
+const FIRST_RAISE: u64 = 500;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LANE: LanePolicy =
+        LanePolicy { percentile: 50, min_price: 10, max_per_transaction: 1_000, max_per_hour: 2_500 };
+
+    fn budget(already: u64, now: Instant) -> FeeBudget {
+        let urgent = LanePolicy { percentile: 100, ..LANE };
+        FeeBudget::new(FeePolicy { normal: LANE, urgent }, already, now)
+    }
+
+    // r[verify settlement.priority.bounded]
+    #[test]
+    fn price_follows_what_others_pay_and_doubles_with_every_death() {
+        let recent = [900, 100, 300, 200, 500];
+        assert_eq!(LANE.price(&recent, 0), 300);
+        assert_eq!(LanePolicy { percentile: 100, ..LANE }.price(&recent, 0), 900);
+        assert_eq!(LanePolicy { percentile: 0, ..LANE }.price(&recent, 0), 100);
+        assert_eq!(LANE.price(&[], 0), 10, "nobody pays: the minimum");
+        assert_eq!([1, 2, 3].map(|generation| LANE.price(&[], generation)), [1_000, 2_000, 4_000]);
+        assert_eq!(LANE.price(&[5_000], 2), 20_000);
+        assert_eq!(LANE.price(&[u64::MAX], 63), u64::MAX);
+        assert_eq!(LANE.price(&[0], 200), u64::MAX);
+    }
+
+    // r[verify settlement.priority.bounded]
+    #[test]
+    fn what_the_caps_do_not_leave_is_not_offered() {
+        let now = Instant::now();
+        let budget = budget(0, now);
+        assert_eq!([5_000, 900, 700].map(|wanted| budget.take(false, wanted, now)), [1_000, 900, 600]);
+        assert_eq!(budget.take(false, 1, now), 0, "the hour is used up");
+        assert_eq!(budget.take(true, 800, now), 800, "but not for urgent work");
+        budget.give_back(false, 900);
+        assert_eq!(budget.take(false, 5_000, now), 900);
+        let later = now + HOUR;
+        assert_eq!(budget.spent_within_hour(false, later), 0);
+        assert_eq!(budget.take(false, 5_000, later), 1_000);
+    }
+
+    #[test]
+    fn what_an_earlier_life_spent_counts() {
+        let now = Instant::now();
+        let budget = budget(2_400, now);
+        assert_eq!(budget.take(false, 5_000, now), 100);
+        assert_eq!(budget.take(false, 5_000, now + HOUR), 1_000);
+    }
+
+    proptest! {
+        // r[verify settlement.priority.bounded]
+        #[test]
+        fn no_hour_and_no_transaction_costs_more_than_its_cap(
+            steps in prop::collection::vec((0_u64..2_000, 0_u64..1_800, any::<bool>(), any::<bool>()), 1..80),
+        ) {
+            let start = Instant::now();
+            let budget = budget(0, start);
+            let mut now = start;
+            let mut kept: Vec<(Instant, bool, u64)> = Vec::new();
+            for (wanted, seconds, is_urgent, died) in steps {
+                now += Duration::from_secs(seconds);
+                let granted = budget.take(is_urgent, wanted, now);
+                prop_assert!(granted <= wanted.min(LANE.max_per_transaction));
+                if died {
+                    budget.give_back(is_urgent, granted);
+                } else {
+                    kept.push((now, is_urgent, granted));
+                }
+                for lane in [false, true] {
+                    let hour: u64 = kept
+                        .iter()
+                        .filter(|(at, urgent, _)| *urgent == lane && now.duration_since(*at) < HOUR)
+                        .map(|(_, _, granted)| granted)
+                        .sum();
+                    prop_assert!(hour <= LANE.max_per_hour);
+                }
+            }
+        }
+    }
+}

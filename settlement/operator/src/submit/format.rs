@@ -1,0 +1,114 @@
+//! Which transaction format a cluster takes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use settlement_chain::submit::{TransactionFormat, simulate};
+use settlement_chain::{Address, ChainClient, TransactionError, tokens};
+
+/// What an operator is told to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FormatChoice {
+    /// Version 1 where the cluster takes it, else legacy.
+    #[default]
+    Auto,
+    /// This one, whatever the cluster says.
+    Always(TransactionFormat),
+}
+
+impl FromStr for FormatChoice {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "legacy" => Ok(Self::Always(TransactionFormat::Legacy)),
+            "v1" => Ok(Self::Always(TransactionFormat::V1)),
+            other => Err(UnknownFormat(other.chars().take(40).collect())),
+        }
+    }
+}
+
+impl fmt::Display for FormatChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Always(format) => format.name(),
+        })
+    }
+}
+
+/// Not the name of a format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no transaction format; give auto, legacy or v1")]
+pub struct UnknownFormat(String);
+
+impl FormatChoice {
+    /// The format to write. `Auto` asks the chain what it would do with a small version 1 transaction, which is never
+    /// sent; a chain that cannot say gets what every chain takes.
+    // r[impl settlement.transaction.format]
+    pub async fn decide(self, chain: &dyn ChainClient, payer: &Address) -> TransactionFormat {
+        let Self::Always(format) = self else {
+            // From the payer to itself: it moves nothing, and needs no account but the payer's.
+            let transfer = tokens::transfer_lamports(payer, payer, 0);
+            let format = match simulate(chain, payer, &[transfer], TransactionFormat::V1).await {
+                Ok((_, simulation)) if simulation.err.as_ref().is_none_or(is_of_the_payer) => TransactionFormat::V1,
+                Ok((_, simulation)) => {
+                    tracing::info!(error = ?simulation.err, "the chain takes no version 1 transactions");
+                    TransactionFormat::Legacy
+                }
+                Err(error) => {
+                    tracing::info!(%error, "the chain does not say whether it takes version 1 transactions");
+                    TransactionFormat::Legacy
+                }
+            };
+            tracing::info!(format = format.name(), "transactions are written in this format");
+            return format;
+        };
+        format
+    }
+}
+
+/// True for errors of a payer that has no SOL yet: the format itself was understood.
+fn is_of_the_payer(error: &TransactionError) -> bool {
+    matches!(
+        error,
+        TransactionError::AccountNotFound
+            | TransactionError::InsufficientFundsForFee
+            | TransactionError::InsufficientFundsForRent { .. }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use settlement_chain::{EmbeddedChain, Keypair, Signer};
+
+    use super::*;
+    use crate::submit::scripted::Scripted;
+
+    // r[verify settlement.transaction.format]
+    #[tokio::test]
+    async fn version_1_is_written_where_the_chain_takes_it() {
+        let (chain, payer) = (EmbeddedChain::new().unwrap(), Keypair::new().pubkey());
+        assert_eq!(FormatChoice::Auto.decide(&chain, &payer).await, TransactionFormat::V1, "the payer has no SOL yet");
+        chain.airdrop(&payer, 1_000_000_000).unwrap();
+        assert_eq!(FormatChoice::Auto.decide(&chain, &payer).await, TransactionFormat::V1);
+
+        for refusal in [TransactionError::UnsupportedVersion, TransactionError::SanitizeFailure] {
+            let old = Scripted::default().simulating(Some(refusal));
+            assert_eq!(FormatChoice::Auto.decide(&old, &payer).await, TransactionFormat::Legacy);
+        }
+        let mute = Scripted::default();
+        assert_eq!(FormatChoice::Auto.decide(&mute, &payer).await, TransactionFormat::Legacy);
+        let always = FormatChoice::Always(TransactionFormat::V1);
+        assert_eq!(always.decide(&mute, &payer).await, TransactionFormat::V1);
+    }
+
+    #[test]
+    fn names_are_read_and_written() {
+        for name in ["auto", "legacy", "v1"] {
+            assert_eq!(name.parse::<FormatChoice>().unwrap().to_string(), name);
+        }
+        assert!("V0".parse::<FormatChoice>().unwrap_err().to_string().contains("auto, legacy or v1"));
+    }
+}

@@ -1,0 +1,324 @@
+//! The submitter against a chain that drops, forks, refuses and keeps silent.
+//!
+//! What could break: a transaction forgotten while it may land, another signed in its place, a good voucher held up
+//! by a bad one, a fork that goes unnoticed, fees that grow without end.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use aro_proto::ChannelId;
+use async_trait::async_trait;
+use settlement_chain::submit::{TransactionFormat, offered_priority_fee};
+use settlement_chain::{
+    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, Commitment, InstructionError, Keypair,
+    Signature, Signer, Simulation, Status, Statuses, TransactionError, VersionedTransaction,
+};
+use settlement_interface::accounts::status;
+use settlement_interface::errors::SettlementError;
+
+use super::{End, FeeBudget, FeePolicy, JournalEntry, LanePolicy, Resumed, Submitter};
+use crate::batch::planner::tests as plans;
+use crate::batch::{Facts, Kind, Planned, Planner};
+use crate::vouchers::{Accepted, Book, Claim, Lease, LeaseTerms, MemoryStore};
+
+/// A chain of one transaction's worth of memory. Without a script it does not simulate, and every transaction lands.
+#[derive(Default)]
+pub(super) struct Scripted {
+    simulate: Option<Verdict>,
+    state: Mutex<State>,
+}
+
+type Verdict = Box<dyn Fn(&VersionedTransaction) -> Option<TransactionError> + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    sent: Vec<VersionedTransaction>,
+    blockhashes: u8,
+    /// What becomes of each new transaction, in turn; after the last they land.
+    fates: VecDeque<Fate>,
+    of: HashMap<Signature, Fate>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Lands(Commitment),
+    /// Nobody knows it, and its last block has passed.
+    Dies,
+}
+
+impl Scripted {
+    /// Simulates everything to this end.
+    pub(super) fn simulating(self, err: Option<TransactionError>) -> Self {
+        self.judging(move |_| err.clone())
+    }
+
+    fn judging(
+        self,
+        verdict: impl Fn(&VersionedTransaction) -> Option<TransactionError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { simulate: Some(Box::new(verdict)), ..self }
+    }
+
+    fn fates(self, fates: &[Fate]) -> Self {
+        self.state.lock().unwrap().fates = fates.iter().copied().collect();
+        self
+    }
+
+    fn change(&self, signature: &Signature, fate: Fate) {
+        self.state.lock().unwrap().of.insert(*signature, fate);
+    }
+
+    fn sent(&self) -> Vec<VersionedTransaction> {
+        self.state.lock().unwrap().sent.clone()
+    }
+}
+
+#[async_trait]
+impl ChainClient for Scripted {
+    async fn genesis_hash(&self) -> Result<[u8; 32], ChainError> {
+        Ok([1; 32])
+    }
+    async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
+        Ok(vec![None; addresses.len()])
+    }
+    async fn program_accounts(&self, _: &Address, _: &AccountFilter) -> Result<Vec<(Address, Account)>, ChainError> {
+        Ok(Vec::new())
+    }
+    async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
+        let mut state = self.state.lock().unwrap();
+        state.blockhashes += 1;
+        Ok(Blockhash { hash: [state.blockhashes; 32].into(), last_valid_block_height: 100 })
+    }
+    async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
+        let mut state = self.state.lock().unwrap();
+        let signature = transaction.signatures[0];
+        if !state.of.contains_key(&signature) {
+            let fate = state.fates.pop_front().unwrap_or(Fate::Lands(Commitment::Confirmed));
+            state.of.insert(signature, fate);
+        }
+        state.sent.push(transaction.clone());
+        Ok(signature)
+    }
+    async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
+        let state = self.state.lock().unwrap();
+        let fates: Vec<Option<Fate>> = signatures.iter().map(|signature| state.of.get(signature).copied()).collect();
+        let status = |fate: &Option<Fate>| match fate {
+            Some(Fate::Lands(commitment)) => Some(Status { slot: 5, commitment: *commitment, err: None }),
+            _ => None,
+        };
+        let block_height = if fates.contains(&Some(Fate::Dies)) { 101 } else { 1 };
+        Ok(Statuses { block_height, statuses: fates.iter().map(status).collect() })
+    }
+    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
+        let Some(verdict) = &self.simulate else {
+            return Err(ChainError::Rpc { code: -32601, message: "no such method".into() });
+        };
+        let err = verdict(transaction);
+        Ok(Simulation { units: 200_000, loaded_data_bytes: Some(50_000), err, return_data: Vec::new() })
+    }
+    async fn recent_fees(&self, _: &[Address]) -> Result<Vec<u64>, ChainError> {
+        Ok(vec![10_000; 20])
+    }
+}
+
+/// A submitter with a book that leads, and vouchers of `channels` to close.
+struct Scene {
+    chain: Arc<Scripted>,
+    submitter: Submitter,
+    planned: Vec<Planned>,
+    channels: Vec<ChannelId>,
+}
+
+const NOW: i64 = 1_800_000_000;
+
+/// Generous enough for every offer of these tests but those about caps.
+const POLICY: FeePolicy = FeePolicy {
+    normal: LanePolicy { percentile: 50, min_price: 0, max_per_transaction: 1 << 30, max_per_hour: 1 << 30 },
+    urgent: LanePolicy { percentile: 90, min_price: 1_000, max_per_transaction: 1 << 30, max_per_hour: 1 << 30 },
+};
+
+impl Scene {
+    async fn new(chain: Scripted, channels: u16, closing: bool, policy: FeePolicy) -> Self {
+        let key = Keypair::new();
+        let base = plans::planner();
+        let operator = base.program.operator(&key.pubkey()).0;
+        let planner = Planner { authority: key.pubkey(), operator, format: TransactionFormat::V1, ..base };
+        let book = Arc::new(Book::new(Arc::new(MemoryStore::default()), LeaseTerms::new("scene")));
+        assert!(matches!(book.lead().await.unwrap(), Lease::Held(_)));
+
+        let mut facts = Facts { now: NOW, ..Facts::default() };
+        let mut offers = Vec::new();
+        let mut ids = Vec::new();
+        for number in 0..channels {
+            let id = plans::add_channel(&mut facts, number, 1);
+            let channel = facts.channels.get_mut(&id).unwrap();
+            if closing {
+                (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
+            }
+            let accepted: Accepted = plans::accepted(id, 1, 500 + u64::from(number), 0, true);
+            offers.push((id, Ok(Claim::Rise(accepted))));
+            ids.push(id);
+        }
+        for node in facts.nodes.values_mut() {
+            node.operator = operator.to_bytes();
+        }
+        book.commit(offers, NOW).await.unwrap();
+        let vouchers = book.vouchers().await.unwrap();
+        let planned = planner.plan(&facts, &vouchers, &std::collections::HashSet::new());
+        let chain = Arc::new(chain);
+        let submitter = Submitter {
+            chain: Arc::clone(&chain) as Arc<dyn ChainClient>,
+            authority: Arc::new(key),
+            book,
+            planner,
+            fees: Arc::new(FeeBudget::new(policy, 0, Instant::now())),
+        };
+        Self { chain, submitter, planned, channels: ids }
+    }
+
+    async fn run(&self) -> Vec<End> {
+        assert_eq!(self.planned.len(), 1);
+        self.submitter.run(self.planned[0].clone()).await.unwrap()
+    }
+
+    async fn pending(&self) -> Vec<JournalEntry> {
+        self.submitter.book.pending().await.unwrap()
+    }
+
+    fn spent(&self) -> u64 {
+        [false, true].iter().map(|lane| self.submitter.fees.spent_within_hour(*lane, Instant::now())).sum()
+    }
+}
+
+fn refused_by_the_program(error: SettlementError) -> TransactionError {
+    TransactionError::InstructionError(0, InstructionError::Custom(error.code()))
+}
+
+// r[verify settlement.submit.replan]
+// r[verify settlement.priority.bounded]
+#[tokio::test]
+async fn what_died_is_signed_anew_over_a_fresh_blockhash_at_twice_the_price() {
+    let chain = Scripted::default().simulating(None).fates(&[Fate::Dies, Fate::Dies]);
+    let scene = Scene::new(chain, 3, true, POLICY).await;
+    let ends = scene.run().await;
+    assert!(matches!(ends.as_slice(), [End::Landed(entry)] if entry.items.len() == 3), "{ends:?}");
+    let sent = scene.chain.sent();
+    assert_eq!(sent.len(), 3);
+    // 221,000 units at 10,000 micro-lamports, then twice that, then four times.
+    assert_eq!(sent.iter().map(offered_priority_fee).collect::<Vec<_>>(), [2_210, 4_420, 8_840]);
+    let hashes: Vec<_> = sent.iter().map(|transaction| *transaction.message.recent_blockhash()).collect();
+    assert!(hashes[0] != hashes[1] && hashes[1] != hashes[2]);
+    let pending = scene.pending().await;
+    assert_eq!(pending.len(), 1, "what died is forgotten, what landed waits to be final");
+    assert_eq!(pending[0].fee_lamports, 5_000 + 8_840);
+    assert_eq!(scene.spent(), 8_840, "what died cost nothing");
+}
+
+#[tokio::test]
+async fn work_that_no_block_takes_ends_and_waits_for_the_next_round() {
+    let scene = Scene::new(Scripted::default().fates(&[Fate::Dies; 9]), 1, false, POLICY).await;
+    let ends = scene.run().await;
+    assert!(matches!(ends.as_slice(), [End::Void { stop: None, .. }]), "{ends:?}");
+    assert_eq!(scene.chain.sent().len(), 2);
+    assert!(scene.pending().await.is_empty());
+    assert_eq!(scene.spent(), 0);
+}
+
+// r[verify settlement.priority.bounded]
+#[tokio::test]
+async fn offer_stops_at_the_caps_and_work_goes_on_without_it() {
+    let urgent = LanePolicy { max_per_transaction: 2_000, max_per_hour: 3_000, ..POLICY.urgent };
+    let policy = FeePolicy { urgent, ..POLICY };
+    let scene = Scene::new(Scripted::default().simulating(None), 1, true, policy).await;
+    for expected in [2_000, 1_000, 0] {
+        let ends = scene.run().await;
+        assert!(matches!(ends.as_slice(), [End::Landed(_)]), "{ends:?}");
+        let offered = scene.chain.sent().last().map(offered_priority_fee).unwrap();
+        assert!(offered <= expected && offered + 1 >= expected, "{offered} of {expected}");
+    }
+}
+
+#[tokio::test]
+async fn server_that_does_not_simulate_gets_estimated_limits() {
+    let scene = Scene::new(Scripted::default(), 2, false, POLICY).await;
+    assert!(matches!(scene.run().await.as_slice(), [End::Landed(_)]));
+    let settlement_chain::VersionedMessage::V1(message) = &scene.chain.sent()[0].message else { panic!("not v1") };
+    assert_eq!(message.config.loaded_accounts_data_size_limit, Some(64 << 20));
+    assert!(message.config.compute_unit_limit.unwrap() >= 2 * 19_500);
+}
+
+/// True if the transaction's data carry this amount.
+fn carries(transaction: &VersionedTransaction, amount: u64) -> bool {
+    let wanted = amount.to_le_bytes();
+    transaction.message.instructions().iter().any(|it| it.data.windows(8).any(|window| window == wanted))
+}
+
+// r[verify settlement.quarantine]
+#[tokio::test]
+async fn bad_voucher_is_found_alone_and_set_aside_while_all_others_land() {
+    const BAD: u64 = 505;
+    let verdict = |transaction: &VersionedTransaction| {
+        carries(transaction, BAD).then(|| refused_by_the_program(SettlementError::BadSignature))
+    };
+    let scene = Scene::new(Scripted::default().judging(verdict), 11, false, POLICY).await;
+    let ends = scene.run().await;
+    let landed: usize = ends.iter().map(|end| if let End::Landed(entry) = end { entry.items.len() } else { 0 }).sum();
+    assert_eq!(landed, 10);
+    let voids: Vec<&End> = ends.iter().filter(|end| matches!(end, End::Void { .. })).collect();
+    let [End::Void { planned, reason, stop: None }] = voids.as_slice() else { panic!("{voids:?}") };
+    assert_eq!((planned.items[0].channel, planned.items.len()), (scene.channels[5], 1));
+    assert!(reason.contains("set aside"), "{reason}");
+    let aside = scene.submitter.book.quarantined().await.unwrap();
+    assert_eq!(
+        aside.iter().map(|it| (it.channel, it.cumulative.get())).collect::<Vec<_>>(),
+        [(scene.channels[5], BAD)]
+    );
+    assert!(scene.chain.sent().iter().all(|transaction| !carries(transaction, BAD)), "no fee was paid for it");
+}
+
+#[tokio::test]
+async fn refusal_that_is_not_the_vouchers_fault_sets_nothing_aside() {
+    for error in [SettlementError::Unauthorised, SettlementError::WrongParty, SettlementError::AboveDeposit] {
+        let chain = Scripted::default().simulating(Some(refused_by_the_program(error)));
+        let scene = Scene::new(chain, 3, false, POLICY).await;
+        let ends = scene.run().await;
+        assert_eq!(ends.len(), 3, "{ends:?}");
+        assert!(scene.submitter.book.quarantined().await.unwrap().is_empty(), "{error:?}");
+    }
+    // The payer's fault would meet every batch: nothing is divided, and the round stops.
+    let chain = Scripted::default().simulating(Some(TransactionError::InsufficientFundsForFee));
+    let scene = Scene::new(chain, 3, false, POLICY).await;
+    let ends = scene.run().await;
+    assert!(matches!(ends.as_slice(), [End::Void { stop: Some(_), .. }]), "{ends:?}");
+    assert_eq!(scene.spent(), 0);
+}
+
+// r[verify settlement.uncertain]
+#[tokio::test]
+async fn transaction_that_a_fork_drops_is_noticed_and_sent_again_or_forgotten() {
+    let scene = Scene::new(Scripted::default(), 2, false, POLICY).await;
+    scene.run().await;
+    let entry = scene.pending().await.remove(0);
+    let signature = entry.prepared.signature;
+    assert_eq!(entry.kind, Kind::Close);
+    assert_eq!(scene.submitter.resume(&entry).await.unwrap(), Resumed::Landed);
+    assert!(scene.submitter.finals(vec![entry.clone()]).await.unwrap().0.is_empty(), "confirmed is not final");
+
+    // Dropped, and sent again with the same bytes.
+    scene.chain.state.lock().unwrap().of.remove(&signature);
+    assert_eq!(scene.submitter.resume(&entry).await.unwrap(), Resumed::Landed);
+    assert_eq!(scene.chain.sent().len(), 2);
+    assert_eq!(scene.chain.sent()[0], scene.chain.sent()[1]);
+
+    // Dropped too late to come back: forgotten, so that the next plan sees its channels free.
+    scene.chain.change(&signature, Fate::Dies);
+    assert_eq!(scene.submitter.resume(&entry).await.unwrap(), Resumed::Void);
+    assert!(scene.pending().await.is_empty());
+
+    let scene = Scene::new(Scripted::default(), 2, false, POLICY).await;
+    scene.run().await;
+    let entry = scene.pending().await.remove(0);
+    scene.chain.change(&entry.prepared.signature, Fate::Lands(Commitment::Finalized));
+    assert_eq!(scene.submitter.finals(vec![entry]).await.unwrap().0.len(), 1);
+}
