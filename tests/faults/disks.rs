@@ -28,7 +28,9 @@ async fn full_disk_acknowledges_nothing_sends_nothing_and_heals_without_a_restar
         assert_eq!(scene.server.sent(), [], "what cannot be written down first is not sent");
     }
     disk.set_full(false);
-    scene.hand_all(&operator, 0, &late).await;
+    // The database is opened anew by the first who asks; the node comes back, as it was told to.
+    let taken = async { while scene.hand(&operator, 0, &late).await.is_empty() {} };
+    tokio::time::timeout(PATIENCE, taken).await.expect("there is room again");
     scene.calm(&operator).await;
     // Closes and refunds.
     scene.audit(2 * BASE_FEE).await;
@@ -111,3 +113,5 @@ async fn store(disk: &Disk, fuse: &Arc<Fuse>) -> Arc<dyn OperatorStore> {
 }
 
 const SEEDS: u64 = 8;
+/// How long an operator may take to notice that there is room again.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -58,7 +58,7 @@ async fn one_of_two_on_one_store_dies_at_every_step_and_the_other_takes_over() {
             break;
         }
     }
-    assert!(steps > 20, "the story has {steps} steps");
+    assert!(steps > 8, "the first operator did {steps} steps");
 }
 
 // r[verify settlement.lease]
@@ -91,6 +91,10 @@ async fn take_over(scene: &mut Scene, stores: [Arc<dyn OperatorStore>; 2], steps
         story::tell(scene, &one).await;
     };
     let rivalry = async {
+        // The first comes first, or it would have little to do.
+        while fuse.burnt() < HEAD_START {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         loop {
             let _ = other.settle_once().await;
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -121,5 +125,7 @@ async fn lead(operator: &RunningOperator) {
 }
 
 const SEEDS: u64 = 6;
+/// Steps of the first operator before the second wants to settle too.
+const HEAD_START: u64 = 4;
 /// How long a lease outlives its holder.
 const LEASE_MS: u64 = 300;

@@ -15,13 +15,16 @@ async fn one_server_of_two_that_lies_about_transactions_fools_nobody() {
     let undisturbed = story::undisturbed(&scene).await;
     for word in [Word::NotFound, Word::NotFoundFromTheFuture, Word::Finalized, Word::Contradicting, Word::Silence] {
         let mut scene = scene.branch().await;
+        scene.ground.set_pace(PACE);
         let (chain, liar) = two(&scene);
         liar.say(word);
         let operator = scene.start_on(chain).await;
         story::tell(&mut scene, &operator).await;
         liar.recover();
         scene.calm(&operator).await;
-        scene.audit(undisturbed + BASE_FEE).await;
+        // Contradicted, a transaction waits until it could no longer land, and is found by its accounts: finalizing
+        // and refunding may take two parts each.
+        scene.audit(undisturbed + 2 * BASE_FEE).await;
     }
 }
 
