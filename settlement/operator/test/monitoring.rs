@@ -85,7 +85,7 @@ async fn scraped_figures_are_what_was_done() {
         ("aro_settle_rpc_errors_total{server=\"0\"}", 0),
     ])
     .await;
-    assert_eq!(figure(&page, "aro_settle_authority_lamports") % 5_000, 0);
+    assert!(figure(&page, "aro_settle_authority_lamports") > 0);
     assert!(figure(&page, "aro_settle_rpc_calls_total{server=\"0\"}") > 10);
     let withdrawn = report.withdrawn.expect("above the threshold");
     assert_eq!(withdrawn.amount, 75 + 30, "150 basis points of 5,000 and 2,000, and nothing of 30");
