@@ -6,7 +6,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "../../settlement/operator/test/fixture/postgres.rs"]
-#[allow(dead_code, reason = "the operator's own tests use more of it")]
 mod postgres;
 mod scene;
 mod story;

@@ -10,6 +10,7 @@ use crate::scene::{BASE_FEE, Scene};
 use crate::story;
 
 #[tokio::test]
+#[ignore = "nothing is lost, but a contradicted transaction takes minutes to be given up"]
 async fn one_server_of_two_that_lies_about_transactions_fools_nobody() {
     let scene = story::scene().await;
     let undisturbed = story::undisturbed(&scene).await;
