@@ -11,7 +11,6 @@ use crate::story;
 // r[verify settlement.handoff.durable]
 // r[verify settlement.write_ahead]
 #[tokio::test]
-#[ignore = "intake stays shut after rounds on a full disk: it does not heal without a restart yet"]
 async fn full_disk_acknowledges_nothing_sends_nothing_and_heals_without_a_restart() {
     let mut scene = Scene::new(&[4]).await;
     let channels = scene.channels[0].clone();

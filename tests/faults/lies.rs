@@ -7,7 +7,6 @@ use crate::story;
 
 // r[verify settlement.submit.uncertain_not_dead]
 #[tokio::test]
-#[ignore = "the operator signs anew what a lying server calls dead, and pays twice the fees: not within the bound yet"]
 async fn status_that_lies_not_found_makes_nothing_land_twice() {
     let scene = story::scene().await;
     let undisturbed = story::undisturbed(&scene).await;

@@ -1,6 +1,7 @@
 //! Everything that happens to channels, as one story that tests disturb: settled, settled higher, closed by their
 //! nodes, given up by the agent and finalized, refunded.
 
+use aro_proto::ChannelId;
 use aro_tests::stage::{GRACE_S, NOW};
 use settlement_interface::accounts::status;
 use settlement_operator::RunningOperator;
@@ -44,7 +45,7 @@ pub async fn tell(scene: &mut Scene, operator: &RunningOperator) {
         scene.stage.request_close(a).await.unwrap();
     }
     for _ in 0..MOST_ROUNDS {
-        if operator.settle_once().await.is_err() {
+        if !round(scene, operator, a).await {
             return;
         }
         if scene.is_safe(a).await {
@@ -55,5 +56,22 @@ pub async fn tell(scene: &mut Scene, operator: &RunningOperator) {
     let _ = operator.settle_once().await;
 }
 
+/// A round of whoever settles: where another operator does, its round is waited for, for the grace is long. False if
+/// the operator is gone.
+async fn round(scene: &Scene, operator: &RunningOperator, watched: ChannelId) -> bool {
+    let settled = async {
+        loop {
+            match operator.settle_once().await {
+                Err(_) => return false,
+                Ok(report) if report.elsewhere.is_none() || scene.is_safe(watched).await => return true,
+                Ok(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, settled).await.expect("one of them settles")
+}
+
+/// How long another operator may take, or its lease to lapse.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Rounds within the grace: where one is lost to a fault, another comes long before the deadline.
 const MOST_ROUNDS: usize = 4;

@@ -59,7 +59,8 @@ pub struct OperatorConfig {
     pub max_connection_age_ms: u64,
     /// Handoffs that may read chain and database at once; more are told to come back. Default 32.
     pub max_handoffs_at_once: usize,
-    /// Milliseconds for which facts read from the chain are good enough to judge a handoff by. Default 2,000.
+    /// Milliseconds for which facts read from the chain are good enough to judge a handoff by. Default 2,000; keep it
+    /// well below what finality takes on the chain, some 12,000.
     pub chain_cache_ms: u64,
 }
 

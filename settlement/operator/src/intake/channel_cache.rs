@@ -46,6 +46,11 @@ impl ChannelCache {
         Self { lifetime, state: Mutex::new(State::default()) }
     }
 
+    /// How long facts are good. Must stay below what finality takes: see where it is asked for.
+    pub(super) fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     /// Makes the next read of these channels a fresh one.
     pub(crate) fn forget(&self, channels: impl IntoIterator<Item = ChannelId>) {
         let mut state = self.lock();

@@ -14,7 +14,7 @@ mod session;
 mod strikes;
 mod turns;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use aro_proto::channel::VoucherError;
@@ -23,7 +23,7 @@ use aro_proto::{AgentId, Amount, ChannelId, NodeId, Refusal, RefusalCode, limits
 use settlement_chain::{Address, ChainClient, Program};
 use settlement_interface::accounts::{Node, status};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use channel_cache::ChannelCache;
 use channel_cache::ChannelFacts;
@@ -160,6 +160,7 @@ impl Intake {
     /// The answer, and how many vouchers named no channel of this node.
     async fn judge(&self, node: &Address, handoff: &Handoff) -> Result<(Answer, u32), Refusal> {
         let ids: Vec<ChannelId> = handoff.vouchers.iter().map(|voucher| voucher.channel).collect();
+        let began = Instant::now();
         let mut facts = self.cache.read(&*self.chain, &self.program, &ids).await.map_err(unreadable)?;
         // What a remembered channel would refuse may have changed on chain since: a top-up, an opening.
         let stale: HashSet<ChannelId> = handoff
@@ -194,12 +195,16 @@ impl Intake {
         let (offers, count) = judged.await.map_err(|e| unstorable(StoreError::Database(e.to_string())))?;
         let rises: Vec<bool> = offers.iter().map(|(_, claim)| matches!(claim, Ok(Claim::Rise(_)))).collect();
         let committed = self.book.commit(offers, now).await.map_err(unstorable)?;
+        let accepted = ids.iter().zip(committed.rulings()).zip(&rises);
+        let accepted = accepted.filter(|((_, ruling), rises)| **rises && ruling.refusal.is_none());
+        let accepted: Vec<ChannelId> = accepted.map(|((channel, _), _)| *channel).collect();
+        let ended = self.ended_since(began, &accepted).await?;
         if committed.closes() {
             self.close_wanted.notify_one();
         }
         let mut accepted: u64 = 0;
         for (((channel, ruling), news), rises) in ids.iter().zip(committed.rulings()).zip(news).zip(rises) {
-            if rises && ruling.refusal.is_none() {
+            if rises && ruling.refusal.is_none() && !ended.contains_key(channel) {
                 accepted = accepted.saturating_add(1);
                 if let Some(news) = news {
                     self.alarms.raise(*channel, news);
@@ -208,11 +213,37 @@ impl Intake {
         }
         self.metrics.accepted(accepted);
         let verdicts = ids.iter().zip(committed.rulings()).zip(settled).map(|((channel, ruling), settled)| {
+            if let Some(at) = ended.get(channel) {
+                let refusal = Some(VoucherError::ChannelClosed.refusal());
+                return HandoffVerdict { channel: *channel, watermark: *at, refusal };
+            }
             let (watermark, refusal) = (ruling.watermark.max(settled), ruling.refusal.clone());
             HandoffVerdict { channel: *channel, watermark, refusal }
         });
         let ack = HandoffAck { verdicts: verdicts.collect() };
         Ok((Answer::Ack { ack, bad_signatures: count.forged }, count.guessed))
+    }
+
+    /// Channels that were closed while their vouchers were judged, with the amounts at which they were. While a close of
+    /// ours is open the store refuses better vouchers; once it is final only the chain knows of it, so facts that have
+    /// outlived their time do not vouch for what has just been stored.
+    // r[impl settlement.close.best_voucher]
+    async fn ended_since(
+        &self,
+        began: Instant,
+        accepted: &[ChannelId],
+    ) -> Result<HashMap<ChannelId, Option<Amount>>, Refusal> {
+        if accepted.is_empty() || began.elapsed() < self.cache.lifetime() {
+            return Ok(HashMap::new());
+        }
+        self.cache.forget(accepted.iter().copied());
+        let facts = self.cache.read(&*self.chain, &self.program, accepted).await.map_err(unreadable)?;
+        let ended = accepted.iter().filter_map(|id| match facts.channel(*id) {
+            Some(channel) if channel.status == status::CLOSED => Some((*id, Some(Amount::new(channel.settled)))),
+            Some(_) => None,
+            None => Some((*id, None)),
+        });
+        Ok(ended.collect())
     }
 
     /// What a signer is to this operator. What is remembered is enough to let it in, not to turn it away or to leave a

@@ -12,15 +12,17 @@ mod terms;
 
 use std::sync::Arc;
 
+use aro_proto::Amount;
 use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError, Terms};
-use settlement_chain::{ChainClient, ChainError, Commitment, Signature, Status, TransactionSigner};
+use settlement_chain::{Address, ChainClient, ChainError, Commitment, Signature, Status, TransactionSigner, reads};
+use settlement_interface::accounts::status;
 use settlement_interface::errors::SettlementError;
 
 pub use fees::{FeeBudget, FeePolicy, LanePolicy};
 pub use format::{FormatChoice, UnknownFormat};
 pub use journal::{Begun, Journal, JournalEntry};
 
-use crate::batch::{Planned, Planner};
+use crate::batch::{Item, Kind, Planned, Planner};
 use crate::vouchers::{Book, Quarantined, StoreError};
 
 /// Signs, records, sends.
@@ -167,6 +169,10 @@ impl Submitter {
                 let reason = trouble.map_or_else(|| "not confirmed in time".into(), |trouble| trouble.to_string());
                 Ok(Attempt::Open { signature, reason })
             }
+            // Its servers deny it. Where the accounts show what it was to do, or cannot be read, that is not believed.
+            Err(error @ SubmitError::Expired { signature }) if self.may_have_landed(planned).await => {
+                Ok(Attempt::Open { signature, reason: format!("{error}; yet its channels may show what it was to do") })
+            }
             Err(error) => {
                 if !matches!(error, SubmitError::Failed { .. }) {
                     never_landed();
@@ -179,6 +185,22 @@ impl Submitter {
                 })
             }
         }
+    }
+
+    /// True unless every channel stands where it stood before the transaction.
+    // r[impl settlement.submit.uncertain_not_dead]
+    async fn may_have_landed(&self, planned: &Planned) -> bool {
+        let address = |item: &Item| Address::new_from_array(item.channel.to_bytes());
+        let addresses: Vec<Address> = planned.items.iter().map(address).collect();
+        let Ok(channels) = reads::channels(&*self.chain, &self.planner.program, &addresses).await else { return true };
+        planned.items.iter().zip(channels).any(|(item, channel)| {
+            let Some(channel) = channel else { return true };
+            match planned.kind {
+                Kind::Settle => item.voucher.is_some_and(|voucher| voucher <= Amount::new(channel.settled)),
+                Kind::Close | Kind::Finalize => channel.status == status::CLOSED,
+                Kind::Reclaim => false,
+            }
+        })
     }
 
     /// Sets a voucher aside that the chain refuses for its own sake: it would spoil every batch that it is in.

@@ -95,6 +95,8 @@ impl RedbStore {
 
 impl Shelf {
     fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        // Who only reads must not wait for somebody to write: where nothing can be read, nothing new is written.
+        self.ensure_open()?;
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or_else(reopening)?;
         look(&database.begin_read().map_err(database_error)?)
@@ -109,19 +111,31 @@ impl Shelf {
         Ok(value)
     }
 
-    fn is_open(&self) -> bool {
-        self.database.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    /// Opens the database if it could not be opened again after a failed write.
+    fn ensure_open(&self) -> Result<(), StoreError> {
+        if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if database.is_none() {
+            *database = Some(self.open_anew()?);
+        }
+        Ok(())
     }
 
     /// Closes the database, when nobody reads any more, and opens it again.
     fn reopen(&self) -> Result<(), StoreError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = None;
-        *database = Some((self.open)().map_err(|error| match error {
+        *database = Some(self.open_anew()?);
+        Ok(())
+    }
+
+    fn open_anew(&self) -> Result<Database, StoreError> {
+        (self.open)().map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse,
             other => database_error(other),
-        })?);
-        Ok(())
+        })
     }
 }
 

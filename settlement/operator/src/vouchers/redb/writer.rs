@@ -111,9 +111,7 @@ fn run(shelf: &Shelf, mut tasks: mpsc::Receiver<Task>) {
 
 /// All or none, in one synced transaction.
 fn commit(shelf: &Shelf, group: &mut [Task]) -> Result<(), StoreError> {
-    if !shelf.is_open() {
-        shelf.reopen()?;
-    }
+    shelf.ensure_open()?;
     let result = shelf.write(|transaction| group.iter_mut().try_for_each(|task| task.0.apply(transaction)));
     if let Err(StoreError::Full(_) | StoreError::Unavailable(_)) = &result {
         // redb takes no more writes after one that the disk refused. If opening fails too, the next write tries again.
