@@ -14,7 +14,7 @@ use settlement_chain::{
     Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, Commitment, InstructionError, Keypair,
     Signature, Signer, Simulation, Status, Statuses, TransactionError, VersionedTransaction,
 };
-use settlement_interface::accounts::status;
+use settlement_interface::accounts::{Channel, VERSION, discriminator, status};
 use settlement_interface::errors::SettlementError;
 
 use super::{End, FeeBudget, FeePolicy, JournalEntry, LanePolicy, Resumed, Submitter};
@@ -33,6 +33,7 @@ type Verdict = Box<dyn Fn(&VersionedTransaction) -> Option<TransactionError> + S
 
 #[derive(Default)]
 struct State {
+    accounts: HashMap<Address, Account>,
     sent: Vec<VersionedTransaction>,
     blockhashes: u8,
     /// What becomes of each new transaction, in turn; after the last they land.
@@ -69,6 +70,12 @@ impl Scripted {
         self.state.lock().unwrap().of.insert(*signature, fate);
     }
 
+    fn show(&self, program: Address, id: ChannelId, channel: &Channel) {
+        let channel = Channel { discriminator: discriminator::CHANNEL, version: VERSION, ..channel.clone() };
+        let account = Account { owner: program, lamports: 1, data: channel.to_bytes().to_vec() };
+        self.state.lock().unwrap().accounts.insert(Address::new_from_array(id.to_bytes()), account);
+    }
+
     fn sent(&self) -> Vec<VersionedTransaction> {
         self.state.lock().unwrap().sent.clone()
     }
@@ -80,7 +87,8 @@ impl ChainClient for Scripted {
         Ok([1; 32])
     }
     async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
-        Ok(vec![None; addresses.len()])
+        let state = self.state.lock().unwrap();
+        Ok(addresses.iter().map(|address| state.accounts.get(address).cloned()).collect())
     }
     async fn program_accounts(&self, _: &Address, _: &AccountFilter) -> Result<Vec<(Address, Account)>, ChainError> {
         Ok(Vec::new())
@@ -156,6 +164,7 @@ impl Scene {
             if closing {
                 (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
             }
+            chain.show(base.program.id, id, channel);
             let accepted: Accepted = plans::accepted(id, 1, 500 + u64::from(number), 0, true);
             offers.push((id, Ok(Claim::Rise(accepted))));
             ids.push(id);
@@ -223,6 +232,18 @@ async fn work_that_no_block_takes_ends_and_waits_for_the_next_round() {
     assert_eq!(scene.chain.sent().len(), 2);
     assert!(scene.pending().await.is_empty());
     assert_eq!(scene.spent(), 0);
+}
+
+// r[verify settlement.submit.uncertain_not_dead]
+#[tokio::test]
+async fn what_its_channels_show_is_not_signed_anew_however_dead_it_is_called() {
+    let scene = Scene::new(Scripted::default().fates(&[Fate::Dies]), 1, false, POLICY).await;
+    let mut closed = Channel::from_bytes(&[0; Channel::LEN]);
+    closed.status = status::CLOSED;
+    scene.chain.show(scene.submitter.planner.program.id, scene.channels[0], &closed);
+    let ends = scene.run().await;
+    assert!(matches!(ends.as_slice(), [End::Open { .. }]), "{ends:?}");
+    assert_eq!((scene.chain.sent().len(), scene.pending().await.len()), (1, 1));
 }
 
 // r[verify settlement.priority.bounded]
