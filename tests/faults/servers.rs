@@ -9,26 +9,6 @@ use settlement_chain::{ChainClient, Servers};
 use crate::scene::{BASE_FEE, Scene};
 use crate::story;
 
-#[tokio::test]
-#[ignore = "nothing is lost, but a contradicted transaction takes minutes to be given up"]
-async fn one_server_of_two_that_lies_about_transactions_fools_nobody() {
-    let scene = story::scene().await;
-    let undisturbed = story::undisturbed(&scene).await;
-    for word in [Word::NotFound, Word::NotFoundFromTheFuture, Word::Finalized, Word::Contradicting, Word::Silence] {
-        let mut scene = scene.branch().await;
-        scene.ground.set_pace(PACE);
-        let (chain, liar) = two(&scene);
-        liar.say(word);
-        let operator = scene.start_on(chain).await;
-        story::tell(&mut scene, &operator).await;
-        liar.recover();
-        scene.calm(&operator).await;
-        // Contradicted, a transaction waits until it could no longer land, and is found by its accounts: finalizing
-        // and refunding may take two parts each.
-        scene.audit(undisturbed + 2 * BASE_FEE).await;
-    }
-}
-
 // r[verify settlement.servers.landed]
 #[tokio::test]
 async fn one_server_that_swears_to_what_both_have_dropped_makes_nothing_forgotten() {
