@@ -14,6 +14,7 @@ use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
 use super::window::{BATCH_BYTES, counting_allowance, credit_window, dispute_limit};
 use crate::amount::{Amount, ByteCount};
 use crate::error::{Refusal, RefusalCode};
+use crate::identity::VerifyingKey;
 use crate::limits::SETTLE_MARGIN_S;
 use crate::tariff::{Charge, Tariff};
 
@@ -21,6 +22,8 @@ use crate::tariff::{Charge, Tariff};
 #[derive(Clone, Debug)]
 pub struct Payee {
     terms: ChannelTerms,
+    /// The terms' signer, decoded once; `None` if nobody can sign for it.
+    signer: Option<VerifyingKey>,
     tariff: Tariff,
     best: Option<DurableVoucher>,
     /// The highest verified voucher that is not yet durable: keeps vouchers in flight in order, gives no credit.
@@ -120,6 +123,7 @@ impl Payee {
         let best = best.filter(|best| belongs(best, &terms));
         let mut payee = Self {
             terms,
+            signer: VerifyingKey::from_bytes(terms.signer.as_bytes()).ok(),
             tariff,
             best,
             pending: None,
@@ -209,7 +213,7 @@ impl Payee {
             return Err(VoucherError::AboveDeposit { deposit, offered });
         }
         check_expiry(voucher.expires_at, now_s)?;
-        let verified = signed.verify(&self.terms.signer)?;
+        let verified = signed.verify_with(self.signer.as_ref().ok_or(VoucherError::BadSignature)?)?;
         self.pending = Some(*signed);
         Ok(Offer::Fresh(verified))
     }

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::amount::Amount;
 use crate::error::{Refusal, RefusalCode};
-use crate::identity::{SecretKey, Signature, verify_strict};
+use crate::identity::{SecretKey, Signature, VerifyingKey};
 use crate::ids::{AgentId, ChannelId};
 
 /// What a voucher says: `cumulative` base units of this channel belong to the node.
@@ -138,9 +138,18 @@ impl SignedVoucher {
     /// [`VoucherError::BadSignature`] for a signature of another key, over other bytes, or in a lax encoding.
     // r[impl voucher.signature.strict]
     pub fn verify(&self, signer: &AgentId) -> Result<VerifiedVoucher, VoucherError> {
-        verify_strict(signer.as_bytes(), &self.voucher.to_bytes(), &self.signature)
-            .map_err(|_| VoucherError::BadSignature)?;
-        Ok(VerifiedVoucher { signed: *self, signer: *signer })
+        let key = VerifyingKey::from_bytes(signer.as_bytes()).map_err(|_| VoucherError::BadSignature)?;
+        self.verify_with(&key)
+    }
+
+    /// The same with a signer's key that is decoded already.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    // r[impl voucher.signature.strict]
+    pub fn verify_with(&self, signer: &VerifyingKey) -> Result<VerifiedVoucher, VoucherError> {
+        signer.verify_strict(&self.voucher.to_bytes(), &self.signature).map_err(|_| VoucherError::BadSignature)?;
+        Ok(VerifiedVoucher { signed: *self, signer: AgentId::from_bytes(*signer.as_bytes()) })
     }
 }
 

@@ -7,7 +7,7 @@ mod keys;
 mod signed;
 mod spki;
 
-pub use keys::{SecretKey, SignatureError, is_weak_key, verify_strict};
+pub use keys::{SecretKey, SignatureError, VerifyingKey, is_weak_key, verify_strict};
 pub use signed::{Binding, EnvelopeError, Signed, Verified};
 pub use spki::{node_id_of_spki, pkcs8_der, spki_der};
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aro_proto::channel::{SignedVoucher, Voucher};
+use aro_proto::identity::VerifyingKey;
 use aro_proto::limits::MAX_HANDOFF;
 use aro_proto::message::HandoffVoucher;
 use aro_proto::{Amount, ChannelId};
@@ -25,7 +26,7 @@ pub(super) struct Intake {
     /// Median over the rounds.
     pub(super) accepted_per_s: u64,
     /// Strict verifications alone, on the same core, by turns with the rounds.
-    verified_per_s: u64,
+    pub(super) verified_per_s: u64,
     rounds: usize,
     is_pinned: bool,
 }
@@ -41,7 +42,12 @@ impl Intake {
                 self.rounds,
                 NODES * MAX_HANDOFF * HANDOFFS
             ),
-            format!("verify_strict alone, on the same core by turns: {} per second.", self.verified_per_s),
+            format!(
+                "No intake can take more than verify_strict alone does on the same core, by turns with the rounds: {} per \
+                 second; this one takes {} % of that.",
+                self.verified_per_s,
+                self.accepted_per_s.saturating_mul(100) / self.verified_per_s.max(1)
+            ),
         ]
     }
 }
@@ -120,8 +126,8 @@ impl Scene {
 
     /// Strict verification alone, of as many vouchers as one handoff of every node has.
     fn verify(&self, round: usize) -> Result<u64> {
-        let signer = self.stage.signer().agent_id();
         let channels = self.nodes.iter().flat_map(|(_, channels)| channels);
+        let key = VerifyingKey::from_bytes(&self.stage.signer().public())?;
         let signed: Vec<SignedVoucher> = channels
             .map(|id| Voucher { channel: *id, cumulative: Amount::new(amount(round, 0)), expires_at: 0 })
             .map(|voucher| voucher.sign(self.stage.signer()))
@@ -129,7 +135,7 @@ impl Scene {
         let started = Instant::now();
         for _ in 0..HANDOFFS {
             for voucher in &signed {
-                std::hint::black_box(voucher.verify(&signer)).context("a good signature is refused")?;
+                std::hint::black_box(voucher.verify_with(&key)).context("a good signature is refused")?;
             }
         }
         Ok(per_second(signed.len() * HANDOFFS, started.elapsed()))

@@ -39,6 +39,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
         Figure::at_least("reclaims_per_tx", chain.reclaim.entries, 58),
         Figure::new("reclaim_cu", chain.reclaim.units_per_entry()),
         Figure::at_least("vouchers_accepted_per_s", intake.accepted_per_s, 25_000),
+        Figure::new("verify_strict_per_s", intake.verified_per_s),
     ];
     let mut notes = cost::of_a_gibibyte(&chain);
     notes.extend(intake.notes());

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use aro_proto::ChannelId;
+use aro_proto::identity::VerifyingKey;
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address, ChainClient, Program};
 use settlement_interface::accounts::{Channel, Node};
@@ -22,7 +23,7 @@ pub struct ChannelCache {
 
 #[derive(Debug, Default)]
 struct State {
-    channels: HashMap<ChannelId, (Instant, Option<Channel>)>,
+    channels: HashMap<ChannelId, (Instant, Option<KnownChannel>)>,
     nodes: HashMap<Address, (Instant, Option<Node>)>,
     clock: Option<(Instant, i64)>,
 }
@@ -31,7 +32,28 @@ struct State {
 #[derive(Clone, Debug)]
 pub(super) struct ChannelFacts {
     now: i64,
-    channels: HashMap<ChannelId, (Option<Channel>, Source)>,
+    channels: HashMap<ChannelId, (Option<KnownChannel>, Source)>,
+}
+
+/// A channel and its signer's key, which is decoded when it is first needed and kept as long as the channel is asked
+/// for: neither changes during the life of a channel's address.
+#[derive(Clone, Debug)]
+pub(super) struct KnownChannel {
+    pub(super) account: Channel,
+    signer: Arc<OnceLock<Option<VerifyingKey>>>,
+}
+
+impl KnownChannel {
+    fn new(account: Channel, before: Option<&Self>) -> Self {
+        let same_signer = before.filter(|before| before.account.signer == account.signer);
+        let signer = same_signer.map_or_else(Arc::default, |before| Arc::clone(&before.signer));
+        Self { account, signer }
+    }
+
+    /// The key whose vouchers count; `None` if it is none that anybody can sign with.
+    pub(super) fn signer(&self) -> Option<&VerifyingKey> {
+        self.signer.get_or_init(|| VerifyingKey::from_bytes(&self.account.signer).ok()).as_ref()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +101,9 @@ impl ChannelCache {
             state.clock = Some((at, now));
         }
         make_room(&mut state.channels, self.lifetime);
-        for (id, channel) in missing.into_iter().zip(read) {
+        for (id, account) in missing.into_iter().zip(read) {
+            let before = state.channels.get(&id).and_then(|(_, channel)| channel.as_ref());
+            let channel = account.map(|account| KnownChannel::new(account, before));
             state.channels.insert(id, (at, channel.clone()));
             channels.insert(id, (channel, Source::Fresh));
         }
@@ -111,7 +135,7 @@ impl ChannelCache {
     fn remembered(
         &self,
         ids: &[ChannelId],
-    ) -> (HashMap<ChannelId, (Option<Channel>, Source)>, Vec<ChannelId>, Option<i64>) {
+    ) -> (HashMap<ChannelId, (Option<KnownChannel>, Source)>, Vec<ChannelId>, Option<i64>) {
         let state = self.lock();
         let mut channels = HashMap::new();
         let mut missing = Vec::new();
@@ -140,8 +164,13 @@ impl ChannelFacts {
         self.now
     }
 
-    /// A channel, if there is one.
+    /// A channel's account, if there is one.
     pub(super) fn channel(&self, id: ChannelId) -> Option<&Channel> {
+        self.known(id).map(|channel| &channel.account)
+    }
+
+    /// A channel with its signer's key, if there is one.
+    pub(super) fn known(&self, id: ChannelId) -> Option<&KnownChannel> {
         self.channels.get(&id)?.0.as_ref()
     }
 
@@ -152,7 +181,8 @@ impl ChannelFacts {
 
     #[cfg(test)]
     pub(super) fn of(now: i64, channels: impl IntoIterator<Item = (ChannelId, Option<Channel>)>) -> Self {
-        let channels = channels.into_iter().map(|(id, channel)| (id, (channel, Source::Fresh))).collect();
+        let known = |channel: Option<Channel>| channel.map(|account| KnownChannel::new(account, None));
+        let channels = channels.into_iter().map(|(id, channel)| (id, (known(channel), Source::Fresh))).collect();
         Self { now, channels }
     }
 }
@@ -180,5 +210,5 @@ fn make_room<K: Eq + Hash, V>(map: &mut HashMap<K, (Instant, V)>, lifetime: Dura
     }
 }
 
-/// Accounts remembered at most: some 10 MB.
+/// Accounts remembered at most: some 25 MB.
 const MAX_REMEMBERED: usize = 50_000;

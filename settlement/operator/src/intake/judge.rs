@@ -48,7 +48,8 @@ pub(super) fn judge(
     facts: &ChannelFacts,
     stored: Option<&StoredVoucher>,
 ) -> Result<Claim, Fault> {
-    let channel = facts.channel(handed.channel).ok_or(Fault::UnknownChannel)?;
+    let known = facts.known(handed.channel).ok_or(Fault::UnknownChannel)?;
+    let channel = &known.account;
     if Address::from(channel.node) != *node {
         return Err(Fault::OtherNode);
     }
@@ -76,7 +77,7 @@ pub(super) fn judge(
     if stored.is_some_and(|stored| same(stored) && (stored.close || !handed.close)) {
         return Ok(Claim::Known(offered));
     }
-    let voucher = signed.verify(&terms.signer)?;
+    let voucher = signed.verify_with(known.signer().ok_or(VoucherError::BadSignature)?)?;
     // At the chain's watermark there is nothing to credit, but there may be a channel to close.
     if !rises && !handed.close {
         return Ok(Claim::Settled);
