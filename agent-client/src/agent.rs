@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
-use aro_proto::{Address, Amount, ChannelId, NodeId};
+use aro_proto::{Address, Amount, ChannelId, ContentId, NodeId};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address as ChainAddress, ChainClient, ChainError, Program};
 use thiserror::Error;
@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
-use crate::fetch::{self, FetchBuilder};
+use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
 use crate::transport::{Endpoints, Session, SessionSetup};
 use crate::wallet::{ChannelRecord, Money, Wallet, WalletError};
 
@@ -133,6 +133,12 @@ impl Agent {
     /// Begins a fetch.
     pub fn fetch(&self, address: &Address) -> FetchBuilder {
         FetchBuilder::new(self.clone(), address.clone())
+    }
+
+    /// Begins a fetch of many whole contents from the node of an address, whose own content does not count: one
+    /// signature and one stream for dozens of them. For small contents; large ones are as fast one by one.
+    pub fn fetch_many(&self, node: &Address, contents: Vec<ContentId>) -> FetchManyBuilder {
+        FetchManyBuilder::new(self.clone(), node.clone(), contents)
     }
 
     /// What a fetch of these ranges would cost, signed by the node. Free, and needs no channel.

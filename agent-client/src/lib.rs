@@ -51,7 +51,7 @@ pub use agent::{Agent, AgentBuilder, BuildError};
 pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour};
-pub use fetch::{FetchBuilder, FetchReport, Progress};
+pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReport, Fetched, Progress};
 pub use wallet::{
     ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,
 };

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, ServerConfig, TransportConfig, VarInt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,20 +18,77 @@ use rustls::{CertificateError, DigitallySignedStruct, PeerIncompatible, Signatur
 use crate::identity::{SecretKey, node_id_of_spki, pkcs8_der, spki_der};
 use crate::ids::NodeId;
 use crate::limits::{
-    ALPN, CONNECTION_WINDOW, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, MAX_INCOMING, MAX_REQUEST_STREAMS,
+    ALPN, CONNECTION_WINDOW, IDLE_TIMEOUT_MS, INITIAL_WINDOW, KEEP_ALIVE_MS, MAX_INCOMING, MAX_REQUEST_STREAMS,
     SERVER_CONNECTION_WINDOW, SERVER_STREAM_WINDOW, STREAM_WINDOW,
 };
 
 /// The name that clients put into a handshake, where TLS wants one: nodes have keys, not names.
 pub const SERVER_NAME: &str = "aro";
 
+/// How a server finds the rate at which a path takes what it sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// By losses, as most of the internet does. The default.
+    #[default]
+    Cubic,
+    /// By losses, older and slower to recover.
+    NewReno,
+    /// By measured rate and delay, so that chance losses cost little. Experimental in the QUIC stack.
+    Bbr,
+}
+
+impl Congestion {
+    /// All of them, with their names.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("cubic", Self::Cubic), ("new-reno", Self::NewReno), ("bbr", Self::Bbr)];
+
+    fn set(self, transport: &mut TransportConfig) {
+        let initial = INITIAL_WINDOW;
+        match self {
+            Self::Cubic => transport
+                .congestion_controller_factory(Arc::new(CubicConfig::default().initial_window(initial).clone())),
+            Self::NewReno => transport
+                .congestion_controller_factory(Arc::new(NewRenoConfig::default().initial_window(initial).clone())),
+            Self::Bbr => {
+                transport.congestion_controller_factory(Arc::new(BbrConfig::default().initial_window(initial).clone()))
+            }
+        };
+    }
+}
+
+impl std::fmt::Display for Congestion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = Self::NAMES.iter().find(|(_, known)| known == self).map_or("", |(name, _)| name);
+        f.write_str(name)
+    }
+}
+
+/// Why a text names no [`Congestion`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is none of cubic, new-reno and bbr")]
+pub struct CongestionError(String);
+
+impl std::str::FromStr for Congestion {
+    type Err = CongestionError;
+    fn from_str(text: &str) -> Result<Self, CongestionError> {
+        let known = Self::NAMES.iter().find(|(name, _)| *name == text);
+        known.map(|(_, congestion)| *congestion).ok_or_else(|| CongestionError(text.chars().take(32).collect()))
+    }
+}
+
 /// How a server (node or operator) answers: with its key in place of a certificate.
 // r[impl identity.tls.raw_public_key]
 pub fn server_config(key: &SecretKey) -> ServerConfig {
+    server_config_with(key, Congestion::default())
+}
+
+/// The same, with another way to find the rate at which it sends.
+pub fn server_config_with(key: &SecretKey, congestion: Congestion) -> ServerConfig {
     let crypto =
         QuicServerConfig::try_from(server_tls(key)).expect("the provider has the initial cipher suite of QUIC");
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let mut transport = transport_config();
+    congestion.set(&mut transport);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_REQUEST_STREAMS + 1))
         .stream_receive_window(VarInt::from_u32(SERVER_STREAM_WINDOW))
@@ -150,6 +208,16 @@ impl ServerCertVerifier for PinnedKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_way_to_find_a_rate_reads_back_by_its_name() {
+        for (name, congestion) in Congestion::NAMES {
+            assert_eq!(name.parse(), Ok(congestion));
+            assert_eq!(congestion.to_string(), name);
+            let _ = server_config_with(&SecretKey::from_bytes(&[7; 32]), congestion);
+        }
+        assert!("reno".parse::<Congestion>().is_err());
+    }
 
     // r[verify identity.tls.no_early_data]
     #[test]

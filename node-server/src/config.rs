@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aro_proto::limits::{EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, MAX_WINDOW_BYTES, PAYMENT_TIMEOUT_MS};
+use aro_proto::transport::Congestion;
 use aro_proto::{NodeId, Tariff};
 use settlement_chain::{Address, Keypair, Program, Signer};
 
@@ -15,6 +16,12 @@ pub struct NodeConfig {
     pub dir: PathBuf,
     /// UDP address to serve on. Default 127.0.0.1, any free port.
     pub listen: SocketAddr,
+    /// Sockets on that address, each with a driver of its own. Default 1, which fills two cores; one for every two cores
+    /// of a bigger machine. With several, the system (Linux) divides agents among them by their addresses, and an agent
+    /// whose address changes has to connect anew.
+    pub endpoints: usize,
+    /// How the node finds the rate at which it sends. Default CUBIC.
+    pub congestion: Congestion,
     /// Host that addresses name, if it is not the one listened on.
     pub public_host: Option<String>,
     /// The price list. Default free.
@@ -59,6 +66,9 @@ pub struct NodeConfig {
     /// Fetches at once, over all connections. Default 4,096; each holds at most two batches, half a MiB. One
     /// connection may have a sixteenth of them.
     pub max_requests: usize,
+    /// Bytes of small contents (64 KiB or less each) that are kept in memory. Default 64 MiB; 0 keeps none. More serves
+    /// more of them without a look at the disk, and takes that much memory.
+    pub small_contents_bytes: usize,
     /// Milliseconds that a peer has to complete a hello or request. Default 10,000.
     pub exchange_timeout_ms: u64,
     /// Milliseconds after the hello in which a request that costs money waits for a bind. Default 5,000.
@@ -114,6 +124,8 @@ impl NodeConfig {
         Self {
             dir: dir.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            endpoints: 1,
+            congestion: Congestion::default(),
             public_host: None,
             tariff: Tariff::default(),
             program: Program::local().id,
@@ -131,6 +143,7 @@ impl NodeConfig {
             max_connections: 4_096,
             max_connections_per_ip: 256,
             max_requests: 4_096,
+            small_contents_bytes: 64 << 20,
             exchange_timeout_ms: EXCHANGE_TIMEOUT_MS,
             bind_timeout_ms: 5_000,
             payment_timeout_ms: PAYMENT_TIMEOUT_MS,

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aro_proto::transport::Congestion;
 use aro_proto::{SecretKey, Tariff};
 use node_server::{FeeKey, NodeConfig, OperatorEndpoint};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,21 @@ pub(crate) struct Settings {
     /// Host that addresses name.
     #[serde(default)]
     pub(crate) public_host: Option<String>,
+    /// Sockets on the address, for machines with many cores.
+    #[serde(default)]
+    pub(crate) endpoints: Option<usize>,
+    /// How the node finds its sending rate: `cubic`, `new-reno` or `bbr`.
+    #[serde(default)]
+    pub(crate) congestion: Option<String>,
+    /// Connections at once.
+    #[serde(default)]
+    pub(crate) max_connections: Option<usize>,
+    /// Connections at once from one address.
+    #[serde(default)]
+    pub(crate) max_connections_per_ip: Option<usize>,
+    /// Bytes of small contents that are kept in memory.
+    #[serde(default)]
+    pub(crate) small_contents_bytes: Option<usize>,
     /// Base units of $ARO per MiB.
     pub(crate) price_per_mib: u64,
     /// `<operator id>@<host>:<port>` of each that gets vouchers. An older file has one `operator`.
@@ -129,6 +145,16 @@ impl Folder {
         let Settings { handoff_interval_ms, follow_interval_ms, close_idle_after_s, .. } = self.settings;
         let Settings { reoffer_interval_s, stale_after_s, max_blind_bytes, max_owed_bytes_per_owner, .. } =
             self.settings;
+        let Settings { endpoints, max_connections, max_connections_per_ip, small_contents_bytes, .. } = self.settings;
+        config.endpoints = endpoints.unwrap_or(config.endpoints);
+        if let Some(congestion) = &self.settings.congestion {
+            let congestion = congestion.parse::<Congestion>();
+            config.congestion =
+                congestion.map_err(|error| Failure::usage(error, "correct `congestion` in config.json"))?;
+        }
+        config.max_connections = max_connections.unwrap_or(config.max_connections);
+        config.max_connections_per_ip = max_connections_per_ip.unwrap_or(config.max_connections_per_ip);
+        config.small_contents_bytes = small_contents_bytes.unwrap_or(config.small_contents_bytes);
         config.reoffer_interval_s = reoffer_interval_s.unwrap_or(config.reoffer_interval_s);
         config.stale_after_s = stale_after_s.unwrap_or(config.stale_after_s);
         config.max_blind_bytes = max_blind_bytes.unwrap_or(config.max_blind_bytes);

@@ -21,7 +21,7 @@ use crate::handoff::{self, Desk, HandoffReport};
 use crate::ledger::{Committer, RedbLedger};
 use crate::shared::{Bell, Counters, OnChain, Phase, Shared};
 use crate::status::{self, NodeStatus};
-use crate::transport::{ConnectionSlots, run_accepting, server_endpoint};
+use crate::transport::{ConnectionSlots, run_accepting, server_endpoints};
 use crate::watch::{self as tower, SettleError, SettleReport};
 
 /// Starts nodes.
@@ -32,19 +32,33 @@ pub struct Node;
 /// [`shutdown`](Self::shutdown) for the clean end.
 pub struct RunningNode {
     shared: Arc<Shared>,
-    endpoint: ClosingEndpoint,
+    endpoints: ClosingEndpoints,
     local_addr: SocketAddr,
     tasks: JoinSet<()>,
     committer: Committer,
     gone: mpsc::Receiver<std::convert::Infallible>,
 }
 
-/// An endpoint that is closed when dropped.
-struct ClosingEndpoint(Endpoint);
+/// Endpoints that are closed when dropped.
+struct ClosingEndpoints(Vec<Endpoint>);
 
-impl Drop for ClosingEndpoint {
+impl ClosingEndpoints {
+    fn close(&self) {
+        for endpoint in &self.0 {
+            endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"the node is stopping");
+        }
+    }
+
+    async fn wait_idle(&self) {
+        for endpoint in &self.0 {
+            endpoint.wait_idle().await;
+        }
+    }
+}
+
+impl Drop for ClosingEndpoints {
     fn drop(&mut self) {
-        self.0.close(VarInt::from_u32(close::SHUTDOWN), b"the node is stopping");
+        self.close();
     }
 }
 
@@ -63,7 +77,7 @@ impl Node {
             let probe = Address::new(ContentId::from_bytes([0; 32]), key.node_id(), host, 1);
             probe.map_err(|_| StartError::PublicHost { host: host.clone() })?;
         }
-        let store = ContentStore::open(&config.dir)?;
+        let store = ContentStore::open(&config.dir)?.with_small_contents(config.small_contents_bytes);
         let ledger = Arc::new(RedbLedger::open(&config.dir)?);
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
@@ -107,17 +121,21 @@ impl Node {
         follow::poll(&shared).await?;
 
         let listen = |source| StartError::Listen { address: shared.config.listen, source };
-        let endpoint = server_endpoint(shared.config.listen, &shared.key).map_err(listen)?;
-        let local_addr = endpoint.local_addr().map_err(listen)?;
+        let NodeConfig { listen: address, congestion, endpoints, .. } = shared.config;
+        let endpoints = server_endpoints(address, &shared.key, congestion, endpoints).map_err(listen)?;
+        let endpoints = ClosingEndpoints(endpoints);
         let mut tasks = JoinSet::new();
-        tasks.spawn(run_accepting(Arc::clone(&shared), endpoint.clone()));
+        let mut local_addr = address;
+        for endpoint in &endpoints.0 {
+            local_addr = endpoint.local_addr().map_err(listen)?;
+            tasks.spawn(run_accepting(Arc::clone(&shared), endpoint.clone()));
+        }
         tasks.spawn(handoff::run(Arc::clone(&shared)));
         let interval = Duration::from_millis(shared.config.follow_interval_ms);
         tasks.spawn(follow::run(Arc::clone(&shared), interval));
         tasks.spawn(tower::run(Arc::clone(&shared)));
         tracing::info!(node = %id, %local_addr, "serving");
-        let endpoint = ClosingEndpoint(endpoint);
-        Ok(RunningNode { shared, endpoint, local_addr, tasks, committer, gone })
+        Ok(RunningNode { shared, endpoints, local_addr, tasks, committer, gone })
     }
 }
 
@@ -211,7 +229,9 @@ impl RunningNode {
         let shared = Arc::clone(&self.shared);
         let deadline = Instant::now() + Duration::from_millis(shared.config.shutdown_grace_ms);
         shared.phase.send_replace(Phase::Draining);
-        self.endpoint.0.set_server_config(None);
+        for endpoint in &self.endpoints.0 {
+            endpoint.set_server_config(None);
+        }
         let mut running = shared.running.subscribe();
         let all_done = timeout_at(deadline, running.wait_for(|count| *count == 0)).await.is_ok();
         if !all_done {
@@ -224,9 +244,9 @@ impl RunningNode {
         shared.committer.flush().await;
         // Only now: what has just become credit should be heard of before the connection ends.
         shared.phase.send_replace(Phase::Closing);
-        let _ = timeout(LAST_CREDIT_PATIENCE, self.endpoint.0.wait_idle()).await;
-        self.endpoint.0.close(VarInt::from_u32(close::SHUTDOWN), b"the node is stopping");
-        let _ = timeout(CLOSE_PATIENCE, self.endpoint.0.wait_idle()).await;
+        let _ = timeout(LAST_CREDIT_PATIENCE, self.endpoints.wait_idle()).await;
+        self.endpoints.close();
+        let _ = timeout(CLOSE_PATIENCE, self.endpoints.wait_idle()).await;
         // A voucher may have come in until the close.
         shared.committer.flush().await;
 

@@ -3,9 +3,17 @@
 //! Each subcommand is a file or a folder of its own that returns a [`report::Report`]. A figure is measured, never
 //! estimated, and what was measured is checked to have been right; speed itself is not asserted, for machines differ.
 
+mod connections;
+mod import;
+mod latency;
+mod lossy;
+mod ranges;
+mod raw;
 mod report;
 mod rounds;
+mod scene;
 mod settlement;
+mod small;
 
 use std::process::ExitCode;
 
@@ -26,12 +34,30 @@ struct Arguments {
 enum What {
     /// What closing, opening and refunding cost on chain, and how many vouchers an operator takes.
     Settlement(settlement::Arguments),
+    /// What a node holds for an idle connection.
+    Connections(connections::Arguments),
+    /// How fast a file enters the store, against BLAKE3 alone.
+    Import(import::Arguments),
+    /// Round trips until the first paid and proven byte, through a delaying relay.
+    Latency(latency::Arguments),
+    /// Goodput where packets are lost, through a relay, beside bare QUIC.
+    Lossy(lossy::Arguments),
+    /// Random ranges of a large content on a warm connection.
+    Ranges(ranges::Arguments),
+    /// Small contents a second on one connection, beside bare QUIC.
+    Small(small::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match arguments.what {
         What::Settlement(arguments) => settlement::measure(&arguments),
+        What::Connections(arguments) => connections::measure(&arguments),
+        What::Import(arguments) => import::measure(&arguments),
+        What::Latency(arguments) => latency::measure(&arguments),
+        What::Lossy(arguments) => lossy::measure(&arguments),
+        What::Ranges(arguments) => ranges::measure(&arguments),
+        What::Small(arguments) => small::measure(&arguments),
     };
     report::conclude(measured, arguments.json)
 }

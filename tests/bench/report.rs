@@ -26,6 +26,8 @@ pub(crate) struct Figure {
     pub(crate) value: u64,
     /// What is to be reached, if anything was set.
     pub(crate) goal: Option<Goal>,
+    /// Number and goal count thousandths, and are shown as such.
+    pub(crate) is_milli: bool,
 }
 
 /// What is to be reached.
@@ -40,24 +42,42 @@ pub(crate) enum Goal {
 impl Figure {
     /// A number without a goal.
     pub(crate) const fn new(name: &'static str, value: u64) -> Self {
-        Self { name, value, goal: None }
+        Self { name, value, goal: None, is_milli: false }
     }
 
     /// A number that should be this or more.
     pub(crate) const fn at_least(name: &'static str, value: u64, goal: u64) -> Self {
-        Self { name, value, goal: Some(Goal::AtLeast(goal)) }
+        Self { name, value, goal: Some(Goal::AtLeast(goal)), is_milli: false }
     }
 
     /// A number that should be this or less.
     pub(crate) const fn at_most(name: &'static str, value: u64, goal: u64) -> Self {
-        Self { name, value, goal: Some(Goal::AtMost(goal)) }
+        Self { name, value, goal: Some(Goal::AtMost(goal)), is_milli: false }
+    }
+
+    /// The same number and goal, counted in thousandths: a share or a ratio.
+    pub(crate) const fn in_thousandths(self) -> Self {
+        Self { is_milli: true, ..self }
+    }
+
+    fn shown(&self, value: u64) -> String {
+        if self.is_milli { format!("{}.{:03}", value / 1_000, value % 1_000) } else { value.to_string() }
+    }
+
+    fn json(&self) -> Value {
+        // What was just written as a decimal number reads as one.
+        serde_json::from_str(&self.shown(self.value)).unwrap_or(Value::Null)
     }
 
     fn verdict(&self) -> (String, &'static str) {
         match self.goal {
             None => (String::new(), ""),
-            Some(Goal::AtLeast(goal)) => (format!(">= {goal}"), if self.value >= goal { "yes" } else { "NO" }),
-            Some(Goal::AtMost(goal)) => (format!("<= {goal}"), if self.value <= goal { "yes" } else { "NO" }),
+            Some(Goal::AtLeast(goal)) => {
+                (format!(">= {}", self.shown(goal)), if self.value >= goal { "yes" } else { "NO" })
+            }
+            Some(Goal::AtMost(goal)) => {
+                (format!("<= {}", self.shown(goal)), if self.value <= goal { "yes" } else { "NO" })
+            }
         }
     }
 }
@@ -76,7 +96,7 @@ pub(crate) fn conclude(measured: anyhow::Result<Report>, json: bool) -> ExitCode
 }
 
 fn to_json(report: &Report) -> Value {
-    let figures = report.figures.iter().map(|figure| (figure.name.to_owned(), Value::from(figure.value)));
+    let figures = report.figures.iter().map(|figure| (figure.name.to_owned(), figure.json()));
     Value::Object(figures.collect::<Map<_, _>>())
 }
 
@@ -86,7 +106,7 @@ fn to_table(report: &Report) -> String {
     text += &format!("| {:<32} | {:>12} | {:>12} | {:>7} |\n{line}\n", "figure", "measured", "to reach", "reached");
     for figure in &report.figures {
         let (goal, reached) = figure.verdict();
-        text += &format!("| {:<32} | {:>12} | {goal:>12} | {reached:>7} |\n", figure.name, figure.value);
+        text += &format!("| {:<32} | {:>12} | {goal:>12} | {reached:>7} |\n", figure.name, figure.shown(figure.value));
     }
     text += &line;
     for note in &report.notes {
@@ -110,5 +130,14 @@ mod tests {
         let reached: Vec<bool> = table.lines().map(|line| line.contains("NO")).filter(|no| *no).collect();
         assert_eq!(reached.len(), 1, "{table}");
         assert!(table.ends_with("\nn"));
+    }
+
+    #[test]
+    fn thousandths_are_shown_as_decimals() {
+        let figures = vec![Figure::at_least("share", 1_050, 950).in_thousandths()];
+        let report = Report { title: "t".into(), figures, notes: Vec::new() };
+        assert_eq!(to_json(&report).to_string(), r#"{"share":1.05}"#);
+        let table = to_table(&report);
+        assert!(table.contains("1.050") && table.contains(">= 0.950") && table.contains("yes"), "{table}");
     }
 }

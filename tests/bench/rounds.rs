@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
 /// Runs two measurements by turns, so that whatever else the machine does befalls both alike; which goes first
 /// changes with every round. Returns the median of each.
 ///
@@ -37,6 +40,21 @@ pub(crate) fn per_second(count: usize, took: Duration) -> u64 {
     u64::try_from(u128::try_from(count).unwrap_or(u128::MAX).saturating_mul(1_000_000_000) / nanos).unwrap_or(u64::MAX)
 }
 
+/// One number in thousandths of another; 0 of nothing.
+pub(crate) fn thousandths(part: u64, of: u64) -> u64 {
+    u64::try_from(u128::from(part) * 1_000 / u128::from(of.max(1))).unwrap_or(u64::MAX)
+}
+
+/// CPU time of this process so far, its own and the system's for it: what it did, whatever else the machine does.
+pub(crate) fn cpu_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
+    let micros = usage.map_or(0, |usage| {
+        let of = |time: TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
+        of(usage.user_time()) + of(usage.system_time())
+    });
+    Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +81,15 @@ mod tests {
         );
         assert_eq!(medians, Ok((1, 11)));
         assert_eq!(order.into_inner(), ['a', 'b', 'b', 'a', 'a', 'b']);
+    }
+
+    #[test]
+    fn shares_are_thousandths_and_work_takes_cpu_time() {
+        assert_eq!([thousandths(1, 2), thousandths(3, 2), thousandths(1, 0)], [500, 1_500, 1_000]);
+        let before = cpu_time();
+        while cpu_time() == before {
+            std::hint::black_box(aro_proto::ContentId::of(&[7; 4096]));
+        }
     }
 
     #[test]

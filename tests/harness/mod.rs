@@ -6,6 +6,7 @@
 //! | [`faulty`]    | a chain that forks, servers that lie, an operator that dies at a step  |
 //! | [`line`]      | a node's line to an operator, which hands over what the test wants     |
 //! | [`processes`] | the product's own binaries, as processes                               |
+//! | [`relay`]     | a path with delay, loss and a rate, over UDP                            |
 //! | [`stage`]     | operators, nodes and open channels on chain, without their processes   |
 //! | [`world`]     | a whole deployment in this process, on the embedded chain              |
 
@@ -13,5 +14,6 @@ pub mod books;
 pub mod faulty;
 pub mod line;
 pub mod processes;
+pub mod relay;
 pub mod stage;
 pub mod world;

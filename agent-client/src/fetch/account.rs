@@ -6,7 +6,7 @@ use aro_proto::channel::StreamKey;
 use aro_proto::{Amount, ByteCount};
 
 use crate::error::FetchError;
-use crate::transport::{Control, Session};
+use crate::transport::{BindStatus, Control, Session};
 use crate::wallet::Lane;
 
 /// Counts one request's proven bytes. Dropped before its end it cancels: proven bytes are paid, the rest is not owed.
@@ -52,6 +52,32 @@ impl StreamAccount {
         Ok(())
     }
 
+    /// The head of one of several contents is accepted: `bytes` more will be proven. The answer is whole only with
+    /// [`complete`](Self::complete).
+    pub(crate) fn accept_one_of_many(
+        &mut self,
+        bytes: ByteCount,
+        price: Amount,
+        lane: Option<&Arc<Lane>>,
+    ) -> Result<(), FetchError> {
+        match (&self.lane, lane) {
+            (Some(lane), _) => lane.grow(StreamKey(self.stream), bytes, price)?,
+            (None, Some(lane)) => {
+                lane.begin(StreamKey(self.stream), bytes, price)?;
+                self.vouchers_before = lane.vouchers();
+                self.lane = Some(Arc::clone(lane));
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// All contents of the answer are whole. Pays nothing yet: more requests of the same fetch follow.
+    pub(crate) fn complete(&mut self) {
+        self.expected = Some(self.proven);
+        self.finish(false);
+    }
+
     /// The node refused: nothing was begun on either side.
     pub(crate) fn refused(&mut self) {
         self.is_open = false;
@@ -87,13 +113,11 @@ impl StreamAccount {
     /// Ends the request, has everything proven paid to the last unit, and waits for the node to acknowledge it, at
     /// most `limit_ms`. False if it did not: the voucher is signed and goes out again at the next connection.
     pub(crate) async fn settle(&mut self, session: &Session, limit_ms: u64) -> bool {
-        self.end();
-        let Some(lane) = &self.lane else { return true };
-        let target = lane.target();
-        session.wait_for("paying", limit_ms, |status| status.accepted >= target).await.is_ok()
+        self.finish(true);
+        self.lane.is_none() || acknowledged(session, limit_ms).await
     }
 
-    fn end(&mut self) {
+    fn finish(&mut self, pays_now: bool) {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
@@ -102,13 +126,22 @@ impl StreamAccount {
         }
         if let Some(lane) = &self.lane {
             lane.end(StreamKey(self.stream));
-            self.control.flush_payment();
+            if pays_now {
+                self.control.flush_payment();
+            }
         }
     }
 }
 
+/// Whether the node acknowledges, within `limit_ms`, everything that was proven on the channel so far.
+pub(super) async fn acknowledged(session: &Session, limit_ms: u64) -> bool {
+    let BindStatus::Bound(lane) = session.control().status().bind.clone() else { return true };
+    let target = lane.target();
+    session.wait_for("paying", limit_ms, |status| status.accepted >= target).await.is_ok()
+}
+
 impl Drop for StreamAccount {
     fn drop(&mut self) {
-        self.end();
+        self.finish(true);
     }
 }

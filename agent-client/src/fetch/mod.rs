@@ -1,6 +1,7 @@
 //! Fetching: one request, one answer, every byte proven before anyone sees it and before it is paid.
 
 mod account;
+mod many;
 mod progress;
 mod receive;
 mod request;
@@ -15,6 +16,7 @@ use aro_proto::message::Quote;
 use aro_proto::{Address, Amount, ContentId};
 use serde::{Serialize, Serializer};
 
+pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
 pub use progress::Progress;
 
 use crate::agent::Agent;

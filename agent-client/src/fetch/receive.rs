@@ -96,7 +96,7 @@ async fn end(answer: &mut Answer, session: &Session, mut inflow: Inflow) {
 }
 
 /// What a future yields within a limit. A clock runs only if it has to wait.
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
         Poll::Ready(done) => Some(done),
@@ -131,7 +131,7 @@ fn at(proven_bytes: u64, total_bytes: u64, wire_bytes: u64, tariff: &Tariff) -> 
 
 /// Bytes that QUIC has handed over and no batch has taken yet: taken as they lie there while the connection is locked,
 /// and copied when it is free again.
-struct Inflow {
+pub(super) struct Inflow {
     chunks: [Bytes; CHUNKS],
     next: usize,
     len: usize,
@@ -140,7 +140,12 @@ struct Inflow {
 impl Inflow {
     /// Moves up to `room` bytes into the buffer, and waits only if there are none; 0 at the end of the stream. Safe to
     /// cancel.
-    async fn fill(&mut self, recv: &mut RecvStream, buffer: &mut BytesMut, room: usize) -> Result<usize, ReadError> {
+    pub(super) async fn fill(
+        &mut self,
+        recv: &mut RecvStream,
+        buffer: &mut BytesMut,
+        room: usize,
+    ) -> Result<usize, ReadError> {
         if self.next == self.len {
             let len = recv.read_chunks(&mut self.chunks).await?.unwrap_or(0);
             (self.next, self.len) = (0, len);

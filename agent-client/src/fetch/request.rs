@@ -58,7 +58,7 @@ impl Request {
         let describe = Describe { content: self.content, ranges: self.ranges.clone(), group_log2: self.group.log2() };
         let Exchange { mut recv, .. } = session.request(&describe, config.answer_timeout_ms).await?;
         let frame = self.first_frame(session, config, &mut recv).await?;
-        self.hello(session, config).await?;
+        hello(session, config).await?;
         let description: Description = decode(session, &frame)?;
         let misbehaved = || FetchError::misbehaved(session.node(), Misbehaviour::Quote);
         let quote = description.quote.verify(&session.node()).map_err(|_| misbehaved())?;
@@ -91,7 +91,7 @@ impl Request {
         };
         // No money before the node's chain is compared, whatever came first.
         // r[impl identity.chain.before_money]
-        let tariff = self.hello(session, config).await?;
+        let tariff = hello(session, config).await?;
         let head: FetchHead = decode(session, &frame)?;
         let (answered, price) = self.check_head(session, &head, &tariff)?;
         let delivered = delivered_bytes(&self.ranges, head.size.get());
@@ -113,7 +113,7 @@ impl Request {
         if session.channel().is_some() {
             return std::future::pending().await;
         }
-        match self.hello(session, config).await {
+        match hello(session, config).await {
             Ok(tariff) if tariff.is_free() => std::future::pending().await,
             Ok(_) => {
                 tokio::time::sleep(UNBOUND_WAIT).await;
@@ -149,13 +149,8 @@ impl Request {
         Err(FetchError::from_refusal(why, &self.facts(session)))
     }
 
-    async fn hello(&self, session: &Session, config: &AgentConfig) -> Result<Tariff, FetchError> {
-        let ready = session.wait_for("waiting for the node's hello", config.answer_timeout_ms, |s| s.hello.is_some());
-        Ok(ready.await?.hello.map(|hello| hello.tariff).unwrap_or_default())
-    }
-
     /// The channel that pays, once it is bound.
-    async fn lane(&self, session: &Session, config: &AgentConfig) -> Result<Arc<Lane>, FetchError> {
+    pub(super) async fn lane(&self, session: &Session, config: &AgentConfig) -> Result<Arc<Lane>, FetchError> {
         let ready = session.wait_for("binding the channel", config.answer_timeout_ms, |status| {
             !matches!(status.bind, BindStatus::Pending)
         });
@@ -168,7 +163,7 @@ impl Request {
 
     /// Holds the head against our own sums.
     // r[impl request.head.checked]
-    fn check_head(
+    pub(super) fn check_head(
         &self,
         session: &Session,
         head: &FetchHead,
@@ -206,10 +201,16 @@ impl Request {
         Ok((answered, price))
     }
 
-    fn facts(&self, session: &Session) -> RequestFacts {
+    pub(super) fn facts(&self, session: &Session) -> RequestFacts {
         let (content, allowed) = (self.content, self.allowed);
         RequestFacts { content, node: session.node(), allowed, channel: session.channel() }
     }
+}
+
+/// The node's tariff, once its hello is there and its chain is compared.
+pub(super) async fn hello(session: &Session, config: &AgentConfig) -> Result<Tariff, FetchError> {
+    let ready = session.wait_for("waiting for the node's hello", config.answer_timeout_ms, |s| s.hello.is_some());
+    Ok(ready.await?.hello.map(|hello| hello.tariff).unwrap_or_default())
 }
 
 /// Longer than a node needs to see that it has no such content.
@@ -248,7 +249,7 @@ fn frame_failure(session: &Session, error: FrameError) -> FetchError {
 }
 
 /// A frame that cannot be read is the connection's error.
-fn broken_framing(session: &Session, error: DecodeError) -> FetchError {
+pub(super) fn broken_framing(session: &Session, error: DecodeError) -> FetchError {
     let error = FetchError::misbehaved(session.node(), error);
     session.fail(error.clone());
     error

@@ -46,11 +46,8 @@ fn bind(ipv4: bool) -> io::Result<Endpoint> {
         (Domain::IPV6, (Ipv6Addr::UNSPECIFIED, 0).into())
     };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    // The system may give less; the transfer is then slower, not wrong.
-    for set in [Socket::set_recv_buffer_size, Socket::set_send_buffer_size] {
-        if let Err(error) = set(&socket, UDP_BUFFER) {
-            tracing::debug!(%error, "the system refuses larger UDP buffers");
-        }
+    for shortfall in size_buffers(&socket, UDP_BUFFER) {
+        tracing::warn!("{shortfall}");
     }
     socket.bind(&local.into())?;
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime is running"))?;
@@ -60,4 +57,59 @@ fn bind(ipv4: bool) -> io::Result<Endpoint> {
         runtime.wrap_udp_socket(socket.into())?,
         Arc::clone(&runtime),
     )
+}
+
+/// A socket buffer that is smaller than asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shortfall {
+    /// The system's setting that holds it back.
+    sysctl: &'static str,
+    asked: usize,
+    granted: usize,
+}
+
+impl std::fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { sysctl, asked, granted } = self;
+        write!(
+            f,
+            "the system gives UDP sockets buffers of {granted} bytes where {asked} were asked, so fast transfers lose \
+             packets: raise it with `sysctl -w {sysctl}={asked}`"
+        )
+    }
+}
+
+/// Asks for both of a socket's buffers, and says which came out smaller: the transfer is then slower, not wrong.
+fn size_buffers(socket: &Socket, asked: usize) -> Vec<Shortfall> {
+    type Setter = fn(&Socket, usize) -> io::Result<()>;
+    type Getter = fn(&Socket) -> io::Result<usize>;
+    let buffers: [(&str, Setter, Getter); 2] = [
+        ("net.core.rmem_max", Socket::set_recv_buffer_size, Socket::recv_buffer_size),
+        ("net.core.wmem_max", Socket::set_send_buffer_size, Socket::send_buffer_size),
+    ];
+    let short = buffers.into_iter().filter_map(|(sysctl, set, get)| {
+        // Some systems refuse what others cut down.
+        let _ = set(socket, asked);
+        let granted = get(socket).unwrap_or_default() / BOOKKEEPING;
+        (granted < asked).then_some(Shortfall { sysctl, asked, granted })
+    });
+    short.collect()
+}
+
+/// Linux doubles what is asked, for its own bookkeeping, and reports it doubled (socket(7)).
+const BOOKKEEPING: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_the_system_cuts_down_names_its_sysctl() {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        assert_eq!(size_buffers(&socket, 8_192), []);
+        let short = size_buffers(&socket, 1 << 30);
+        let named: Vec<&str> = short.iter().map(|short| short.sysctl).collect();
+        assert_eq!(named, ["net.core.rmem_max", "net.core.wmem_max"]);
+        assert!(short[1].to_string().contains("sysctl -w net.core.wmem_max=1073741824"), "{}", short[1]);
+    }
 }

@@ -80,13 +80,19 @@ impl Lane {
     pub(crate) fn begin(&self, stream: StreamKey, bytes: ByteCount, price: Amount) -> Result<(), FetchError> {
         let permit = self.guard.reserve(Spending::Vouchers, price)?;
         let mut books = self.lock();
-        books.payer.begin(stream, bytes).map_err(|error| match error {
-            PayerError::DepositExhausted { missing } => {
-                FetchError::DepositExhausted { channel: Some(self.channel), missing }
-            }
-            _ => FetchError::ChannelUnusable { channel: self.channel },
-        })?;
+        books.payer.begin(stream, bytes).map_err(|error| self.unable(error))?;
         books.left.insert(stream, bytes);
+        books.pot.merge(permit).expect(ONE_GUARD);
+        Ok(())
+    }
+
+    /// Announces another content of an answer that has begun: its price is set aside too.
+    pub(crate) fn grow(&self, stream: StreamKey, bytes: ByteCount, price: Amount) -> Result<(), FetchError> {
+        let permit = self.guard.reserve(Spending::Vouchers, price)?;
+        let mut books = self.lock();
+        books.payer.grow(stream, bytes).map_err(|error| self.unable(error))?;
+        let left = books.left.entry(stream).or_default();
+        *left = ByteCount::new(left.get().saturating_add(bytes.get()));
         books.pot.merge(permit).expect(ONE_GUARD);
         Ok(())
     }
@@ -205,6 +211,15 @@ impl Lane {
     /// Takes in what the chain says now.
     pub(crate) fn refresh(&self, record: &ChannelRecord) {
         self.lock().payer.refresh(&record.terms(self.wallet.signer()));
+    }
+
+    fn unable(&self, error: PayerError) -> FetchError {
+        match error {
+            PayerError::DepositExhausted { missing } => {
+                FetchError::DepositExhausted { channel: Some(self.channel), missing }
+            }
+            _ => FetchError::ChannelUnusable { channel: self.channel },
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {

@@ -139,6 +139,15 @@ impl Payer {
         Ok(())
     }
 
+    /// Announces `content_bytes` more on an open stream, where one request brings several contents: reserves their charge
+    /// too.
+    pub fn grow(&mut self, stream: StreamKey, content_bytes: ByteCount) -> Result<(), PayerError> {
+        if let Some(missing) = self.streams.missing(self.owes, self.terms.deposit, &self.tariff, content_bytes) {
+            return Err(PayerError::DepositExhausted { missing });
+        }
+        Ok(self.streams.grow(stream, &self.tariff, content_bytes)?)
+    }
+
     /// Counts `bytes` of content that have just been proven.
     // r[impl channel.pay_proven_only]
     pub fn proved(&mut self, stream: StreamKey, bytes: ByteCount) -> Result<(), PayerError> {

@@ -65,6 +65,14 @@ impl Streams {
         self.open.insert(stream, Progress { total, counted: ByteCount::ZERO });
     }
 
+    /// Lets a stream bring more, which [`missing`](Self::missing) found room for.
+    pub(super) fn grow(&mut self, stream: StreamKey, tariff: &Tariff, more: ByteCount) -> Result<(), CountError> {
+        let progress = self.open.get_mut(&stream).ok_or(CountError::Unknown(stream))?;
+        progress.total = ByteCount::new(progress.total.get().saturating_add(more.get()));
+        self.reserved = add(self.reserved, tariff.charge(more));
+        Ok(())
+    }
+
     /// Checks that `bytes` more fit the stream's total.
     pub(super) fn check(&self, stream: StreamKey, bytes: ByteCount) -> Result<(), CountError> {
         let progress = self.open.get(&stream).ok_or(CountError::Unknown(stream))?;

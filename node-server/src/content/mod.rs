@@ -2,8 +2,10 @@
 
 mod import;
 mod outboard;
+mod small;
 mod store;
 
 pub use import::Stored;
 pub(crate) use outboard::{Batch, BatchReader};
+pub(crate) use small::SmallContent;
 pub use store::{ContentStore, StoreError, StoredContent};

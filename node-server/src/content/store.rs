@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,12 +22,14 @@ use aro_proto::merkle::outboard_len;
 use thiserror::Error;
 
 use super::import::{self, Stored};
+use super::small::{SmallContent, SmallContents};
 
-/// The contents of one node. Clones share the cache of open files.
+/// The contents of one node. Clones share the cache of open files and of small contents.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
     contents: Arc<PathBuf>,
     open: Arc<Mutex<HashMap<ContentId, Arc<StoredContent>>>>,
+    small: SmallContents,
 }
 
 /// A content on disk, open for reading.
@@ -90,7 +93,13 @@ impl ContentStore {
         let contents = dir.join(CONTENTS);
         fs::create_dir_all(&contents).map_err(|source| StoreError::Io { path: contents.clone(), source })?;
         import::clear_leftovers(&contents, LEFTOVER_AGE)?;
-        Ok(Self { contents: Arc::new(contents), open: Arc::default() })
+        Ok(Self { contents: Arc::new(contents), open: Arc::default(), small: SmallContents::new(0) })
+    }
+
+    /// The same store, which keeps so many bytes of small contents (at most 64 KiB each) in memory.
+    #[must_use]
+    pub fn with_small_contents(self, most_bytes: usize) -> Self {
+        Self { small: SmallContents::new(most_bytes), ..self }
     }
 
     /// Copies a file into the store and hashes it on the way, in one pass and bounded memory. Blocks on the disk.
@@ -111,6 +120,10 @@ impl ContentStore {
             return Ok(Some(content));
         }
         let Some(content) = self.open_content(id)? else { return Ok(None) };
+        Ok(Some(self.keep_open(content)))
+    }
+
+    fn keep_open(&self, content: StoredContent) -> Arc<StoredContent> {
         let content = Arc::new(content);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= MAX_OPEN {
@@ -118,13 +131,55 @@ impl ContentStore {
             let victim = open.keys().next().copied();
             victim.map(|victim| open.remove(&victim));
         }
-        open.insert(id, Arc::clone(&content));
-        Ok(Some(content))
+        open.insert(content.id, Arc::clone(&content));
+        content
+    }
+
+    /// Reads a small content whole, and proves it once more while it is at hand.
+    fn read_small(&self, content: &StoredContent) -> Result<SmallContent, StoreError> {
+        let id = content.id;
+        let folder = self.contents.join(id.to_string());
+        let read = |file: &File, len: u64, name| {
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+            file.read_exact_at(&mut bytes, 0)
+                .map_err(|source| StoreError::Io { path: folder.join(name), source })
+                .map(|()| bytes)
+        };
+        let data = read(&content.data, content.size, DATA)?;
+        let outboard = read(&content.outboard, outboard_len(content.size), OUTBOARD)?;
+        if ContentId::of(&data) == id { Ok(SmallContent::new(data, outboard)) } else { Err(StoreError::Damaged { id }) }
     }
 
     /// The content if it is open already; never blocks.
     pub(crate) fn cached(&self, id: ContentId) -> Option<Arc<StoredContent>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// A small content if it is in memory; never blocks.
+    pub(crate) fn small(&self, id: ContentId) -> Option<Arc<SmallContent>> {
+        self.small.get(id)
+    }
+
+    /// The size of a content, `None` if it is not here; a small one is in memory then. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) fn look_up(&self, id: ContentId) -> Result<Option<u64>, StoreError> {
+        if let Some(small) = self.small.get(id) {
+            return Ok(Some(small.size()));
+        }
+        if let Some(content) = self.cached(id) {
+            return Ok(Some(content.size()));
+        }
+        let Some(content) = self.open_content(id)? else { return Ok(None) };
+        let size = content.size();
+        if self.small.holds(size) {
+            // Not kept open: it is read from memory from now on.
+            self.small.keep(id, Arc::new(self.read_small(&content)?));
+        } else {
+            self.keep_open(content);
+        }
+        Ok(Some(size))
     }
 
     /// Every content, in no particular order. Blocks on the disk.
@@ -209,6 +264,26 @@ mod tests {
         }
         assert_eq!(store.list().unwrap().len(), 9);
         assert!(store.get(ContentId::of(b"elsewhere")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_small_content_is_in_memory_once_it_was_looked_up_and_a_changed_one_is_not_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(dir.path()).unwrap().with_small_contents(1 << 20);
+        let path = dir.path().join("file");
+        for (size, is_small) in [(0, true), (20_000, true), (65_536, true), (65_537, false)] {
+            fs::write(&path, vec![7; size]).unwrap();
+            let id = store.add_file(&path).unwrap().id;
+            assert!(store.small(id).is_none());
+            assert_eq!(store.look_up(id).unwrap(), Some(size as u64));
+            assert_eq!((store.small(id).is_some(), store.cached(id).is_some()), (is_small, !is_small));
+        }
+        assert_eq!(store.look_up(ContentId::of(b"elsewhere")).unwrap(), None);
+
+        fs::write(&path, vec![1; 40_000]).unwrap();
+        let id = store.add_file(&path).unwrap().id;
+        fs::write(dir.path().join("contents").join(id.to_string()).join("data"), vec![2; 40_000]).unwrap();
+        assert!(matches!(store.look_up(id), Err(StoreError::Damaged { .. })));
     }
 
     #[test]

@@ -36,16 +36,19 @@ async fn quote(node: &Arc<Shared>, request: &Describe) -> Result<Quote, Refusal>
     Ok(Quote { content: request.content, size: ByteCount::new(size), content_bytes, price, tariff, valid_until })
 }
 
-/// The sizes of contents, `None` for those that are not here. Only what is not open already costs a disk access.
+/// The sizes of contents, `None` for those that are not here. Only what is neither open nor in memory costs a disk
+/// access; small contents are in memory then.
 pub(super) async fn sizes(node: &Arc<Shared>, contents: Vec<ContentId>) -> Result<Vec<Option<u64>>, Refusal> {
-    let open = contents.iter().map(|id| node.store.cached(*id).map(|content| Some(content.size())));
-    if let Some(sizes) = open.collect::<Option<Vec<_>>>() {
+    let at_hand = contents.iter().map(|id| {
+        let small = node.store.small(*id).map(|content| content.size());
+        small.or_else(|| node.store.cached(*id).map(|content| content.size())).map(Some)
+    });
+    if let Some(sizes) = at_hand.collect::<Option<Vec<_>>>() {
         return Ok(sizes);
     }
     let store = node.store.clone();
-    let look = move || -> Result<Vec<Option<u64>>, StoreError> {
-        contents.into_iter().map(|id| Ok(store.get(id)?.map(|content| content.size()))).collect()
-    };
+    let look =
+        move || -> Result<Vec<Option<u64>>, StoreError> { contents.into_iter().map(|id| store.look_up(id)).collect() };
     match tokio::task::spawn_blocking(look).await {
         Ok(Ok(sizes)) => Ok(sizes),
         Ok(Err(error)) => {

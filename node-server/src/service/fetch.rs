@@ -1,20 +1,23 @@
 //! Serving content: reserved before it begins, billed before it leaves, never beyond the credit window.
 //!
 //! While one batch is being written the next is read, so that disk and network work at the same time. A stream holds
-//! two batches at most, whatever the content's size.
+//! two batches at most, whatever the content's size. Small contents come from memory and leave many at once.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aro_proto::channel::{Permit, StreamKey};
+use aro_proto::channel::{BATCH_BYTES, Permit, StreamKey};
 use aro_proto::error::close;
 use aro_proto::identity::Verified;
 use aro_proto::limits::STREAM_WINDOW;
 use aro_proto::merkle::AnsweredRanges;
 use aro_proto::message::{Fetch, FetchHead, Message, Refused};
+use aro_proto::wire::encode_frame;
 use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
+use bytes::Bytes;
 use quinn::{SendStream, StoppedError, VarInt, WriteError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -22,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::describe::{not_found, sizes, unpayable, unreadable};
 use super::{Outcome, group_size};
 use crate::channels::{PaidChannel, follow};
-use crate::content::{Batch, BatchReader};
+use crate::content::{Batch, BatchReader, SmallContent};
 use crate::shared::{Counters, Shared};
 use crate::transport::{Fault, SendFrameError, Session, send_frame_within};
 
@@ -155,6 +158,30 @@ enum Ending {
     Failed,
 }
 
+/// Answers that are written together.
+#[derive(Default)]
+struct Run {
+    wire: Vec<Bytes>,
+    content_bytes: u64,
+}
+
+impl Run {
+    fn has_room_for(&self, content: ByteCount) -> bool {
+        self.content_bytes == 0 || self.content_bytes.saturating_add(content.get()) <= BATCH_BYTES
+    }
+
+    fn push(&mut self, head: &FetchHead, content: &SmallContent, answered: &AnsweredRanges) -> io::Result<()> {
+        self.say(head);
+        content.encode(answered, &mut self.wire)?;
+        self.content_bytes += head.content_bytes.get();
+        Ok(())
+    }
+
+    fn say<M: Message>(&mut self, message: &M) {
+        self.wire.push(encode_frame(message).expect("what a node says fits a frame").into());
+    }
+}
+
 type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
 
 struct Delivery<'a> {
@@ -170,19 +197,58 @@ struct Delivery<'a> {
 
 impl Delivery<'_> {
     async fn run(&mut self, plan: Vec<Item>) -> Ending {
+        match self.serve_all(plan).await {
+            Ok(()) => match self.send.finish() {
+                Ok(()) => Ending::Written,
+                Err(_) => Ending::Lost,
+            },
+            Err(ending) => ending,
+        }
+    }
+
+    /// Small contents that lie in memory leave together, up to a batch, in one write.
+    async fn serve_all(&mut self, plan: Vec<Item>) -> Result<(), Ending> {
+        let mut run = Run::default();
         for item in plan {
-            let outcome = match item {
-                Item::Serve { content, answered, head } => self.serve(content, answered, head).await,
-                Item::Refuse(refusal) => self.say(&Refused { refusal }).await,
-            };
-            if let Err(ending) = outcome {
-                return ending;
+            match item {
+                Item::Serve { content, answered, head } => {
+                    let small = self.node.store.small(content).filter(|small| small.size() == answered.size());
+                    if !run.has_room_for(head.content_bytes) {
+                        self.send_run(&mut run).await?;
+                    }
+                    match small {
+                        Some(small) => run.push(&head, &small, &answered).map_err(|error| {
+                            tracing::error!(%content, %error, "a content in memory cannot be encoded");
+                            Ending::Failed
+                        })?,
+                        None => {
+                            self.send_run(&mut run).await?;
+                            self.serve(content, answered, head).await?;
+                        }
+                    }
+                }
+                Item::Refuse(refusal) => run.say(&Refused { refusal }),
             }
         }
-        match self.send.finish() {
-            Ok(()) => Ending::Written,
-            Err(_) => Ending::Lost,
+        self.send_run(&mut run).await
+    }
+
+    async fn send_run(&mut self, run: &mut Run) -> Result<(), Ending> {
+        let Run { mut wire, content_bytes } = std::mem::take(run);
+        if wire.is_empty() {
+            return Ok(());
         }
+        if content_bytes > 0 {
+            self.permit(ByteCount::new(content_bytes)).await?;
+        }
+        self.sent += content_bytes;
+        // An agent that does not read would keep its place for ever.
+        match timeout(self.patience, self.send.write_all_chunks(&mut wire)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(Ending::Stalled),
+        }
+        Counters::add(&self.node.counters.content_bytes, content_bytes);
+        Ok(())
     }
 
     async fn serve(&mut self, content: ContentId, answered: AnsweredRanges, head: FetchHead) -> Result<(), Ending> {

@@ -7,29 +7,99 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::SecretKey;
 use aro_proto::limits::UDP_BUFFER;
-use aro_proto::transport::server_config;
+use aro_proto::transport::{Congestion, server_config_with};
 use quinn::{Endpoint, EndpointConfig, default_runtime};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Serves on a UDP address. Must be called within a tokio runtime.
-pub(crate) fn server_endpoint(listen: SocketAddr, key: &SecretKey) -> io::Result<Endpoint> {
-    endpoint(listen, Some(server_config(key)))
+/// Serves on a UDP address with one or several sockets, between which the system divides the peers by their addresses.
+/// Must be called within a tokio runtime.
+///
+/// Each has a driver of its own, so more of them use more cores. A peer whose address changes comes to another one, which
+/// does not know its connection; with a single one it may move.
+pub(crate) fn server_endpoints(
+    listen: SocketAddr,
+    key: &SecretKey,
+    congestion: Congestion,
+    count: usize,
+) -> io::Result<Vec<Endpoint>> {
+    let config = server_config_with(key, congestion);
+    let mut address = listen;
+    let mut endpoints = Vec::with_capacity(count);
+    for number in 0..count.max(1) {
+        let socket = socket(address, count > 1)?;
+        if number == 0 {
+            for shortfall in size_buffers(&socket, UDP_BUFFER) {
+                tracing::warn!("{shortfall}");
+            }
+        } else {
+            let _ = size_buffers(&socket, UDP_BUFFER);
+        }
+        let endpoint = endpoint(socket, Some(config.clone()))?;
+        // The port that the first was given is the port of all.
+        address = endpoint.local_addr()?;
+        endpoints.push(endpoint);
+    }
+    Ok(endpoints)
 }
 
 /// Dials out, from any port of the family of `peer`. Must be called within a tokio runtime.
 pub(crate) fn client_endpoint(peer: SocketAddr) -> io::Result<Endpoint> {
     let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    endpoint(SocketAddr::new(any, 0), None)
+    let socket = socket(SocketAddr::new(any, 0), false)?;
+    // Vouchers are few: whatever the system gives will do.
+    let _ = size_buffers(&socket, UDP_BUFFER);
+    endpoint(socket, None)
 }
 
-fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
+fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    // The system may grant less; a smaller buffer only loses speed.
-    let _ = socket.set_recv_buffer_size(UDP_BUFFER);
-    let _ = socket.set_send_buffer_size(UDP_BUFFER);
+    if is_shared {
+        socket.set_reuse_port(true)?;
+    }
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn endpoint(socket: Socket, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
     let runtime = default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
     Endpoint::new(EndpointConfig::default(), server, socket.into(), runtime)
+}
+
+/// A socket buffer that is smaller than asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shortfall {
+    /// The system's setting that holds it back.
+    sysctl: &'static str,
+    asked: usize,
+    granted: usize,
+}
+
+impl std::fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { sysctl, asked, granted } = self;
+        write!(
+            f,
+            "the system gives UDP sockets buffers of {granted} bytes where {asked} were asked, so fast transfers lose \
+             packets: raise it with `sysctl -w {sysctl}={asked}`"
+        )
+    }
+}
+
+/// Asks for both of a socket's buffers, and says which came out smaller: the transfer is then slower, not wrong.
+fn size_buffers(socket: &Socket, asked: usize) -> Vec<Shortfall> {
+    type Setter = fn(&Socket, usize) -> io::Result<()>;
+    type Getter = fn(&Socket) -> io::Result<usize>;
+    let buffers: [(&str, Setter, Getter); 2] = [
+        ("net.core.rmem_max", Socket::set_recv_buffer_size, Socket::recv_buffer_size),
+        ("net.core.wmem_max", Socket::set_send_buffer_size, Socket::send_buffer_size),
+    ];
+    let short = buffers.into_iter().filter_map(|(sysctl, set, get)| {
+        // Some systems refuse what others cut down.
+        let _ = set(socket, asked);
+        let granted = get(socket).unwrap_or_default() / BOOKKEEPING;
+        (granted < asked).then_some(Shortfall { sysctl, asked, granted })
+    });
+    short.collect()
 }
 
 /// Places for connections: so many in all, so many from one IP address, or one IPv6 network of 64 bits, which is what
@@ -99,9 +169,66 @@ impl Drop for Slot {
     }
 }
 
+/// Linux doubles what is asked, for its own bookkeeping, and reports it doubled (socket(7)).
+const BOOKKEEPING: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
+
 #[cfg(test)]
 mod tests {
+    use aro_proto::transport::{SERVER_NAME, client_config};
+
     use super::*;
+
+    #[test]
+    fn a_buffer_that_the_system_cuts_down_names_its_sysctl() {
+        let socket = socket((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
+        assert_eq!(size_buffers(&socket, 8_192), []);
+        let short = size_buffers(&socket, 1 << 30);
+        assert_eq!(
+            short.iter().map(|short| short.sysctl).collect::<Vec<_>>(),
+            ["net.core.rmem_max", "net.core.wmem_max"]
+        );
+        assert!(short[0].granted >= 8_192);
+        let text = short[0].to_string();
+        assert!(text.contains("sysctl -w net.core.rmem_max=1073741824"), "{text}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn several_endpoints_share_a_port_and_its_peers() {
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let endpoints = server_endpoints(listen, &key, Congestion::default(), 4).unwrap();
+        let address = endpoints[0].local_addr().unwrap();
+        assert!(endpoints.iter().all(|endpoint| endpoint.local_addr().unwrap() == address));
+        for endpoint in endpoints.clone() {
+            tokio::spawn(async move {
+                while let Some(incoming) = endpoint.accept().await {
+                    tokio::spawn(async move { incoming.await.unwrap().closed().await });
+                }
+            });
+        }
+        let mut connections = Vec::new();
+        for _ in 0..32 {
+            let client = client_endpoint(address).unwrap();
+            let connecting = client.connect_with(client_config(key.node_id()), address, SERVER_NAME).unwrap();
+            connections.push((connecting.await.unwrap(), client));
+        }
+        let open: Vec<usize> = endpoints.iter().map(Endpoint::open_connections).collect();
+        assert_eq!(open.iter().sum::<usize>(), 32, "{open:?}");
+        // Linux spreads them by a hash of the addresses: all 32 on one of four is a chance of 4^-31.
+        #[cfg(target_os = "linux")]
+        assert!(open.iter().filter(|open| **open > 0).count() > 1, "{open:?}");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_not_shared_by_chance() {
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let one = server_endpoints((Ipv4Addr::LOCALHOST, 0).into(), &key, Congestion::default(), 1).unwrap();
+        let address = one[0].local_addr().unwrap();
+        for count in [1, 2] {
+            let error = server_endpoints(address, &key, Congestion::default(), count).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        }
+    }
 
     #[test]
     fn places_are_bounded_in_all_and_for_each_address_and_come_back() {

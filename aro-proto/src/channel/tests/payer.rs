@@ -19,6 +19,18 @@ fn only_proven_bytes_are_paid_rounded_up_once() {
 }
 
 #[test]
+fn a_stream_that_grows_reserves_and_proves_more_but_never_beyond_the_deposit() {
+    let mut payer = open(300, 0);
+    payer.begin(A, bytes(MIB)).unwrap();
+    assert_eq!(payer.grow(B, bytes(1)), Err(PayerError::UnknownStream(B)));
+    payer.grow(A, bytes(2 * MIB)).unwrap();
+    assert_eq!(payer.grow(A, bytes(MIB)), Err(PayerError::DepositExhausted { missing: units(100) }));
+    payer.proved(A, bytes(3 * MIB)).unwrap();
+    assert!(payer.proved(A, bytes(1)).is_err());
+    assert_eq!((payer.end(A), due(&payer, true)), (Ok(bytes(3 * MIB)), Some(300)));
+}
+
+#[test]
 fn a_voucher_stays_due_until_the_wallet_has_signed() {
     let mut payer = open(10_000, 0);
     payer.begin(A, bytes(MIB)).unwrap();
