@@ -4,10 +4,52 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aro_tests::faulty::{Fate, Server, Word};
-use settlement_chain::{ChainClient, Servers};
+use settlement_chain::{ChainClient, Patience, Servers};
 
 use crate::scene::{BASE_FEE, Scene};
 use crate::story;
+
+// r[verify settlement.servers.contested]
+#[tokio::test]
+async fn one_server_of_two_that_lies_about_transactions_fools_nobody_and_holds_nothing_up() {
+    let scene = story::scene().await;
+    let undisturbed = story::undisturbed(&scene).await;
+    for word in LIES {
+        let mut scene = scene.branch().await;
+        scene.ground.set_pace(PACE);
+        let (chain, liar) = two(&scene);
+        liar.say(word);
+        let operator = scene.start_on(chain).await;
+        let told = tokio::time::timeout(SOON, story::tell(&mut scene, &operator)).await;
+        assert!(told.is_ok(), "{word:?} holds the operator up");
+        liar.recover();
+        scene.calm(&operator).await;
+        // Finalizing and refunding may take two parts each.
+        scene.audit(undisturbed + 2 * BASE_FEE).await;
+    }
+}
+
+// r[verify settlement.servers.contested]
+#[tokio::test]
+async fn one_server_of_two_that_lies_about_what_both_have_dropped_costs_time_and_no_fee() {
+    let scene = story::scene().await;
+    let undisturbed = story::undisturbed(&scene).await;
+    for word in LIES {
+        let mut scene = scene.branch().await;
+        scene.ground.set_pace(PACE);
+        let (chain, liar) = two(&scene);
+        liar.say(word);
+        liar.otherwise(Fate::Dropped);
+        scene.server.script(vec![Fate::Dropped; 3]);
+        let operator = scene.start_on(chain).await;
+        let told = tokio::time::timeout(SOON, story::tell(&mut scene, &operator)).await;
+        assert!(told.is_ok(), "{word:?} holds the operator up");
+        assert!(scene.server.struck() >= 3);
+        liar.recover();
+        scene.calm(&operator).await;
+        scene.audit(undisturbed + 2 * BASE_FEE).await;
+    }
+}
 
 // r[verify settlement.servers.landed]
 #[tokio::test]
@@ -46,13 +88,46 @@ async fn server_that_lags_or_is_dead_costs_no_voucher_and_no_second_transaction(
     }
 }
 
+// r[verify settlement.servers.absent]
+#[tokio::test]
+async fn work_goes_on_beside_a_server_that_is_gone_for_good() {
+    let mut scene = story::scene().await;
+    let undisturbed = story::undisturbed(&scene).await;
+    scene.ground.set_pace(PACE);
+    let (chain, other) = two(&scene);
+    other.set_down(true);
+    scene.server.script(vec![Fate::Dropped; 3]);
+    let operator = scene.start_on(chain).await;
+    let told = tokio::time::timeout(SOON, story::tell(&mut scene, &operator)).await;
+    assert!(told.is_ok() && scene.server.struck() >= 3);
+    for channel in scene.channels.concat() {
+        assert!(scene.is_safe(channel).await && scene.is_closed(channel).await, "{channel} waits for the other server");
+    }
+    // What is final takes two: only then is anything forgotten.
+    assert!(!operator.vouchers().await.unwrap().is_empty());
+    other.recover();
+    scene.calm(&operator).await;
+    scene.audit(undisturbed + 2 * BASE_FEE).await;
+}
+
 /// The scene's own server and another, as one chain; and the other.
 fn two(scene: &Scene) -> (Arc<dyn ChainClient>, Server) {
     let other = Server::new(Arc::clone(&scene.ground));
     let members: Vec<(String, Arc<dyn ChainClient>)> =
         vec![("honest".into(), Arc::new(scene.server.clone())), ("other".into(), Arc::new(other.clone()))];
-    (Arc::new(Servers::with_patience(members, Duration::from_millis(200))), other)
+    (Arc::new(Servers::with_patience(members, PATIENCE)), other)
 }
+
+/// A server that is gone for two seconds is absent.
+const PATIENCE: Patience =
+    Patience { slower: Duration::from_millis(200), absent: Duration::from_secs(2), alone: Duration::from_secs(2) };
+
+/// What the other server may say of every transaction.
+const LIES: [Word; 6] =
+    [Word::NotFound, Word::NotFoundFromTheFuture, Word::Finalized, Word::Failed, Word::Contradicting, Word::Silence];
 
 /// Blocks between two looks: a blockhash dies soon.
 const PACE: u64 = 20;
+
+/// How long the story may take beside a liar: a transaction that is given up uncertain takes three minutes.
+const SOON: Duration = Duration::from_secs(60);

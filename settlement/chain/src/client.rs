@@ -40,6 +40,12 @@ pub trait ChainClient: Send + Sync + 'static {
     /// statuses, and they are of no older a view: a transaction that is unknown here although its last valid height lies below is dead.
     async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError>;
 
+    /// True once no block at or below this height can take the transaction any more, whatever is said of it: the
+    /// question where what is said is contradictory.
+    async fn is_past(&self, _: &Signature, block_height: u64) -> Result<bool, ChainError> {
+        Ok(self.statuses(&[]).await?.block_height > block_height)
+    }
+
     /// What a transaction would do if it landed now. Signatures may be blank and the blockhash stale: neither is
     /// looked at. A transaction that would fail is an answer ([`Simulation::err`]), not an error.
     async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError>;
@@ -91,6 +97,9 @@ impl<T: ChainClient + ?Sized> ChainClient for Arc<T> {
     }
     async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
         (**self).statuses(signatures).await
+    }
+    async fn is_past(&self, signature: &Signature, block_height: u64) -> Result<bool, ChainError> {
+        (**self).is_past(signature, block_height).await
     }
     async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
         (**self).simulate(transaction).await

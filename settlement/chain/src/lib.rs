@@ -63,7 +63,7 @@ pub use client::{
 pub use embedded::{EMBEDDED_GENESIS_HASH, EmbeddedChain};
 pub use program::Program;
 pub use rpc::RpcChain;
-pub use servers::{ConnectError, MAX_SERVERS, ServerHealth, Servers, connect};
+pub use servers::{ConnectError, MAX_SERVERS, Patience, ServerHealth, Servers, connect};
 pub use signer::{SigningError, TransactionSigner};
 
 pub use settlement_interface as interface;

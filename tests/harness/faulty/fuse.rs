@@ -123,6 +123,10 @@ impl ChainClient for FusedChain {
         self.alive(self.inner.statuses(signatures)).await
     }
 
+    async fn is_past(&self, signature: &Signature, block_height: u64) -> Result<bool, ChainError> {
+        self.alive(self.inner.is_past(signature, block_height)).await
+    }
+
     async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
         self.alive(self.inner.simulate(transaction)).await
     }

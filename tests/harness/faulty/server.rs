@@ -50,6 +50,8 @@ pub enum Word {
     NotFoundFromTheFuture,
     /// "Finalized", whatever is asked.
     Finalized,
+    /// "Failed for good", whatever is asked.
+    Failed,
     /// The truth and "not found" by turns.
     Contradicting,
     /// Nothing: the question times out.
@@ -234,9 +236,10 @@ impl ChainClient for Server {
                 answer.statuses.fill(None);
                 answer.block_height = answer.block_height.saturating_add(1_000_000);
             }
-            Word::Finalized => {
-                let landed = Status { slot: answer.block_height, commitment: Commitment::Finalized, err: None };
-                answer.statuses.fill(Some(landed));
+            Word::Finalized | Word::Failed => {
+                let err = (word == Word::Failed).then_some(TransactionError::AccountInUse);
+                let known = Status { slot: answer.block_height, commitment: Commitment::Finalized, err };
+                answer.statuses.fill(Some(known));
             }
             Word::Silence => return Err(unheard()),
         }

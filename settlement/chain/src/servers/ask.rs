@@ -3,17 +3,19 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use solana_signature::Signature;
 use tokio::{
     sync::{OnceCell, Semaphore, mpsc},
     time::{Instant, timeout_at},
 };
 
+use super::seen::FirstSeen;
 use crate::{ChainClient, ChainError};
 
 /// How a server has been doing, for metrics and for people.
@@ -25,8 +27,14 @@ pub struct ServerHealth {
     pub answered: u64,
     /// Questions that it failed to answer, or answered with an error of its own.
     pub failed: u64,
+    /// True if it answered the last question that it was asked.
+    pub is_up: bool,
     /// True if it was too slow for the last question that waited for it.
     pub is_late: bool,
+    /// Slots that its last read of accounts was behind the newest one that any of them has shown.
+    pub lag_slots: u64,
+    /// True if it has said nothing of transactions for so long that the others decide without it.
+    pub is_absent: bool,
     /// Times that the servers contradicted each other; the same for each of them.
     pub contradictions: u64,
 }
@@ -42,8 +50,30 @@ pub(super) enum Until {
 
 pub(super) struct Members {
     members: Vec<Arc<Member>>,
-    patience: Duration,
+    patience: Patience,
     contradictions: AtomicU64,
+    newest_slot: AtomicU64,
+    first_seen: Mutex<FirstSeen>,
+}
+
+/// How long servers are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// What the slower ones get, once the first has answered. Default two seconds; more waits for a bad one.
+    pub slower: Duration,
+    /// A server that has said nothing of transactions for so long has no say in whether one is dead. Default five
+    /// minutes; less lets a short outage leave the word to the others, more holds work up while one is down.
+    pub absent: Duration,
+    /// A server that is alone, because all others are absent, is believed that a transaction is dead only when so much
+    /// time has passed since it was first seen here. Default five minutes: a blockhash lives about one.
+    pub alone: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let five_minutes = Duration::from_secs(300);
+        Self { slower: Duration::from_secs(2), absent: five_minutes, alone: five_minutes }
+    }
 }
 
 struct Member {
@@ -54,9 +84,13 @@ struct Member {
     /// The chain that all must be of: that of the first who said.
     agreed: Arc<OnceCell<[u8; 32]>>,
     questions: Arc<Semaphore>,
+    is_up: AtomicBool,
     is_late: AtomicBool,
     answered: AtomicU64,
     failed: AtomicU64,
+    slot: AtomicU64,
+    /// Since when it has said nothing of transactions.
+    silent_since: Mutex<Option<Instant>>,
 }
 
 /// What each server said; nothing from those that were silent.
@@ -64,8 +98,16 @@ pub(super) struct Answers<T> {
     replies: Vec<(String, Option<Result<T, ChainError>>)>,
 }
 
+/// Who has not been heard about transactions.
+pub(super) struct Unheard {
+    /// Their names.
+    pub(super) names: String,
+    /// True if they are absent and leave one server alone, which is believed of what is old.
+    pub(super) is_for_good: bool,
+}
+
 impl Members {
-    pub(super) fn new(members: Vec<(String, Arc<dyn ChainClient>)>, patience: Duration) -> Self {
+    pub(super) fn new(members: Vec<(String, Arc<dyn ChainClient>)>, patience: Patience) -> Self {
         let agreed = Arc::new(OnceCell::new());
         let member = |(name, chain)| {
             Arc::new(Member {
@@ -74,12 +116,21 @@ impl Members {
                 genesis: OnceCell::new(),
                 agreed: Arc::clone(&agreed),
                 questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+                is_up: AtomicBool::new(false),
                 is_late: AtomicBool::new(false),
                 answered: AtomicU64::new(0),
                 failed: AtomicU64::new(0),
+                slot: AtomicU64::new(0),
+                silent_since: Mutex::default(),
             })
         };
-        Self { members: members.into_iter().map(member).collect(), patience, contradictions: AtomicU64::new(0) }
+        Self {
+            members: members.into_iter().map(member).collect(),
+            patience,
+            contradictions: AtomicU64::new(0),
+            newest_slot: AtomicU64::new(0),
+            first_seen: Mutex::default(),
+        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -90,13 +141,63 @@ impl Members {
         self.contradictions.fetch_add(1, Relaxed);
     }
 
+    /// What reads of accounts were of which slot.
+    pub(super) fn read_at<T>(&self, answers: &Answers<(u64, T)>) {
+        for (member, (_, reply)) in self.members.iter().zip(&answers.replies) {
+            if let Some(Ok((slot, _))) = reply {
+                member.slot.store(*slot, Relaxed);
+                self.newest_slot.fetch_max(*slot, Relaxed);
+            }
+        }
+    }
+
+    /// These transactions are known here from now on, if they were not.
+    pub(super) fn saw(&self, signatures: &[Signature]) {
+        let now = Instant::now();
+        let mut first_seen = self.first_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for signature in signatures {
+            first_seen.insert(*signature, now, self.patience.alone);
+        }
+    }
+
+    /// Who must still be heard before a transaction may be called dead, by the answers to a question about
+    /// transactions; `None` if the word of those who answered is enough.
+    // r[impl settlement.servers.absent]
+    pub(super) fn unheard<T>(&self, answers: &Answers<T>) -> Option<Unheard> {
+        let mut waiting = Vec::new();
+        let mut absent = Vec::new();
+        let mut heard = 0_usize;
+        for (member, (_, reply)) in self.members.iter().zip(&answers.replies) {
+            let is_silent = !matches!(reply, Some(Ok(_)));
+            match (is_silent, member.silent_for(is_silent) >= self.patience.absent) {
+                (false, _) => heard = heard.saturating_add(1),
+                (true, true) => absent.push(member.name.as_str()),
+                (true, false) => waiting.push(member.name.as_str()),
+            }
+        }
+        if !waiting.is_empty() {
+            return Some(Unheard { names: waiting.join(", "), is_for_good: false });
+        }
+        (heard == 1 && !absent.is_empty()).then(|| Unheard { names: absent.join(", "), is_for_good: true })
+    }
+
+    /// True if this transaction was first seen so long ago that one server's word is enough for its death.
+    pub(super) fn is_old(&self, signature: &Signature) -> bool {
+        let first_seen = self.first_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        first_seen.since(signature).is_some_and(|at| at.elapsed() >= self.patience.alone)
+    }
+
     pub(super) fn health(&self) -> Vec<ServerHealth> {
         let contradictions = self.contradictions.load(Relaxed);
+        let newest = self.newest_slot.load(Relaxed);
         let one = |member: &Arc<Member>| ServerHealth {
             name: member.name.clone(),
             answered: member.answered.load(Relaxed),
             failed: member.failed.load(Relaxed),
+            is_up: member.is_up.load(Relaxed),
             is_late: member.is_late.load(Relaxed),
+            lag_slots: newest.saturating_sub(member.slot.load(Relaxed)),
+            is_absent: member.silent_since().is_some_and(|since| since.elapsed() >= self.patience.absent),
             contradictions,
         };
         self.members.iter().map(one).collect()
@@ -144,6 +245,7 @@ impl Members {
         for (member, reply) in self.members.iter().zip(&replies) {
             if reply.is_none() {
                 member.is_late.store(true, Relaxed);
+                member.is_up.store(false, Relaxed);
             }
         }
         self.answers(replies)
@@ -154,7 +256,7 @@ impl Members {
         let mut open =
             self.members.iter().zip(replies).enumerate().filter(|(i, (_, r))| r.is_none() && *i != answering);
         let all_late = open.all(|(_, (member, _))| member.is_late.load(Relaxed));
-        if all_late { self.patience.min(LATE_PATIENCE) } else { self.patience }
+        if all_late { self.patience.slower.min(LATE_PATIENCE) } else { self.patience.slower }
     }
 
     fn answers<T>(&self, replies: Vec<Option<Result<T, ChainError>>>) -> Answers<T> {
@@ -174,10 +276,27 @@ impl Member {
             Ok(_) => self.answered.fetch_add(1, Relaxed),
             Err(_) => self.failed.fetch_add(1, Relaxed),
         };
+        // What a server refuses it has answered.
+        self.is_up.store(!matches!(reply, Err(ChainError::Unreachable(_) | ChainError::Malformed(_))), Relaxed);
         if started.elapsed() <= LATE_PATIENCE {
             self.is_late.store(false, Relaxed);
         }
         reply
+    }
+
+    fn silent_since(&self) -> Option<Instant> {
+        *self.silent_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long it has said nothing of transactions, the last question included.
+    fn silent_for(&self, is_silent: bool) -> Duration {
+        let mut since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_silent {
+            *since = None;
+        } else if since.is_none() {
+            *since = Some(Instant::now());
+        }
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Makes sure that it is of the same chain as the others.
@@ -215,17 +334,6 @@ impl<T> Answers<T> {
     /// Any good one.
     pub(super) fn any(self) -> Result<T, ChainError> {
         self.good()?.into_iter().next().ok_or_else(|| ChainError::Unreachable("no server is named".into()))
-    }
-
-    /// Who has given no good answer, if anyone.
-    pub(super) fn silent(&self) -> Option<String> {
-        let silent: Vec<&str> = self
-            .replies
-            .iter()
-            .filter(|(_, reply)| !matches!(reply, Some(Ok(_))))
-            .map(|(name, _)| name.as_str())
-            .collect();
-        (!silent.is_empty()).then(|| silent.join(", "))
     }
 
     /// The word of a server that is of another chain.

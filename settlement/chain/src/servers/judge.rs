@@ -6,32 +6,50 @@ use solana_address::Address;
 
 use crate::{Account, Blockhash, ChainError, Commitment, Simulation, Status, Statuses};
 
-/// Answers of `configured` servers about the same signatures; `silent` names those that gave none.
+/// Answers of `configured` servers about the same signatures, and how many of these are contradicted. `unheard` names
+/// who must still be heard before the signature of this index may be unknown to all.
 ///
 /// # Errors
-/// Somebody is silent, and no other knows one of the signatures: the silent one may.
-pub(super) fn statuses(configured: usize, answers: &[Statuses], silent: Option<&str>) -> Result<Statuses, ChainError> {
-    // Dead is what all of them have passed.
-    let block_height = answers.iter().map(|answer| answer.block_height).min().unwrap_or_default();
+/// Somebody is to be heard, and no other knows one of the signatures: the silent one may.
+pub(super) fn statuses(
+    configured: usize,
+    answers: &[Statuses],
+    unheard: impl Fn(usize) -> Option<String>,
+) -> Result<(Statuses, usize), ChainError> {
     let count = answers.first().map_or(0, |answer| answer.statuses.len());
     let mut statuses = Vec::with_capacity(count);
+    let mut contested = 0_usize;
     for index in 0..count {
         let views: Vec<(u64, Option<&Status>)> = answers
             .iter()
             .map(|answer| (answer.block_height, answer.statuses.get(index).and_then(Option::as_ref)))
             .collect();
         let status = status(configured, &views);
-        if let (None, Some(silent)) = (&status, silent) {
-            return Err(ChainError::Unreachable(format!(
-                "{silent} gave no answer, and may know a transaction that the others do not"
-            )));
+        if status.is_none()
+            && let Some(unheard) = unheard(index)
+        {
+            return Err(silent(&unheard));
         }
+        let sure = views.iter().any(|(_, view)| view.is_some_and(|view| view.commitment >= Commitment::Confirmed));
+        let is_contested = sure && status.as_ref().is_some_and(|status| status.commitment == Commitment::Processed);
+        contested = contested.saturating_add(usize::from(is_contested && answers.len() > 1));
         statuses.push(status);
     }
-    Ok(Statuses { block_height, statuses })
+    Ok((Statuses { block_height: passed(answers), statuses }, contested))
+}
+
+/// The height that all who answered have passed: what died below it is dead for each of them.
+pub(super) fn passed(answers: &[Statuses]) -> u64 {
+    answers.iter().map(|answer| answer.block_height).min().unwrap_or_default()
+}
+
+/// What is said while somebody is to be heard.
+pub(super) fn silent(names: &str) -> ChainError {
+    ChainError::Unreachable(format!("{names} gave no answer, and may know a transaction that the others do not"))
 }
 
 /// One transaction as several servers see it, each at its height.
+// r[impl settlement.servers.failed]
 fn status(configured: usize, views: &[(u64, Option<&Status>)]) -> Option<Status> {
     let mut known: Vec<(u64, &Status)> =
         views.iter().filter_map(|(height, status)| Some((*height, (*status)?))).collect();
@@ -46,6 +64,8 @@ fn status(configured: usize, views: &[(u64, Option<&Status>)]) -> Option<Status>
     let commitment = match known.get(1) {
         // As sure as two of them are.
         Some((_, second)) => second.commitment,
+        // A failure sets money free to be sent again, as death does: not on one word.
+        None if first.err.is_some() => Commitment::Processed,
         // One is alone with it. Another that is as far on and knows nothing contradicts; one that lags, or is
         // silent, does not. But for good takes two.
         None if views.iter().any(|(other, status)| status.is_none() && *other >= height) => Commitment::Processed,
@@ -160,7 +180,7 @@ mod tests {
 
     fn judged(answers: &[Statuses], silent: bool) -> Result<(u64, Option<Commitment>), ChainError> {
         let configured = answers.len() + usize::from(silent);
-        let judged = statuses(configured, answers, silent.then_some("the other"))?;
+        let (judged, _) = statuses(configured, answers, |_| silent.then(|| "the other".to_owned()))?;
         Ok((judged.block_height, judged.statuses[0].as_ref().map(|status| status.commitment)))
     }
 
@@ -191,9 +211,22 @@ mod tests {
         assert_eq!(judged(&[at(9, known(Finalized))], false).unwrap().1, Some(Finalized), "there is only one");
 
         let failed = Some(Status { slot: 5, commitment: Finalized, err: Some(TransactionError::AccountInUse) });
-        let answer = statuses(2, &[at(9, failed), at(9, known(Finalized))], None).unwrap();
+        let (answer, contested) = statuses(2, &[at(9, failed), at(9, known(Finalized))], |_| None).unwrap();
         let status = answer.statuses[0].clone().unwrap();
-        assert_eq!((status.commitment, status.err), (Processed, None), "neither is believed");
+        assert_eq!((status.commitment, status.err, contested), (Processed, None, 1), "neither is believed");
+    }
+
+    // r[verify settlement.servers.failed]
+    #[test]
+    fn failure_is_not_believed_on_one_word() {
+        let failed = || Some(Status { slot: 5, commitment: Finalized, err: Some(TransactionError::AccountInUse) });
+        let fate = |answers: &[Statuses], configured| {
+            statuses(configured, answers, |_| None).unwrap().0.statuses[0].as_ref().map(|status| status.commitment)
+        };
+        assert_eq!(fate(&[at(9, failed()), at(8, None)], 2), Some(Processed), "the other lags");
+        assert_eq!(fate(&[at(9, failed())], 2), Some(Processed), "the other is silent");
+        assert_eq!(fate(&[at(9, failed()), at(8, failed())], 2), Some(Finalized));
+        assert_eq!(fate(&[at(9, failed())], 1), Some(Finalized), "there is only one");
     }
 
     // r[verify settlement.servers.dead]
@@ -224,7 +257,7 @@ mod tests {
                 answers.push(at(*height, status));
             }
             let configured = answers.len() + usize::from(silent);
-            if let Ok(judged) = statuses(configured, &answers, silent.then_some("somebody")) {
+            if let Ok((judged, _)) = statuses(configured, &answers, |_| silent.then(|| "somebody".to_owned())) {
                 let is_dead = judged.statuses[0].is_none() && judged.block_height > last_valid;
                 prop_assert!(!is_dead || (level.is_none() && height > last_valid && !silent));
                 let is_final = judged.statuses[0].as_ref().is_some_and(|status| status.commitment == Finalized);

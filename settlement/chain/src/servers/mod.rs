@@ -1,23 +1,25 @@
 //! Several servers of one chain, asked together, so that none of them alone is believed where money hangs on it.
 //!
-//! What is sent goes to all. A transaction is dead only if every server says so, and for good only if two do. Of two
-//! reads the newer counts, and where they cannot both be true that is an error, not a choice. A server that is dead or
-//! slow costs a moment once, and no more until it answers in time again.
+//! What is sent goes to all. A transaction is dead only if every server says so that has not been silent for minutes;
+//! it has failed, and is final, only if two say so. Of two reads the newer counts, and where they cannot both be true
+//! that is an error, not a choice. A server that is dead or slow costs a moment once, and no more until it answers in
+//! time again.
 
 mod ask;
 mod judge;
 #[cfg(test)]
 mod scripted;
+mod seen;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use solana_address::Address;
 use solana_signature::Signature;
 use solana_transaction::versioned::VersionedTransaction;
 
-pub use self::ask::ServerHealth;
-use self::ask::{Members, Until};
+use self::ask::{Answers, Members, Until};
+pub use self::ask::{Patience, ServerHealth};
 use crate::{
     Account, AccountFilter, Blockhash, ChainClient, ChainError, RpcChain, Simulation, Statuses,
     client::{MAX_FEE_ACCOUNTS, check_size},
@@ -79,11 +81,11 @@ pub struct Servers {
 impl Servers {
     /// Named chains that should be one and the same; the names are for people. At least one.
     pub fn new(members: Vec<(String, Arc<dyn ChainClient>)>) -> Self {
-        Self::with_patience(members, PATIENCE)
+        Self::with_patience(members, Patience::default())
     }
 
-    /// The same with another wait for the slower ones, once the first has answered.
-    pub fn with_patience(members: Vec<(String, Arc<dyn ChainClient>)>, patience: Duration) -> Self {
+    /// The same with other waits.
+    pub fn with_patience(members: Vec<(String, Arc<dyn ChainClient>)>, patience: Patience) -> Self {
         Self { members: Arc::new(Members::new(members, patience)) }
     }
 }
@@ -134,6 +136,7 @@ impl ChainClient for Servers {
 
     async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
         check_size(transaction)?;
+        self.members.saw(transaction.signatures.get(..1).unwrap_or_default());
         let transaction = Arc::new(transaction.clone());
         let answers = self
             .members
@@ -148,24 +151,30 @@ impl ChainClient for Servers {
     // r[impl settlement.servers.dead]
     // r[impl settlement.servers.landed]
     async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
-        let asked: Arc<[Signature]> = signatures.into();
-        let answers = self
-            .members
-            .ask(Until::All, move |chain| {
-                let asked = Arc::clone(&asked);
-                async move {
-                    let answer = chain.statuses(&asked).await?;
-                    let found = answer.statuses.len();
-                    if found == asked.len() {
-                        Ok(answer)
-                    } else {
-                        Err(ChainError::Malformed(format!("{found} statuses for {} signatures", asked.len())))
-                    }
-                }
-            })
-            .await;
-        let silent = answers.silent();
-        judge::statuses(self.members.count(), &answers.good()?, silent.as_deref())
+        self.members.saw(signatures);
+        let answers = self.asked_of_all(signatures).await;
+        let unheard = self.members.unheard(&answers);
+        let must_be_heard = |index: usize| {
+            let unheard = unheard.as_ref()?;
+            let is_old = unheard.is_for_good && signatures.get(index).is_some_and(|it| self.members.is_old(it));
+            (!is_old).then(|| unheard.names.clone())
+        };
+        let (judged, contested) = judge::statuses(self.members.count(), &answers.good()?, must_be_heard)?;
+        if contested > 0 {
+            self.members.contradicted();
+        }
+        Ok(judged)
+    }
+
+    async fn is_past(&self, signature: &Signature, block_height: u64) -> Result<bool, ChainError> {
+        self.members.saw(std::slice::from_ref(signature));
+        let answers = self.asked_of_all(&[]).await;
+        match self.members.unheard(&answers) {
+            Some(unheard) if !(unheard.is_for_good && self.members.is_old(signature)) => {
+                Err(judge::silent(&unheard.names))
+            }
+            _ => Ok(judge::passed(&answers.good()?) > block_height),
+        }
     }
 
     async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
@@ -213,6 +222,7 @@ impl ChainClient for Servers {
                 }
             })
             .await;
+        self.members.read_at(&answers);
         self.counted(judge::accounts(addresses, answers.good()?))
     }
 
@@ -222,6 +232,24 @@ impl ChainClient for Servers {
 }
 
 impl Servers {
+    /// What each says of these transactions.
+    async fn asked_of_all(&self, signatures: &[Signature]) -> Answers<Statuses> {
+        let asked: Arc<[Signature]> = signatures.into();
+        let question = move |chain: Arc<dyn ChainClient>| {
+            let asked = Arc::clone(&asked);
+            async move {
+                let answer = chain.statuses(&asked).await?;
+                let found = answer.statuses.len();
+                if found == asked.len() {
+                    Ok(answer)
+                } else {
+                    Err(ChainError::Malformed(format!("{found} statuses for {} signatures", asked.len())))
+                }
+            }
+        };
+        self.members.ask(Until::All, question).await
+    }
+
     fn counted<T>(&self, judged: Result<T, ChainError>) -> Result<T, ChainError> {
         if matches!(judged, Err(ChainError::Disagreement(_))) {
             self.members.contradicted();
@@ -232,6 +260,3 @@ impl Servers {
 
 /// Most servers of one list: each answers every question.
 pub const MAX_SERVERS: usize = 8;
-
-/// What the slower servers get, once the first has answered.
-const PATIENCE: Duration = Duration::from_secs(2);

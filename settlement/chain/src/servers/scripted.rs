@@ -11,7 +11,7 @@ use solana_signature::Signature;
 use solana_transaction::versioned::VersionedTransaction;
 use solana_transaction_error::TransactionError;
 
-use super::{ConnectError, Servers, connect};
+use super::{ConnectError, Patience, Servers, connect};
 use crate::{
     Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, Simulation, Status, Statuses,
     submit::{Outcome, outcome},
@@ -109,9 +109,13 @@ impl ChainClient for Fake {
 
 const PATIENCE: Duration = Duration::from_millis(600);
 
+fn patience() -> Patience {
+    Patience { slower: PATIENCE, ..Patience::default() }
+}
+
 fn servers(members: &[Fake]) -> Servers {
     let named = |(index, member): (usize, &Fake)| (format!("server {index}"), Arc::new(member.clone()) as _);
-    Servers::with_patience(members.iter().enumerate().map(named).collect(), PATIENCE)
+    Servers::with_patience(members.iter().enumerate().map(named).collect(), patience())
 }
 
 fn landed(commitment: Commitment) -> Option<Status> {
@@ -165,6 +169,44 @@ async fn landed_is_believed_of_one_server_while_the_other_is_gone_but_not_as_fin
     let knows = Fake { status: landed(Commitment::Finalized), ..WELL() };
     let fate = outcome(&servers(&[knows, Fake::moody(Mood::Gone)]), &Signature::default(), 400).await;
     assert_eq!(fate.unwrap(), Outcome::Landed { slot: 3, commitment: Commitment::Confirmed });
+}
+
+/// A server that has been gone for long enough beside one that knows nothing of the transaction, and what becomes of
+/// a transaction that was first seen `age` ago.
+async fn fate_without_the_other(past: &Fake, absent: Duration, alone: Duration) -> Result<Outcome, ChainError> {
+    let others = [past.clone(), Fake::moody(Mood::Gone)].map(|fake| Arc::new(fake) as Arc<dyn ChainClient>);
+    let named = others.into_iter().map(|chain| ("a server".to_owned(), chain)).collect();
+    let servers = Servers::with_patience(named, Patience { slower: PATIENCE, absent, alone });
+    // The first question finds it silent, and sees the transaction.
+    let _ = outcome(&servers, &Signature::default(), 400).await;
+    outcome(&servers, &Signature::default(), 400).await
+}
+
+// r[verify settlement.servers.absent]
+#[tokio::test]
+async fn server_that_is_gone_for_long_has_no_say_but_leaves_the_other_believed_only_of_what_is_old() {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let past = Fake { block_height: 500, ..WELL() };
+    assert_eq!(fate_without_the_other(&past, Duration::ZERO, Duration::ZERO).await.unwrap(), Outcome::Dead);
+    for (absent, alone) in [(LONG, Duration::ZERO), (Duration::ZERO, LONG), (LONG, LONG)] {
+        let error = fate_without_the_other(&past, absent, alone).await.unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+    }
+    let alive = Fake { block_height: 400, ..WELL() };
+    assert_eq!(fate_without_the_other(&alive, Duration::ZERO, Duration::ZERO).await.unwrap(), Outcome::Live);
+    // Nobody is left.
+    let gone = Fake { block_height: 500, ..Fake::moody(Mood::Gone) };
+    assert!(fate_without_the_other(&gone, Duration::ZERO, Duration::ZERO).await.is_err());
+}
+
+#[tokio::test]
+async fn health_tells_who_is_up_and_how_far_behind() {
+    let members = [WELL(), Fake { slot: 3, ..WELL() }, Fake::moody(Mood::Gone)];
+    let servers = servers(&members);
+    servers.accounts_at(&[Address::default()]).await.unwrap();
+    let health = servers.health();
+    let shown: Vec<(bool, u64)> = health.iter().map(|it| (it.is_up, it.lag_slots)).collect();
+    assert_eq!(shown, [(true, 0), (true, 7), (false, 10)]);
 }
 
 // r[verify settlement.servers.genesis]

@@ -6,6 +6,7 @@
 
 mod compute;
 mod confirm;
+mod effects;
 mod error;
 mod message;
 #[cfg(test)]

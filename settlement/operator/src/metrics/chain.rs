@@ -83,6 +83,10 @@ impl ChainClient for MeteredChain {
         self.counted(self.inner.statuses(signatures).await)
     }
 
+    async fn is_past(&self, signature: &Signature, block_height: u64) -> Result<bool, ChainError> {
+        self.counted(self.inner.is_past(signature, block_height).await)
+    }
+
     async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
         self.counted(self.inner.simulate(transaction).await)
     }
