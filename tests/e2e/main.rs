@@ -8,7 +8,9 @@
 
 mod crashes;
 mod demo;
+mod formats;
 mod market;
 mod quick_start;
 mod refusals;
+mod tap;
 mod watchtower;

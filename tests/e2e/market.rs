@@ -101,6 +101,11 @@ impl Cluster {
 
     /// Registers and starts an operator that settles only when asked.
     pub(crate) fn operator(&self) -> OperatorProcess {
+        self.operator_at(&self.rpc_url)
+    }
+
+    /// The same on another way to the same cluster.
+    pub(crate) fn operator_at(&self, rpc_url: &str) -> OperatorProcess {
         let (dir, id, payer) = (self.path("operator"), self.program.id.to_string(), self.payer_path());
         // Its own payout, so that its fees are not mixed with the payer's tokens.
         let payout_owner = Keypair::new().pubkey().to_string();
@@ -112,7 +117,7 @@ impl Cluster {
                 "--dir",
                 &dir,
                 "--rpc",
-                &self.rpc_url,
+                rpc_url,
                 "--program-id",
                 &id,
                 "--payer",

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::batch::Planner;
 use crate::config::OperatorConfig;
-use crate::doctor::{Finding, examine_store};
+use crate::doctor::{Finding, examine_fees, examine_servers, examine_store};
 use crate::error::StartError;
 use crate::intake::{Answer, Bounds, ChannelCache, Fairness, Intake, Listener, bind};
 use crate::metrics::{Lane, MeteredChain, Metrics, MetricsServer};
@@ -231,6 +231,8 @@ impl RunningOperator {
         } else {
             Finding::ok("lease", "this process takes vouchers; another settles, or none has settled yet")
         });
+        findings.push(examine_servers(&intake.chain.health()));
+        findings.extend(examine_fees(&self.core.fees, std::time::Instant::now()));
         (findings, spent)
     }
 
@@ -284,6 +286,7 @@ struct Core {
     intake: Arc<Intake>,
     settler: Arc<Settler>,
     metrics: Arc<Metrics>,
+    fees: Arc<FeeBudget>,
 }
 
 impl Core {
@@ -338,9 +341,10 @@ impl Core {
             .map(|entry| offered_priority_fee(&entry.prepared.transaction))
             .fold(0, u64::saturating_add);
         let fees = Arc::new(FeeBudget::new(config.fees, already, std::time::Instant::now()));
-        let submitter = Submitter { chain, authority, book, planner, fees };
+        metrics.watch_servers(&chain);
+        let submitter = Submitter { chain, authority, book, planner, fees: Arc::clone(&fees) };
         let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
-        Ok(Self { intake, settler: Arc::new(settler), metrics })
+        Ok(Self { intake, settler: Arc::new(settler), metrics, fees })
     }
 
     /// Gives the lease back.

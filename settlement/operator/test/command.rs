@@ -135,7 +135,7 @@ async fn doctor_tells_what_is_missing_and_fails_for_it() {
             found.map_or_else(|| "none".to_owned(), |found| found["level"].as_str().unwrap().to_owned())
         };
         let worst = object["worst"].as_str().unwrap().to_owned();
-        (worst, ["authority key", "server 0", "database", "operator", "lease"].map(level))
+        (worst, ["authority key", "server 0", "database", "operator", "lease", "urgent fees"].map(level))
     };
     let run = |dir: &Path| {
         let folder = dir.to_path_buf();
@@ -143,12 +143,12 @@ async fn doctor_tells_what_is_missing_and_fails_for_it() {
     };
     let output = run(dir.path()).await.unwrap();
     assert_eq!(output.status.code(), Some(3));
-    assert_eq!(examined(&output), ("fail".into(), ["ok", "fail", "ok", "warn", "none"].map(String::from)));
+    assert_eq!(examined(&output), ("fail".into(), ["ok", "fail", "ok", "warn", "none", "ok"].map(String::from)));
 
     let operator = Arc::new(world.start(dir.path()).await);
     let control = ControlSocket::open(dir.path().join("control.sock"), Arc::clone(&operator)).unwrap();
     let output = run(dir.path()).await.unwrap();
-    assert_eq!(examined(&output), ("fail".into(), ["ok", "fail", "ok", "none", "ok"].map(String::from)));
+    assert_eq!(examined(&output), ("fail".into(), ["ok", "fail", "ok", "none", "ok", "ok"].map(String::from)));
     control.close().await;
 
     std::fs::set_permissions(dir.path().join("authority.key"), std::fs::Permissions::from_mode(0o644)).unwrap();

@@ -31,7 +31,7 @@ pub struct ServerHealth {
     pub is_up: bool,
     /// True if it was too slow for the last question that waited for it.
     pub is_late: bool,
-    /// Slots that its last read of accounts was behind the newest one that any of them has shown.
+    /// Slots that its last read of accounts was behind the newest of their last ones.
     pub lag_slots: u64,
     /// True if it has said nothing of transactions for so long that the others decide without it.
     pub is_absent: bool,
@@ -52,7 +52,6 @@ pub(super) struct Members {
     members: Vec<Arc<Member>>,
     patience: Patience,
     contradictions: AtomicU64,
-    newest_slot: AtomicU64,
     first_seen: Mutex<FirstSeen>,
 }
 
@@ -128,7 +127,6 @@ impl Members {
             members: members.into_iter().map(member).collect(),
             patience,
             contradictions: AtomicU64::new(0),
-            newest_slot: AtomicU64::new(0),
             first_seen: Mutex::default(),
         }
     }
@@ -146,7 +144,6 @@ impl Members {
         for (member, (_, reply)) in self.members.iter().zip(&answers.replies) {
             if let Some(Ok((slot, _))) = reply {
                 member.slot.store(*slot, Relaxed);
-                self.newest_slot.fetch_max(*slot, Relaxed);
             }
         }
     }
@@ -189,7 +186,7 @@ impl Members {
 
     pub(super) fn health(&self) -> Vec<ServerHealth> {
         let contradictions = self.contradictions.load(Relaxed);
-        let newest = self.newest_slot.load(Relaxed);
+        let newest = self.members.iter().map(|member| member.slot.load(Relaxed)).max().unwrap_or_default();
         let one = |member: &Arc<Member>| ServerHealth {
             name: member.name.clone(),
             answered: member.answered.load(Relaxed),

@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::json;
 use settlement_chain::{ChainClient, Program, RpcChain, Signer};
 use settlement_operator::OperatorConfig;
 use settlement_operator::control::{Command, ask};
-use settlement_operator::doctor::{ChainSubject, Finding, Level, examine_chain, examine_store, worst};
+use settlement_operator::doctor::{ChainSubject, Finding, Level, examine_chain, examine_fees, examine_store, worst};
+use settlement_operator::submit::FeeBudget;
 use settlement_operator::vouchers::{self, Book, LeaseTerms, StoreError};
 
 use super::home::{ConfigFile, Home};
@@ -88,6 +89,8 @@ async fn store(
             let (mut findings, spent) =
                 examine_store(&Book::new(store, LeaseTerms::new("doctor")), chain, program, now).await;
             if ask(&config.control_socket(), Command::Status).await.is_err() {
+                // Nothing is spent by nobody: the caps alone are told.
+                findings.extend(examine_fees(&FeeBudget::new(config.fees, 0, Instant::now()), Instant::now()));
                 let text = "no operator runs in this folder: nothing is taken, settled or watched";
                 findings.push(Finding::warn("operator", text, "start it with `aro-settle run`"));
             }

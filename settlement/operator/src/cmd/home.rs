@@ -10,7 +10,7 @@ use aro_proto::{Amount, NodeId, SecretKey};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, Keypair, keyfile};
 use settlement_operator::batch::Rules;
-use settlement_operator::submit::FormatChoice;
+use settlement_operator::submit::{FeePolicy, FormatChoice, LanePolicy};
 use settlement_operator::vouchers::StoreUrl;
 use settlement_operator::{OperatorConfig, WatchFor};
 
@@ -64,6 +64,58 @@ pub(super) struct ConfigFile {
     pub(super) watch_for: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) metrics_listen: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fees: Option<Fees>,
+}
+
+/// What is offered for a place in a block. What is not given is as usual.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fees {
+    #[serde(default)]
+    normal: LaneFees,
+    /// Channels that are closing.
+    #[serde(default)]
+    urgent: LaneFees,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LaneFees {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    percentile: Option<u8>,
+    /// Micro-lamports per compute unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_price: Option<u64>,
+    /// Lamports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_per_transaction: Option<u64>,
+    /// Lamports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_per_hour: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raise_percent: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replans: Option<u32>,
+}
+
+impl Fees {
+    fn policy(&self, usual: &FeePolicy) -> FeePolicy {
+        FeePolicy { normal: self.normal.policy(&usual.normal), urgent: self.urgent.policy(&usual.urgent) }
+    }
+}
+
+impl LaneFees {
+    fn policy(&self, usual: &LanePolicy) -> LanePolicy {
+        LanePolicy {
+            percentile: self.percentile.unwrap_or(usual.percentile),
+            min_price: self.min_price.unwrap_or(usual.min_price),
+            max_per_transaction: self.max_per_transaction.unwrap_or(usual.max_per_transaction),
+            max_per_hour: self.max_per_hour.unwrap_or(usual.max_per_hour),
+            raise_percent: self.raise_percent.unwrap_or(usual.raise_percent),
+            replans: self.replans.unwrap_or(usual.replans),
+        }
+    }
 }
 
 impl Home {
@@ -133,6 +185,8 @@ impl Home {
                 WatchFor::Nodes(ids.collect::<Result<_, _>>()?)
             }
         };
+        let fees = file.fees.as_ref().map_or(usual.fees, |fees| fees.policy(&usual.fees));
+        fees.check().map_err(|error| wrong("fees", error.to_string()))?;
         let withdraw_fees_above = file.withdraw_fees_above.as_deref().map(|text| amount("withdraw_fees_above", text));
         Ok(OperatorConfig {
             dir: self.dir.clone(),
@@ -148,6 +202,7 @@ impl Home {
             withdraw_fees_above: withdraw_fees_above.transpose()?,
             watch_for,
             metrics_listen: file.metrics_listen,
+            fees,
             ..usual
         })
     }
@@ -237,6 +292,13 @@ mod tests {
             "withdraw_fees_above": "9",
             "watch_for": [node.to_string()],
             "metrics_listen": "127.0.0.1:10",
+            "fees": {
+                "normal": { "max_per_hour": 200000, "replans": 0 },
+                "urgent": {
+                    "percentile": 75, "min_price": 1, "max_per_transaction": 2, "max_per_hour": 3, "raise_percent": 150,
+                    "replans": 5,
+                },
+            },
         }))
         .unwrap();
         let rules = Rules {
@@ -253,9 +315,23 @@ mod tests {
         assert_eq!(full.withdraw_fees_above, Some(Amount::new(9_000_000)));
         assert_eq!(full.watch_for, WatchFor::Nodes([node].into()));
         assert_eq!(full.metrics_listen, Some(([127, 0, 0, 1], 10).into()));
+        let usual = usual.fees;
+        assert_eq!(full.fees.normal, LanePolicy { max_per_hour: 200_000, replans: 0, ..usual.normal });
+        let urgent = LanePolicy {
+            percentile: 75,
+            min_price: 1,
+            max_per_transaction: 2,
+            max_per_hour: 3,
+            raise_percent: 150,
+            replans: 5,
+        };
+        assert_eq!((full.fees.urgent, plain.fees), (urgent, usual));
         assert_eq!(config(json!({ "watch_for": ["any"] })).unwrap().watch_for, WatchFor::Anyone);
-        for wrong in [json!({ "watch_for": ["any", "x"] }), json!({ "withdraw_fees_above": "-1" })] {
+        let above = json!({ "fees": { "urgent": { "max_per_transaction": 30_000_000 } } });
+        for wrong in [json!({ "watch_for": ["any", "x"] }), json!({ "withdraw_fees_above": "-1" }), above.clone()] {
             assert_eq!(config(wrong).unwrap_err().exit, 2);
         }
+        let message = config(above).unwrap_err().message;
+        assert!(message.contains("urgent: max_per_transaction is 30000000 lamports"), "{message}");
     }
 }

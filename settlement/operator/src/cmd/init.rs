@@ -102,6 +102,7 @@ impl Init {
             withdraw_fees_above: None,
             watch_for: Vec::new(),
             metrics_listen: self.metrics_listen,
+            fees: None,
         })?;
 
         let id = home::secret_key(&transport).node_id();

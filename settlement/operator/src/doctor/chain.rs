@@ -1,8 +1,11 @@
 //! What the chain can tell.
 
-use settlement_chain::{Address, ChainClient, Hash, Program, reads};
+use std::time::Instant;
+
+use settlement_chain::{Address, ChainClient, Hash, MAX_V1_TRANSACTION, Program, reads};
 
 use super::Finding;
+use crate::submit::probe_v1;
 
 /// Whose chain is examined.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +27,14 @@ pub async fn examine_chain(servers: &[(String, &dyn ChainClient)], subject: &Cha
     let mut heights: Vec<(usize, u64)> = Vec::new();
     for (index, (name, chain)) in servers.iter().enumerate() {
         let check = format!("server {index}");
+        let asked = Instant::now();
         match (chain.genesis_hash().await, chain.latest_blockhash().await) {
             (Ok(hash), Ok(latest)) => {
                 if *genesis.get_or_insert(hash) == hash {
-                    let text = format!("{name} answers; genesis {}", Hash::new_from_array(hash));
-                    findings.push(Finding::ok(&check, text));
+                    let took = asked.elapsed().as_millis();
+                    let genesis = Hash::new_from_array(hash);
+                    findings.push(Finding::ok(&check, format!("{name} answers in {took} ms; genesis {genesis}")));
+                    findings.push(format(*chain, index, subject).await);
                     heights.push((index, latest.last_valid_block_height));
                 } else {
                     let text = format!("{name} serves another chain than the first server");
@@ -41,18 +47,44 @@ pub async fn examine_chain(servers: &[(String, &dyn ChainClient)], subject: &Cha
             }
         }
     }
-    let highest = heights.iter().map(|(_, height)| *height).max().unwrap_or_default();
-    for (index, height) in &heights {
-        let lag = highest.saturating_sub(*height);
-        if lag > MAX_LAG_BLOCKS {
-            let text = format!("it is {lag} blocks behind the others");
-            findings.push(Finding::warn(&format!("server {index}"), text, "use one that keeps up"));
-        }
-    }
+    findings.extend(lags(&heights));
     let Some((_, chain)) = heights.first().and_then(|(index, _)| servers.get(*index)) else { return findings };
     findings.extend(accounts(*chain, subject).await);
     findings.push(clock(*chain, subject).await);
     findings
+}
+
+/// Whether a server's cluster takes version 1 transactions as long as they may be.
+async fn format(chain: &dyn ChainClient, index: usize, subject: &ChainSubject) -> Finding {
+    let check = format!("format {index}");
+    match probe_v1(chain, &subject.authority).await {
+        Ok(None) => Finding::ok(&check, format!("it takes version 1 transactions of {MAX_V1_TRANSACTION} bytes")),
+        Ok(Some(error)) => {
+            let text = format!("it takes no version 1 transactions of {MAX_V1_TRANSACTION} bytes: {error}");
+            let next = "closes go 8 at a time, not 36; leave format at auto until the cluster takes them";
+            Finding::warn(&check, text, next)
+        }
+        Err(error) => {
+            let text = format!("it does not say whether it takes version 1 transactions: {error}");
+            Finding::warn(&check, text, "use a server that simulates; without one limits are estimates")
+        }
+    }
+}
+
+/// How far each is behind the one that is farthest on: last valid heights, by index.
+fn lags(heights: &[(usize, u64)]) -> Vec<Finding> {
+    let highest = heights.iter().map(|(_, height)| *height).max().unwrap_or_default();
+    let finding = |(index, height): &(usize, u64)| {
+        let (check, lag) = (format!("lag {index}"), highest.saturating_sub(*height));
+        let text = format!("server {index} is {lag} blocks behind the others");
+        if lag > MAX_LAG_BLOCKS {
+            Finding::warn(&check, text, "use one that keeps up")
+        } else {
+            Finding::ok(&check, text)
+        }
+    };
+    // One alone is behind nobody.
+    if heights.len() < 2 { Vec::new() } else { heights.iter().map(finding).collect() }
 }
 
 async fn accounts(chain: &dyn ChainClient, subject: &ChainSubject) -> Vec<Finding> {
@@ -148,6 +180,13 @@ const MAX_SKEW_S: u64 = 60;
 mod tests {
     use super::*;
     use crate::doctor::Level;
+
+    #[test]
+    fn server_that_lags_is_told_beside_one_that_does_not() {
+        assert_eq!(lags(&[(0, 500)]), []);
+        let levels: Vec<Level> = lags(&[(0, 500), (2, 469), (3, 470)]).iter().map(|finding| finding.level).collect();
+        assert_eq!(levels, [Level::Ok, Level::Warn, Level::Ok]);
+    }
 
     #[test]
     fn purse_is_judged_by_what_is_spent() {

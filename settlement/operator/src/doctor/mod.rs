@@ -4,11 +4,13 @@
 //! which is the running operator while there is one.
 
 mod chain;
+mod running;
 mod store;
 
 use serde_json::{Value, json};
 
 pub use chain::{ChainSubject, examine_chain};
+pub use running::{examine_fees, examine_servers};
 pub use store::examine_store;
 
 /// One thing that was looked at.

@@ -24,12 +24,8 @@ pub fn connect_metered(urls: &str, metrics: &Arc<Metrics>) -> Result<Arc<dyn Cha
         let counted: Arc<dyn ChainClient> = Arc::new(MeteredChain::new(Arc::new(server), index, Arc::clone(metrics)));
         (name, counted)
     };
-    let mut members: Vec<(String, Arc<dyn ChainClient>)> = urls.enumerate().map(member).collect();
-    match members.pop() {
-        None => Err(ConnectError::None),
-        Some((_, only)) if members.is_empty() => Ok(only),
-        last => Ok(Arc::new(Servers::new(members.into_iter().chain(last).collect()))),
-    }
+    // One alone is watched as several are.
+    Ok(Arc::new(Servers::new(urls.enumerate().map(member).collect())))
 }
 
 /// Counts what goes through it. The server's index in the configuration is its label: its address may hold a secret.
@@ -124,6 +120,16 @@ mod tests {
             let line = text.lines().find_map(|line| line.strip_prefix(&series));
             assert!(line.is_some_and(|count| count != "0"), "{series} in {text}");
         }
+        assert!(!text.contains("aro_settle_server_up{"), "nobody watches yet");
+        metrics.watch_servers(&chain);
+        let text = metrics.to_text();
+        for series in ["server_up{server=\"1\"} 0", "server_lag_slots{server=\"0\"} 0", "server_absent{server=\"0\"} 0"]
+        {
+            assert!(text.contains(&format!("aro_settle_{series}\n")), "{series} in {text}");
+        }
+        assert!(text.contains("aro_settle_server_contradictions_total 0\n"), "{text}");
+        let alone = connect_metered("http://127.0.0.1:1", &metrics).unwrap();
+        assert_eq!(alone.health().len(), 1, "one alone is watched as well");
         for wrong in ["", "http://127.0.0.1:1,http://127.0.0.1:1", "not an address"] {
             assert!(connect_metered(wrong, &metrics).is_err(), "{wrong}");
         }

@@ -4,7 +4,9 @@
 
 mod chain;
 mod serve;
+mod servers;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use settlement_chain::ChainClient;
 
 pub use chain::{MeteredChain, connect_metered};
 pub use serve::MetricsServer;
@@ -48,6 +51,7 @@ pub struct Metrics {
     round_duration: Family<Label, Histogram, fn() -> Histogram>,
     rpc_calls: Family<[(&'static str, String); 1], Counter>,
     rpc_errors: Family<[(&'static str, String); 1], Counter>,
+    servers: servers::ServerFigures,
 }
 
 type Label = [(&'static str, &'static str); 1];
@@ -141,6 +145,7 @@ impl Metrics {
             round_duration: Family::new_with_constructor(|| Histogram::new(ROUND_SECONDS)),
             rpc_calls: Family::default(),
             rpc_errors: Family::default(),
+            servers: servers::ServerFigures::default(),
         };
         metrics.register(&mut registry);
         // Series that alerts watch are there from the start, at zero.
@@ -245,8 +250,14 @@ impl Metrics {
         self.rpc_errors.get_or_create(&label).inc_by(u64::from(!ok));
     }
 
+    /// From now on the page tells how these servers are doing.
+    pub fn watch_servers(&self, chain: &Arc<dyn ChainClient>) {
+        self.servers.watch(chain);
+    }
+
     /// Everything in the text format of Prometheus.
     pub fn to_text(&self) -> String {
+        self.servers.look();
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -282,6 +293,7 @@ impl Metrics {
         registry.register_with_unit("round_duration", help, Unit::Seconds, self.round_duration.clone());
         registry.register("rpc_calls", "Questions to Solana servers, by index", self.rpc_calls.clone());
         registry.register("rpc_errors", "Questions without an answer", self.rpc_errors.clone());
+        self.servers.register(registry);
     }
 }
 

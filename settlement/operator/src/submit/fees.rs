@@ -25,17 +25,30 @@ pub struct LanePolicy {
     pub max_per_transaction: u64,
     /// Most lamports of priority fee within an hour.
     pub max_per_hour: u64,
+    /// What no block has taken in time is offered so many percent of its last price. 100 to 1,000.
+    pub raise_percent: u32,
+    /// How often it is signed anew within a round, each time when its blockhash has run out. At most 10.
+    pub replans: u32,
 }
 
 impl Default for FeePolicy {
     fn default() -> Self {
         Self {
-            normal: LanePolicy { percentile: 50, min_price: 0, max_per_transaction: 20_000, max_per_hour: 1_000_000 },
+            normal: LanePolicy {
+                percentile: 50,
+                min_price: 0,
+                max_per_transaction: 20_000,
+                max_per_hour: 1_000_000,
+                raise_percent: 200,
+                replans: 1,
+            },
             urgent: LanePolicy {
                 percentile: 90,
                 min_price: 1_000,
                 max_per_transaction: 500_000,
                 max_per_hour: 20_000_000,
+                raise_percent: 200,
+                replans: 4,
             },
         }
     }
@@ -46,11 +59,67 @@ impl FeePolicy {
     pub const fn lane(&self, is_urgent: bool) -> &LanePolicy {
         if is_urgent { &self.urgent } else { &self.normal }
     }
+
+    /// Whether an operator can keep this policy.
+    ///
+    /// # Errors
+    /// [`BadFeePolicy`] says which value is wrong, and what it may be.
+    pub fn check(&self) -> Result<(), BadFeePolicy> {
+        self.normal.check("normal")?;
+        self.urgent.check("urgent")
+    }
+}
+
+/// A policy that no operator can keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFeePolicy {
+    /// A percentile is a part of a hundred.
+    #[error("{lane}: percentile is {percentile}; it is at most 100")]
+    Percentile {
+        /// `normal` or `urgent`.
+        lane: &'static str,
+        /// What was given.
+        percentile: u8,
+    },
+    /// One transaction could spend more than an hour may.
+    #[error("{lane}: max_per_transaction is {transaction} lamports, above max_per_hour, which is {hour}")]
+    Caps {
+        /// `normal` or `urgent`.
+        lane: &'static str,
+        /// What one transaction could spend.
+        transaction: u64,
+        /// What an hour may.
+        hour: u64,
+    },
+    /// Nobody means to spend so much in an hour.
+    #[error("{lane}: max_per_hour is {hour} lamports; it is at most {MAX_HOUR}, ten SOL")]
+    Hour {
+        /// `normal` or `urgent`.
+        lane: &'static str,
+        /// What was given.
+        hour: u64,
+    },
+    /// A price that falls is never taken, and one that leaps meets its cap at once.
+    #[error("{lane}: raise_percent is {percent}; it is 100 to 1000, and 200 doubles")]
+    Raise {
+        /// `normal` or `urgent`.
+        lane: &'static str,
+        /// What was given.
+        percent: u32,
+    },
+    /// A round would take more than a quarter of an hour.
+    #[error("{lane}: replans is {replans}; it is at most {MAX_REPLANS}, for each takes a minute")]
+    Replans {
+        /// `normal` or `urgent`.
+        lane: &'static str,
+        /// What was given.
+        replans: u32,
+    },
 }
 
 impl LanePolicy {
     /// Micro-lamports per compute unit to offer, by what others recently paid. `generation` counts the transactions
-    /// that were signed for the same work and died: each doubles the offer.
+    /// that were signed for the same work and died: each raises the offer.
     pub fn price(&self, recent: &[u64], generation: u32) -> u64 {
         let mut sorted = recent.to_vec();
         sorted.sort_unstable();
@@ -60,7 +129,26 @@ impl LanePolicy {
         if generation == 0 {
             return usual;
         }
-        usual.max(FIRST_RAISE).saturating_mul(1_u64.checked_shl(generation).unwrap_or(u64::MAX))
+        let raised = |price: u128, _| price.saturating_mul(self.raise_percent.into()) / 100;
+        let price = (0..generation.min(MOST_RAISES)).fold(u128::from(usual.max(FIRST_RAISE)), raised);
+        u64::try_from(price).unwrap_or(u64::MAX)
+    }
+
+    fn check(&self, lane: &'static str) -> Result<(), BadFeePolicy> {
+        let Self { percentile, max_per_transaction, max_per_hour, raise_percent, replans, .. } = *self;
+        if percentile > 100 {
+            Err(BadFeePolicy::Percentile { lane, percentile })
+        } else if max_per_hour > MAX_HOUR {
+            Err(BadFeePolicy::Hour { lane, hour: max_per_hour })
+        } else if max_per_transaction > max_per_hour {
+            Err(BadFeePolicy::Caps { lane, transaction: max_per_transaction, hour: max_per_hour })
+        } else if !(100..=1_000).contains(&raise_percent) {
+            Err(BadFeePolicy::Raise { lane, percent: raise_percent })
+        } else if replans > MAX_REPLANS {
+            Err(BadFeePolicy::Replans { lane, replans })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -135,7 +223,16 @@ fn sum(spent: &Spent) -> u64 {
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// The price, in micro-lamports per compute unit, that is doubled where blocks seem free and yet a transaction died.
+/// The most lamports of an hour that a configuration may allow.
+const MAX_HOUR: u64 = 10_000_000_000;
+
+/// The most transactions that are signed anew for the same work within a round.
+const MAX_REPLANS: u32 = 10;
+
+/// Raises after which any price has met its cap.
+const MOST_RAISES: u32 = 64;
+
+/// The price, in micro-lamports per compute unit, that is raised where blocks seem free and yet a transaction died.
 const FIRST_RAISE: u64 = 500;
 
 #[cfg(test)]
@@ -144,8 +241,14 @@ mod tests {
 
     use super::*;
 
-    const LANE: LanePolicy =
-        LanePolicy { percentile: 50, min_price: 10, max_per_transaction: 1_000, max_per_hour: 2_500 };
+    const LANE: LanePolicy = LanePolicy {
+        percentile: 50,
+        min_price: 10,
+        max_per_transaction: 1_000,
+        max_per_hour: 2_500,
+        raise_percent: 200,
+        replans: 1,
+    };
 
     fn budget(already: u64, now: Instant) -> FeeBudget {
         let urgent = LanePolicy { percentile: 100, ..LANE };
@@ -154,7 +257,7 @@ mod tests {
 
     // r[verify settlement.priority.bounded]
     #[test]
-    fn price_follows_what_others_pay_and_doubles_with_every_death() {
+    fn price_follows_what_others_pay_and_rises_with_every_death() {
         let recent = [900, 100, 300, 200, 500];
         assert_eq!(LANE.price(&recent, 0), 300);
         assert_eq!(LanePolicy { percentile: 100, ..LANE }.price(&recent, 0), 900);
@@ -164,6 +267,27 @@ mod tests {
         assert_eq!(LANE.price(&[5_000], 2), 20_000);
         assert_eq!(LANE.price(&[u64::MAX], 63), u64::MAX);
         assert_eq!(LANE.price(&[0], 200), u64::MAX);
+        let gently = LanePolicy { raise_percent: 150, ..LANE };
+        assert_eq!([1, 2].map(|generation| gently.price(&[1_000], generation)), [1_500, 2_250]);
+        let never = LanePolicy { raise_percent: 100, ..LANE };
+        assert_eq!(never.price(&[1_000], 9), 1_000);
+    }
+
+    #[test]
+    fn policy_that_nobody_can_keep_is_refused_and_the_usual_one_is_not() {
+        assert_eq!(FeePolicy::default().check(), Ok(()));
+        let lane = "urgent";
+        for (urgent, wrong) in [
+            (LanePolicy { percentile: 101, ..LANE }, BadFeePolicy::Percentile { lane, percentile: 101 }),
+            (LanePolicy { max_per_hour: 999, ..LANE }, BadFeePolicy::Caps { lane, transaction: 1_000, hour: 999 }),
+            (LanePolicy { max_per_hour: u64::MAX, ..LANE }, BadFeePolicy::Hour { lane, hour: u64::MAX }),
+            (LanePolicy { raise_percent: 99, ..LANE }, BadFeePolicy::Raise { lane, percent: 99 }),
+            (LanePolicy { replans: 11, ..LANE }, BadFeePolicy::Replans { lane, replans: 11 }),
+        ] {
+            assert_eq!(FeePolicy { normal: LANE, urgent }.check(), Err(wrong));
+        }
+        // None is spent at all: work goes out for the base fee.
+        assert_eq!(FeePolicy { normal: LanePolicy { max_per_transaction: 0, ..LANE }, urgent: LANE }.check(), Ok(()));
     }
 
     // r[verify settlement.priority.bounded]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use settlement_chain::submit::{TransactionFormat, simulate};
-use settlement_chain::{Address, ChainClient, TransactionError, tokens};
+use settlement_chain::submit::{SubmitError, TransactionFormat, simulate, wire_size};
+use settlement_chain::{Address, ChainClient, MAX_V1_TRANSACTION, TransactionError, tokens};
 
 /// What an operator is told to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,21 @@ impl FormatChoice {
     }
 }
 
+/// Why the chain does not take a version 1 transaction of [`MAX_V1_TRANSACTION`] bytes, by simulation; `None` if it
+/// does. Nothing is sent.
+///
+/// # Errors
+/// The chain does not say.
+pub async fn probe_v1(chain: &dyn ChainClient, payer: &Address) -> Result<Option<TransactionError>, SubmitError> {
+    let mut transfer = tokens::transfer_lamports(payer, payer, 0);
+    let format = TransactionFormat::V1;
+    let bytes = wire_size(format, payer, std::slice::from_ref(&transfer)).map_err(SubmitError::NotSent)?;
+    // What follows a transfer's amount is not looked at.
+    transfer.data.resize(transfer.data.len().saturating_add(MAX_V1_TRANSACTION.saturating_sub(bytes)), 0);
+    let (_, simulation) = simulate(chain, payer, &[transfer], format).await?;
+    Ok(simulation.err.filter(|error| !is_of_the_payer(error)))
+}
+
 /// True for errors of a payer that has no SOL yet: the format itself was understood.
 fn is_of_the_payer(error: &TransactionError) -> bool {
     matches!(
@@ -93,6 +108,7 @@ mod tests {
         assert_eq!(FormatChoice::Auto.decide(&chain, &payer).await, TransactionFormat::V1, "the payer has no SOL yet");
         chain.airdrop(&payer, 1_000_000_000).unwrap();
         assert_eq!(FormatChoice::Auto.decide(&chain, &payer).await, TransactionFormat::V1);
+        assert_eq!(probe_v1(&chain, &payer).await.unwrap(), None, "and as long as they may be");
 
         for refusal in [TransactionError::UnsupportedVersion, TransactionError::SanitizeFailure] {
             let old = Scripted::default().simulating(Some(refusal));

@@ -18,8 +18,8 @@ use settlement_chain::{Address, ChainClient, ChainError, Commitment, Signature, 
 use settlement_interface::accounts::status;
 use settlement_interface::errors::SettlementError;
 
-pub use fees::{FeeBudget, FeePolicy, LanePolicy};
-pub use format::{FormatChoice, UnknownFormat};
+pub use fees::{BadFeePolicy, FeeBudget, FeePolicy, LanePolicy};
+pub use format::{FormatChoice, UnknownFormat, probe_v1};
 pub use journal::{Begun, Journal, JournalEntry};
 
 use crate::batch::{Item, Kind, Planned, Planner};
@@ -112,7 +112,7 @@ impl Submitter {
     /// Signs anew, at a higher price, what no block has taken in time.
     // r[impl settlement.submit.replan]
     async fn carry_out(&self, planned: &Planned) -> Result<Attempt, StoreError> {
-        let replans = if planned.is_urgent() { URGENT_REPLANS } else { REPLANS };
+        let replans = self.fees.policy().lane(planned.is_urgent()).replans;
         for generation in 0..replans {
             match self.attempt(planned, generation).await? {
                 Attempt::Expired { reason } => {
@@ -288,12 +288,6 @@ fn fee_lamports(prepared: &Prepared) -> u64 {
 
 /// The cluster's base fee.
 const LAMPORTS_PER_SIGNATURE: u64 = 5_000;
-
-/// How often work is signed anew within a round after no block has taken it; then the next round decides.
-const REPLANS: u32 = 1;
-
-/// The same for channels that are closing, whose deadline does not wait for a round.
-const URGENT_REPLANS: u32 = 4;
 
 /// True if the trouble is not with the batch, so that another batch would meet it too.
 fn stops_all(error: &SubmitError) -> bool {

@@ -142,8 +142,17 @@ const NOW: i64 = 1_800_000_000;
 
 /// Generous enough for every offer of these tests but those about caps.
 const POLICY: FeePolicy = FeePolicy {
-    normal: LanePolicy { percentile: 50, min_price: 0, max_per_transaction: 1 << 30, max_per_hour: 1 << 30 },
-    urgent: LanePolicy { percentile: 90, min_price: 1_000, max_per_transaction: 1 << 30, max_per_hour: 1 << 30 },
+    normal: LanePolicy { percentile: 50, min_price: 0, replans: 1, ..LANE },
+    urgent: LanePolicy { percentile: 90, min_price: 1_000, replans: 4, ..LANE },
+};
+
+const LANE: LanePolicy = LanePolicy {
+    percentile: 0,
+    min_price: 0,
+    max_per_transaction: 1 << 30,
+    max_per_hour: 1 << 30,
+    raise_percent: 200,
+    replans: 0,
 };
 
 impl Scene {
