@@ -16,6 +16,14 @@ long-program seed="1" steps="100000":
 bench-settlement *args:
     cargo run --release --bin aro-bench -- settlement {{args}}
 
+# Small contents a second; `bench latency`, `lossy`, `ranges`, `connections` and `import` measure the rest.
+bench what="small" *args:
+    cargo run --release --bin aro-bench -- {{what}} {{args}}
+
+# What single steps cost: hashing, encoding, proving, frames, signatures, vouchers, the store.
+micro-bench *args:
+    cargo bench -p aro-proto -p node-server {{args}}
+
 # Formatting and lints, as errors.
 lint:
     cargo fmt --all --check

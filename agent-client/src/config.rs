@@ -16,7 +16,8 @@ pub struct AgentConfig {
     /// its window. More: a stalled node is noticed later.
     pub stall_timeout_ms: u64,
     /// Milliseconds for the node to acknowledge the last voucher of a fetch. Default 5,000. The bytes are proven
-    /// and paid by then; a node that never acknowledges costs this much time and nothing else.
+    /// and paid by then; a node that never acknowledges costs this much time and nothing else. With 0 no fetch waits, and
+    /// those that end within a moment share a voucher, which is what many small fetches want.
     pub credit_timeout_ms: u64,
     /// Base units that may be paid ahead to a node that is trusted so far. Default 0: only proven bytes are paid.
     /// More: no pause at the first window, and this much at risk for each node.

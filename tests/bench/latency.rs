@@ -113,7 +113,7 @@ impl Path {
         });
         let (report, bytes) = fetch.to_bytes(self.size as u64).await?;
         let (first, _) = seen.recv().context("nothing was proven")?;
-        ensure!(report.paid.get() > 0 && report.acknowledged, "it was not paid");
+        ensure!(report.paid.get() == report.verified_bytes && report.acknowledged, "it was not paid");
         ensure!(ContentId::of(&bytes) == self.content && report.size_proven, "it is not the content");
         Ok(micros(first))
     }

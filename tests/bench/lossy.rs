@@ -111,7 +111,7 @@ impl Path {
         let started = Instant::now();
         let (report, bytes) = self.agent.fetch(&address).to_bytes(self.len as u64).await?;
         let took = started.elapsed();
-        ensure!(report.paid.get() > 0 && report.size_proven, "it was not paid or not proven");
+        ensure!(report.paid.get() == report.verified_bytes && report.size_proven, "it was not paid or not proven");
         self.agent.close().await;
         self.check(&bytes)?;
         Ok(self.rate(took))

@@ -97,10 +97,10 @@ pub(crate) fn pattern(seed: u64, start: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What the node charges.
-pub(crate) const TARIFF: Tariff = Tariff { per_mib: 100 };
+/// What the node charges: a base unit for each byte, so that what is paid is what was proven.
+pub(crate) const TARIFF: Tariff = Tariff { per_mib: 1 << 20 };
 /// What an agent sets aside: enough for a tebibyte.
-const DEPOSIT: Amount = Amount::new(100_000_000);
+const DEPOSIT: Amount = Amount::new(1 << 40);
 
 #[cfg(test)]
 mod tests {

@@ -75,7 +75,7 @@ impl StreamAccount {
     /// All contents of the answer are whole. Pays nothing yet: more requests of the same fetch follow.
     pub(crate) fn complete(&mut self) {
         self.expected = Some(self.proven);
-        self.finish(false);
+        self.finish(Pays::WithTheRest);
     }
 
     /// The node refused: nothing was begun on either side.
@@ -111,13 +111,14 @@ impl StreamAccount {
     }
 
     /// Ends the request, has everything proven paid to the last unit, and waits for the node to acknowledge it, at
-    /// most `limit_ms`. False if it did not: the voucher is signed and goes out again at the next connection.
+    /// most `limit_ms`. False if it did not: the voucher is signed and goes out again at the next connection. With a limit
+    /// of zero nobody waits, and one voucher pays for all requests that end within a moment.
     pub(crate) async fn settle(&mut self, session: &Session, limit_ms: u64) -> bool {
-        self.finish(true);
+        self.finish(if limit_ms > 0 { Pays::Now } else { Pays::Soon });
         self.lane.is_none() || acknowledged(session, limit_ms).await
     }
 
-    fn finish(&mut self, pays_now: bool) {
+    fn finish(&mut self, pays: Pays) {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
@@ -126,8 +127,10 @@ impl StreamAccount {
         }
         if let Some(lane) = &self.lane {
             lane.end(StreamKey(self.stream));
-            if pays_now {
-                self.control.flush_payment();
+            match pays {
+                Pays::Now => self.control.flush_payment(),
+                Pays::Soon => self.control.flush_payment_soon(),
+                Pays::WithTheRest => {}
             }
         }
     }
@@ -137,11 +140,25 @@ impl StreamAccount {
 pub(super) async fn acknowledged(session: &Session, limit_ms: u64) -> bool {
     let BindStatus::Bound(lane) = session.control().status().bind.clone() else { return true };
     let target = lane.target();
+    if limit_ms == 0 {
+        return session.control().status().accepted >= target;
+    }
     session.wait_for("paying", limit_ms, |status| status.accepted >= target).await.is_ok()
 }
 
 impl Drop for StreamAccount {
     fn drop(&mut self) {
-        self.finish(true);
+        self.finish(Pays::Now);
     }
+}
+
+/// When everything that was proven is signed for, beside what is due anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pays {
+    /// At once: somebody waits for the acknowledgement, or the rest is not wanted.
+    Now,
+    /// In a moment, together with whatever else ends until then.
+    Soon,
+    /// When the fetch that this request is a part of ends.
+    WithTheRest,
 }

@@ -420,7 +420,7 @@ const GROUP: GroupSize = GroupSize::KIB64;
 /// Contents at once, unless said otherwise.
 const IN_FLIGHT: usize = 64;
 /// Requests that they are divided into: while one is waited for, another arrives.
-const REQUESTS: usize = 4;
+const REQUESTS: usize = 2;
 /// Bytes of a reader's buffer.
 const BUFFER: usize = 256 << 10;
 /// Room below which a new buffer is taken.

@@ -74,6 +74,8 @@ struct Shared {
     status: watch::Sender<Status>,
     pay: Notify,
     flush: AtomicBool,
+    /// A flush will come by itself.
+    flushing_soon: AtomicBool,
     /// The last voucher is to be sent again after a moment.
     resending: AtomicBool,
     /// How often it was, since the node last acknowledged one.
@@ -99,6 +101,7 @@ impl Control {
             status,
             pay: Notify::new(),
             flush: AtomicBool::new(false),
+            flushing_soon: AtomicBool::new(false),
             resending: AtomicBool::new(false),
             resends: AtomicU32::new(0),
         });
@@ -127,6 +130,20 @@ impl Control {
     pub(crate) fn flush_payment(&self) {
         self.shared.flush.store(true, Ordering::Release);
         self.shared.pay.notify_one();
+    }
+
+    /// The same a moment later, for all that is proven until then: nobody waits for it, and a voucher costs both sides a
+    /// disk sync.
+    pub(crate) fn flush_payment_soon(&self) {
+        if self.shared.flushing_soon.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let control = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FLUSH_DELAY).await;
+            control.shared.flushing_soon.store(false, Ordering::Release);
+            control.flush_payment();
+        });
     }
 
     /// Tells the node how much of a cancelled stream was proven.
@@ -333,6 +350,10 @@ async fn write_and_pay(
                 Some(Outgoing::Frame(frame)) => written(send.write_all(&frame).await.is_ok()),
                 Some(Outgoing::Resend) => resend(&mut send, shared).await,
                 Some(Outgoing::Drain(done)) => {
+                    // What would be paid in a moment is paid now.
+                    if shared.flushing_soon.load(Ordering::Acquire) {
+                        shared.flush.store(true, Ordering::Release);
+                    }
                     let paying = pay_all(&mut send, shared).await;
                     if matches!(paying, Paying::GoesOn) && send.finish().is_ok() {
                         // Either way there is nothing left to wait for.
@@ -467,6 +488,8 @@ fn stream_failure(error: FrameError, setup: &LaneSetup, connection: &Connection)
 
 /// Time for the last frames to arrive at goodbye.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// For how long the ends of fetches gather whose payment nobody waits for.
+const FLUSH_DELAY: Duration = Duration::from_millis(10);
 /// Tries with a voucher that the node could not keep: a full disk stays full for longer.
 const MAX_RESENDS: u32 = 3;
 /// Time for the node to recover, and for refusals of other vouchers in flight to arrive.

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use aro_proto::ContentId;
@@ -53,37 +55,104 @@ pub(super) fn add_file(contents: &Path, path: &Path) -> Result<Stored, StoreErro
 }
 
 fn copy_and_hash(
-    mut source: File,
+    source: File,
     size: u64,
     path: &Path,
-    mut data: &File,
+    data: &File,
     outboard: &File,
     target: &Path,
 ) -> Result<ContentId, StoreError> {
-    let mut builder = OutboardBuilder::new(size);
-    let mut buffer = vec![0; COPY_BUFFER];
-    let mut written = Ok(());
-    loop {
-        let read = match source.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(source) => return Err(StoreError::Io { path: path.to_owned(), source }),
-        };
-        let bytes = &buffer[..read];
-        builder.update(bytes, |offset, run| {
-            if written.is_ok() {
-                written = outboard.write_all_at(run, offset);
-            }
-        });
-        std::mem::replace(&mut written, Ok(()))
-            .and_then(|()| data.write_all(bytes))
-            .map_err(|source| StoreError::Io { path: target.to_owned(), source })?;
+    let copy = Copy { source, size, path, outboard, target };
+    let at_target = |source| StoreError::Io { path: target.to_owned(), source };
+    if size < BEHIND_FROM {
+        let mut data = data;
+        return copy.run(|bytes, len| data.write_all(&bytes[..len]).map(|()| bytes));
     }
-    builder.finish().map_err(|mismatch| StoreError::Changed {
-        path: path.to_owned(),
-        expected: mismatch.expected,
-        got: mismatch.got,
+    thread::scope(|scope| {
+        let (full, to_write) = mpsc::sync_channel(BUFFERS);
+        let (empty, written) = mpsc::channel();
+        for _ in 0..BUFFERS {
+            let _ = empty.send(vec![0; COPY_BUFFER]);
+        }
+        let writer = thread::Builder::new().name("store-import".into());
+        let writer = writer.spawn_scoped(scope, move || write_behind(data, &to_write, &empty)).map_err(at_target)?;
+        // Both ends of these go only with the writer, which then has an error to tell.
+        let stopped = || io::Error::other("the writer stopped");
+        let copied = copy.run(|bytes, len| {
+            full.send((bytes, len)).map_err(|_| stopped())?;
+            written.recv().map_err(|_| stopped())
+        });
+        drop(full);
+        let done = writer.join().unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
+        done.map_err(at_target)?;
+        copied
+    })
+}
+
+/// A file on its way into the store.
+struct Copy<'a> {
+    source: File,
+    size: u64,
+    path: &'a Path,
+    outboard: &'a File,
+    target: &'a Path,
+}
+
+impl Copy<'_> {
+    /// Reads and hashes; `write` takes each buffer with its count of bytes, and gives one back.
+    fn run(mut self, mut write: impl FnMut(Vec<u8>, usize) -> io::Result<Vec<u8>>) -> Result<ContentId, StoreError> {
+        let Self { size, path, outboard, target, .. } = self;
+        let at_target = |source| StoreError::Io { path: target.to_owned(), source };
+        let mut builder = OutboardBuilder::new(size);
+        let mut buffer = vec![0; COPY_BUFFER];
+        let mut written = Ok(());
+        loop {
+            let read = match self.source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(StoreError::Io { path: path.to_owned(), source }),
+            };
+            builder.update(&buffer[..read], |offset, run| {
+                if written.is_ok() {
+                    written = outboard.write_all_at(run, offset);
+                }
+            });
+            std::mem::replace(&mut written, Ok(())).map_err(at_target)?;
+            buffer = write(buffer, read).map_err(at_target)?;
+        }
+        builder.finish().map_err(|mismatch| StoreError::Changed {
+            path: path.to_owned(),
+            expected: mismatch.expected,
+            got: mismatch.got,
+        })
+    }
+}
+
+/// Writes what has been hashed while the next is read and hashed, and syncs behind that, so that the last sync is short.
+fn write_behind(
+    mut data: &File,
+    to_write: &mpsc::Receiver<(Vec<u8>, usize)>,
+    empty: &mpsc::Sender<Vec<u8>>,
+) -> io::Result<()> {
+    let joined = |syncing: Option<ScopedJoinHandle<'_, io::Result<()>>>| {
+        let panicked = |_| Err(io::Error::other("the thread that syncs panicked"));
+        syncing.map_or(Ok(()), |thread| thread.join().unwrap_or_else(panicked))
+    };
+    thread::scope(|scope| {
+        let (mut unsynced, mut syncing) = (0, None::<ScopedJoinHandle<'_, io::Result<()>>>);
+        for (bytes, len) in to_write {
+            data.write_all(&bytes[..len])?;
+            // Whoever reads has gone if it failed.
+            let _ = empty.send(bytes);
+            unsynced += len;
+            if unsynced >= SYNC_BYTES && syncing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
+                joined(syncing.take())?;
+                syncing = Some(thread::Builder::new().spawn_scoped(scope, || data.sync_data())?);
+                unsynced = 0;
+            }
+        }
+        joined(syncing)
     })
 }
 
@@ -159,6 +228,12 @@ fn sync_folder(path: &Path) -> Result<(), StoreError> {
 const INCOMING: &str = ".incoming-";
 /// Bytes read at once: long enough for BLAKE3 to run at full speed.
 const COPY_BUFFER: usize = 1 << 20;
+/// Buffers that are written while another is read and hashed.
+const BUFFERS: usize = 2;
+/// Bytes of a file from which on it is written by a thread of its own: below, starting one costs more than it gains.
+const BEHIND_FROM: u64 = 8 << 20;
+/// Bytes written between two syncs.
+const SYNC_BYTES: usize = 32 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -183,6 +258,35 @@ mod tests {
             (File::create(dir.path().join("d")).unwrap(), File::create(dir.path().join("o")).unwrap());
         let outcome = copy_and_hash(File::open(&path).unwrap(), 99, &path, &data, &outboard, dir.path());
         assert!(matches!(outcome, Err(StoreError::Changed { expected: 99, got: 100, .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_written_behind_is_the_same_byte_for_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(dir.path()).unwrap();
+        let path = dir.path().join("file");
+        for size in [BEHIND_FROM as usize - 1, BEHIND_FROM as usize, SYNC_BYTES + COPY_BUFFER + 7] {
+            let bytes: Vec<u8> = (0..size).map(|place| (place / 3 % 251) as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            let stored = store.add_file(&path).unwrap();
+            assert_eq!((stored.id, stored.size), (ContentId::of(&bytes), size as u64));
+            let data = dir.path().join("contents").join(stored.id.to_string()).join(DATA);
+            assert!(fs::read(data).unwrap() == bytes, "{size}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_disk_that_fills_up_behind_the_reader_is_its_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let size = BEHIND_FROM + 1;
+        File::create(&path).unwrap().set_len(size).unwrap();
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let outboard = File::create(dir.path().join("o")).unwrap();
+        let outcome = copy_and_hash(File::open(&path).unwrap(), size, &path, &full, &outboard, dir.path());
+        let Err(StoreError::Io { source, .. }) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]
