@@ -18,7 +18,7 @@ use settlement_interface::accounts::status;
 use settlement_interface::fees;
 use settlement_interface::instructions::EVERYTHING;
 use settlement_operator::vouchers::{Accepted, Claim, MemoryStore, VoucherStore};
-use settlement_operator::{FeeSource, RunningOperator, SettleReport, withdraw_fees};
+use settlement_operator::{FeeSource, Operator, RunningOperator, SettleReport, withdraw_fees};
 
 async fn settle(operator: &RunningOperator) -> SettleReport {
     tokio::time::timeout(Duration::from_secs(30), operator.settle_once()).await.expect("in time").unwrap()
@@ -186,6 +186,29 @@ async fn crash_before_the_send_sends_the_recorded_transaction() {
     assert_eq!(world.available().await, FUNDS - 5_000);
 }
 
+// r[verify settlement.close.said_anew]
+#[tokio::test]
+async fn wish_of_an_earlier_life_closes_nothing_until_its_node_says_it_anew() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let channel = world.open(1, 1_000_000).await[0];
+    let operator = world.start(dir.path()).await;
+    world.client(&operator).await.hand(&[world.closing(channel, 5_000)]).await.ack();
+    operator.shutdown().await;
+
+    let chain = Arc::new(world.chain.clone());
+    let deaf = Operator::once(&world.config(dir.path()), world.authority.insecure_clone(), chain).await.unwrap();
+    assert_eq!((deaf.closed.len(), deaf.settled.len()), (0, 1), "who hears no node closes nothing: {deaf:?}");
+    let operator = world.start(dir.path()).await;
+    assert!(settle(&operator).await.closed.is_empty());
+    let client = world.client(&operator).await;
+    assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None, "its best voucher is no wish");
+    assert!(settle(&operator).await.closed.is_empty());
+    assert_eq!(world.channel(channel).await.unwrap().status, status::OPEN);
+    assert_eq!(client.refusal(world.closing(channel, 5_000)).await, None);
+    assert_eq!(settle(&operator).await.closed[0].cumulative, Amount::new(5_000));
+}
+
 // r[verify settlement.write_ahead]
 #[tokio::test]
 async fn crash_after_the_landing_is_reported_and_not_repeated() {
@@ -228,6 +251,9 @@ async fn transaction_that_can_never_land_is_signed_anew_but_an_uncertain_one_is_
     assert!(chain.sent().is_empty(), "uncertain is never dead");
 
     chain.set(Fault::None);
+    // What nobody can land any more is forgotten, and its node says its wish anew.
+    assert!(settle(&operator).await.closed.is_empty());
+    assert_eq!(world.client(&operator).await.refusal(world.closing(channel, 5_000)).await, None);
     let report = settle(&operator).await;
     assert_eq!(report.closed.len(), 1, "{report:?}");
     assert_eq!(chain.sent().len(), 2);

@@ -66,6 +66,10 @@ impl VoucherStore for FusedStore {
         self.write(self.inner.prune(done)).await
     }
 
+    async fn doubt_wishes(&self) -> Result<u64, StoreError> {
+        self.write(self.inner.doubt_wishes()).await
+    }
+
     async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError> {
         self.write(self.inner.quarantine(entry)).await
     }

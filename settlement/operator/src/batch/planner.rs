@@ -42,6 +42,8 @@ pub struct Facts {
     pub channels: BTreeMap<ChannelId, Channel>,
     /// What a transaction costs.
     pub cost: Cost,
+    /// Whether wishes to close that are in doubt count: their nodes had time enough to say them anew.
+    pub believes_old_wishes: bool,
 }
 
 impl Planner {
@@ -168,7 +170,7 @@ impl Planner {
             deposit: Amount::new(channel.deposit),
             closing: channel.status == status::CLOSING,
             // Only the node's own operator may close.
-            asked: stored.close && self.close_when_asked && !foreign,
+            asked: stored.is_to_close(facts.believes_old_wishes) && self.close_when_asked && !foreign,
             expires_at: voucher.expires_at,
             foreign,
             since: stored.since,
@@ -487,6 +489,23 @@ pub(crate) mod tests {
         let planned = planner.plan(&facts, &stored, &HashSet::new());
         let dues: Vec<(Kind, Vec<Due>)> = planned.iter().map(|planned| (planned.kind, planned.dues.clone())).collect();
         assert_eq!(dues, [(Kind::Settle, vec![Due::Closing]), (Kind::Close, vec![Due::Closing, Due::Asked])]);
+    }
+
+    // r[verify settlement.close.said_anew]
+    #[test]
+    fn wish_in_doubt_closes_nothing_and_what_is_closing_is_settled_all_the_same() {
+        let planner = planner();
+        let mut facts = facts();
+        let [open, closing] = [1, 2].map(|number| add_channel(&mut facts, number, 1));
+        let channel = facts.channels.get_mut(&closing).unwrap();
+        (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
+        let doubted = |id| StoredVoucher { doubted: true, ..voucher(id, 1, 101, 0, true) };
+        let stored = [doubted(open), doubted(closing)];
+        let plan = |facts: &Facts| kinds(&planner.plan(facts, &stored, &HashSet::new()));
+        assert_eq!(plan(&facts), [(Kind::Settle, 1)]);
+        assert_eq!(kinds(&planner.urgent(&facts, &stored, &HashSet::new())), [(Kind::Settle, 1)]);
+        facts.believes_old_wishes = true;
+        assert_eq!(plan(&facts), [(Kind::Close, 2)]);
     }
 
     #[test]

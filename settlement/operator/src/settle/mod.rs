@@ -18,6 +18,7 @@ use settlement_chain::submit::{Remedy, offered_priority_fee};
 use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use settlement_interface::accounts::status;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub use report::{ReclaimedChannel, SettleReport, SettledChannel, Skipped, Trouble};
 pub(crate) use urgent::{Seen, joined};
@@ -66,6 +67,8 @@ pub(crate) struct Settler {
     cache: Arc<ChannelCache>,
     metrics: Arc<Metrics>,
     withdraw_fees_above: Option<Amount>,
+    /// When wishes to close that are in doubt count, though nobody has said them anew; `None`: never.
+    old_wishes_from: Option<Instant>,
     cost: Cost,
     claims: Claims,
     /// Journal entries that a report has already told of.
@@ -83,6 +86,7 @@ impl Settler {
         cache: Arc<ChannelCache>,
         metrics: Arc<Metrics>,
         withdraw_fees_above: Option<Amount>,
+        old_wishes_from: Option<Instant>,
     ) -> Self {
         let cost = Cost { entries: submitter.planner.capacity(), ..Cost::default() };
         Self {
@@ -95,6 +99,7 @@ impl Settler {
             cache,
             metrics,
             withdraw_fees_above,
+            old_wishes_from,
             cost,
             claims: Claims::default(),
             told: Mutex::default(),
@@ -124,6 +129,7 @@ impl Settler {
         let vouchers = self.book.vouchers().await?;
         let mut facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
         facts.cost = self.cost;
+        facts.believes_old_wishes = self.old_wishes_from.is_some_and(|from| from <= Instant::now());
         let facts = self.after(&facts, &landed, &mut report).await?;
         self.metrics.standing(&standing(&facts, &vouchers));
         let landed = self.send(self.planner.plan(&facts, &vouchers, &busy), Lane::Settle, &mut report).await?;

@@ -151,6 +151,11 @@ impl Book {
         if done.is_empty() { Ok(()) } else { self.store.prune(done).await }
     }
 
+    /// Puts every stored wish to close in doubt, until its node says it anew. Returns their number.
+    pub async fn doubt_wishes(&self) -> Result<u64, StoreError> {
+        self.store.doubt_wishes().await
+    }
+
     /// Sets a voucher aside until a higher one comes.
     pub async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError> {
         self.store.quarantine(&entry.bounded()).await

@@ -78,7 +78,7 @@ impl VoucherStore for MemoryStore {
                 state.quarantine.remove(&changed.channel());
             }
         }
-        Ok((judged.rulings, judged.changed.iter().any(|changed| changed.close)))
+        Ok((judged.rulings, judged.changed.iter().any(|changed| changed.is_to_close(false))))
     }
 
     async fn get(&self, channels: &[ChannelId]) -> Result<Vec<Option<StoredVoucher>>, StoreError> {
@@ -103,6 +103,16 @@ impl VoucherStore for MemoryStore {
         }
         state.channels.retain(|_, holding| *holding != Holding::default());
         Ok(())
+    }
+
+    async fn doubt_wishes(&self) -> Result<u64, StoreError> {
+        let mut state = self.lock();
+        let mut doubted = 0_u64;
+        for voucher in state.channels.values_mut().filter_map(|holding| holding.voucher.as_mut()) {
+            *voucher = voucher.with_doubt();
+            doubted = doubted.saturating_add(u64::from(voucher.doubted));
+        }
+        Ok(doubted)
     }
 
     async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError> {

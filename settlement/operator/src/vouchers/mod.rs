@@ -53,6 +53,9 @@ pub trait VoucherStore: Send + Sync + 'static {
     /// Forgets these vouchers; one that has changed since it was read stays.
     async fn prune(&self, done: &[StoredVoucher]) -> Result<(), StoreError>;
 
+    /// Puts every stored wish to close in doubt, until its node says it anew. Returns their number.
+    async fn doubt_wishes(&self) -> Result<u64, StoreError>;
+
     /// Sets a voucher aside until a higher one comes; nothing happens if one has come already.
     async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError>;
 

@@ -51,6 +51,9 @@ pub struct StoredVoucher {
     pub node: Address,
     /// True if the node wants the channel closed.
     pub close: bool,
+    /// True if that wish was there when an operator started, and its node has not said it since: the database may be
+    /// an old backup, and the node may hold a better voucher that it has forgotten.
+    pub doubted: bool,
     /// Unix second at which the channel's amount first rose above what had been settled.
     pub since: i64,
     /// Unix second of the last voucher that told something new.
@@ -67,6 +70,7 @@ impl StoredVoucher {
             lasting: None,
             node: accepted.node,
             close: accepted.close,
+            doubted: false,
             since: now,
             heard: now,
             quarantined: false,
@@ -95,6 +99,12 @@ impl StoredVoucher {
         if is_expired(self.signed.voucher.expires_at, now) { self.lasting.as_ref() } else { Some(&self.signed) }
     }
 
+    /// True if its channel is to be closed; wishes in doubt count where `old_ones` do.
+    // r[impl settlement.close.said_anew]
+    pub fn is_to_close(&self, old_ones: bool) -> bool {
+        self.close && (old_ones || !self.doubted)
+    }
+
     /// The voucher as one JSON object; amounts are base units, times unix seconds.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
@@ -104,6 +114,7 @@ impl StoredVoucher {
             "expires_at": self.signed.voucher.expires_at,
             "lasting": self.lasting.map(|lasting| lasting.voucher.cumulative.get()),
             "close": self.close,
+            "doubted": self.doubted,
             "since": self.since,
             "heard": self.heard,
             "quarantined": self.quarantined,
@@ -111,19 +122,25 @@ impl StoredVoucher {
     }
 
     /// What is stored after `accepted` arrives on top of this: a rise, the replacement of one that has expired, or
-    /// the same again with a wish to close, which stays once it is there.
+    /// the same again with a wish to close, which stays once it is there. Said anew it is in doubt no more.
     pub(super) fn merged(self, accepted: &Accepted, now: i64) -> Self {
         let (node, close) = (accepted.node, self.close || accepted.close);
+        let doubted = self.doubted && !accepted.close;
         let new = *accepted.voucher.signed();
         if new == self.signed {
-            return Self { node, close, heard: now, ..self };
+            return Self { node, close, doubted, heard: now, ..self };
         }
         let lasting = match (new.voucher.expires_at, self.signed.voucher.expires_at) {
             (NEVER, _) => None,
             (_, NEVER) => Some(self.signed),
             _ => self.lasting,
         };
-        Self { signed: new, lasting, node, close, heard: now, quarantined: false, ..self }
+        Self { signed: new, lasting, node, close, doubted, heard: now, quarantined: false, ..self }
+    }
+
+    /// The same at the start of an operator: whatever wish it holds is an old one.
+    pub(super) fn with_doubt(self) -> Self {
+        Self { doubted: self.close, ..self }
     }
 
     /// The same once `amount` is settled for good by a transaction that was signed at the unix second `at`: what is

@@ -1,7 +1,7 @@
 //! Records of the file. Integers are little-endian.
 //!
 //! ```text
-//! voucher      node 32 | close 1 + quarantined 2 + lasting 4 | since i64 | heard i64
+//! voucher      node 32 | close 1 + quarantined 2 + lasting 4 + doubted 8 | since i64 | heard i64
 //!              | cumulative u64 | expires_at i64 | signature 64 [| cumulative u64 | signature 64, the lasting one]
 //! quarantined  cumulative u64 | at i64 | reason
 //! row          kind | node 32 | channel 32 | from | to | node | operator | protocol share | refunded
@@ -20,7 +20,12 @@ pub(super) fn encode_voucher(stored: &StoredVoucher) -> Vec<u8> {
     let voucher = &stored.signed.voucher;
     let mut bytes = Vec::with_capacity(VOUCHER + LASTING);
     bytes.extend(stored.node.as_ref());
-    let flags = [(stored.close, CLOSE), (stored.quarantined, QUARANTINED), (stored.lasting.is_some(), HAS_LASTING)];
+    let flags = [
+        (stored.close, CLOSE),
+        (stored.quarantined, QUARANTINED),
+        (stored.lasting.is_some(), HAS_LASTING),
+        (stored.doubted, DOUBTED),
+    ];
     bytes.push(flags.iter().filter(|(is, _)| *is).map(|(_, flag)| flag).sum());
     bytes.extend(stored.since.to_le_bytes());
     bytes.extend(stored.heard.to_le_bytes());
@@ -51,11 +56,12 @@ pub(super) fn decode_voucher(channel: ChannelId, bytes: &[u8]) -> Result<StoredV
         let cumulative = reader.u64()?;
         Some(signed(&mut reader, cumulative, NEVER)?)
     };
-    if flags & !(CLOSE | QUARANTINED | HAS_LASTING) != 0 || !reader.rest.is_empty() {
+    if flags & !(CLOSE | QUARANTINED | HAS_LASTING | DOUBTED) != 0 || !reader.rest.is_empty() {
         return Err(StoreError::Damaged("voucher"));
     }
-    let (close, quarantined) = (flags & CLOSE != 0, flags & QUARANTINED != 0);
-    Ok(StoredVoucher { signed: best, lasting, node, close, since, heard, quarantined })
+    let is = |flag: u8| flags & flag != 0;
+    let (close, doubted, quarantined) = (is(CLOSE), is(DOUBTED), is(QUARANTINED));
+    Ok(StoredVoucher { signed: best, lasting, node, close, doubted, since, heard, quarantined })
 }
 
 pub(super) fn encode_quarantined(entry: &Quarantined) -> Vec<u8> {
@@ -144,6 +150,7 @@ const LASTING: usize = 72;
 const CLOSE: u8 = 1;
 const QUARANTINED: u8 = 2;
 const HAS_LASTING: u8 = 4;
+const DOUBTED: u8 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -153,7 +160,7 @@ mod tests {
     #[test]
     fn vouchers_read_back_and_damaged_ones_are_errors() {
         let plain = StoredVoucher::new(&accepted(4, u64::MAX, true), -5);
-        let rich = StoredVoucher { lasting: Some(plain.signed), quarantined: true, heard: 9, ..plain };
+        let rich = StoredVoucher { lasting: Some(plain.signed), quarantined: true, doubted: true, heard: 9, ..plain };
         for stored in [plain, rich] {
             let bytes = encode_voucher(&stored);
             assert_eq!(decode_voucher(stored.channel(), &bytes).unwrap(), stored);
@@ -163,7 +170,7 @@ mod tests {
             damaged(&bytes[..bytes.len() - 1]);
             damaged(&[&bytes[..], &[0]].concat());
             let mut flags = bytes.clone();
-            flags[32] |= 8;
+            flags[32] |= 16;
             damaged(&flags);
         }
     }

@@ -35,6 +35,10 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), StoreError> {
     let found = schema.get("version").map_err(database_error)?.map(|version| version.value());
     match found {
         Some(VERSION) => {}
+        // Every record of version 2 is one of this version too.
+        Some(2) => {
+            schema.insert("version", VERSION).map_err(database_error)?;
+        }
         None if names.is_empty() => {
             schema.insert("version", VERSION).map_err(database_error)?;
         }
@@ -70,4 +74,4 @@ pub(super) fn database_error(error: impl Into<redb::Error>) -> StoreError {
 }
 
 /// What this program writes.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
