@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aro_proto::message::{ChainIds, Handoff, HandoffAck};
 use aro_proto::{AgentId, NodeId, Refusal, SecretKey};
-use settlement_chain::submit::offered_priority_fee;
 use settlement_chain::{Address, ChainClient, Hash, Program, TransactionSigner, reads};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,7 +21,8 @@ use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
 use crate::submit::{FeeBudget, Submitter};
 use crate::vouchers::{
-    self, Book, Cursor, HistoryQuery, HistoryRow, Lease, LeaseTerms, OperatorStore, StoreError, StoredVoucher,
+    self, Book, Cursor, Deployment, HistoryQuery, HistoryRow, Lease, LeaseTerms, OperatorStore, StoreError,
+    StoredVoucher,
 };
 use crate::watch::{Alarms, Watch};
 
@@ -311,6 +311,9 @@ impl Core {
         }
         let (operator, _) = program.operator(&authority_address);
         tracing::info!(%operator, authority = %authority_address, "the operator account is there");
+        let deployment = Deployment { genesis_hash, program: program.id, operator };
+        // r[impl settlement.database.bound]
+        store.bind(&deployment).await?.check(&deployment)?;
         let book = Arc::new(Book::new(
             store,
             LeaseTerms { ttl: Duration::from_millis(config.lease_ttl_ms), ..LeaseTerms::new(operator.to_string()) },
@@ -338,13 +341,7 @@ impl Core {
             fairness: Fairness::new(config.max_handoffs_at_once),
             close_wanted: tokio::sync::Notify::new(),
         });
-        // What an earlier life has in flight counts against this hour.
-        let in_flight = book.pending().await?;
-        let already = in_flight
-            .iter()
-            .map(|entry| offered_priority_fee(&entry.prepared.transaction))
-            .fold(0, u64::saturating_add);
-        let fees = Arc::new(FeeBudget::new(config.fees, already, std::time::Instant::now()));
+        let fees = Arc::new(FeeBudget::new(config.fees));
         let submitter = Submitter { chain, authority, book, planner, fees };
         let old_wishes_from = Instant::now().checked_add(Duration::from_secs(config.wish_wait_s));
         let above = config.withdraw_fees_above;

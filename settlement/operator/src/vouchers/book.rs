@@ -117,6 +117,11 @@ impl Book {
         self.grant().is_some()
     }
 
+    /// The fence of the lease, if it was ours when the store was last asked.
+    pub fn fence(&self) -> Option<u64> {
+        self.grant().map(|grant| grant.fence)
+    }
+
     /// Makes a signed transaction durable, if the lease is still ours and it still carries the best voucher of every
     /// channel that it closes.
     // r[impl settlement.write_ahead]

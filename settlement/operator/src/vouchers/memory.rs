@@ -10,8 +10,8 @@ use settlement_chain::Signature;
 
 use super::rules::{self, Holding};
 use super::{
-    Cursor, Grant, History, HistoryQuery, HistoryRow, Lease, Leases, MAX_PAGE, Offer, Quarantined, Ruling, StoreError,
-    StoredVoucher, VoucherStore,
+    Binding, Cursor, Deployment, Grant, History, HistoryQuery, HistoryRow, Lease, Leases, MAX_PAGE, Offer, Quarantined,
+    Ruling, StoreError, StoredVoucher, VoucherStore,
 };
 use crate::batch::Kind;
 use crate::submit::{Begun, Journal, JournalEntry};
@@ -30,6 +30,7 @@ struct State {
     history: BTreeMap<Cursor, HistoryRow>,
     rows: u64,
     leases: HashMap<String, (Grant, Instant)>,
+    deployment: Option<Deployment>,
 }
 
 impl MemoryStore {
@@ -162,7 +163,7 @@ impl Journal for MemoryStore {
         state.count_closes(&entry, |closes| closes.saturating_sub(1));
         for row in trail {
             if let Some(Holding { voucher: Some(voucher), .. }) = state.channels.get_mut(&row.channel) {
-                *voucher = voucher.settled_to(row.to, entry.at);
+                *voucher = voucher.settled_by(row, entry.at);
             }
             state.rows = state.rows.saturating_add(1);
             let cursor = Cursor { at: row.at, number: state.rows };
@@ -219,5 +220,12 @@ impl Leases for MemoryStore {
             *until = Instant::now();
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Binding for MemoryStore {
+    async fn bind(&self, deployment: &Deployment) -> Result<Deployment, StoreError> {
+        Ok(*self.lock().deployment.get_or_insert(*deployment))
     }
 }

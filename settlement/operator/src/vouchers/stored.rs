@@ -5,6 +5,8 @@ use aro_proto::{Amount, ChannelId, Refusal};
 use settlement_chain::Address;
 use settlement_interface::voucher::{NEVER, is_expired};
 
+use super::HistoryRow;
+
 /// A voucher that may be stored: its signature has been verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -143,10 +145,14 @@ impl StoredVoucher {
         Self { doubted: self.close, ..self }
     }
 
-    /// The same once `amount` is settled for good by a transaction that was signed at the unix second `at`: what is
-    /// still unsettled came in later.
-    pub(super) fn settled_to(self, amount: Amount, at: i64) -> Self {
-        if self.cumulative() > amount { Self { since: self.since.max(at), ..self } } else { self }
+    /// The same once the row's transaction, signed at the unix second `at`, is final: what is still unsettled came in
+    /// later.
+    pub(super) fn settled_by(self, row: &HistoryRow, at: i64) -> Self {
+        if row.error.is_none() && self.cumulative() > row.to {
+            Self { since: self.since.max(at), ..self }
+        } else {
+            self
+        }
     }
 }
 
@@ -176,13 +182,18 @@ impl Quarantined {
 
     /// The same with its reason cut to what is kept.
     pub(super) fn bounded(&self) -> Self {
-        let mut end = self.reason.len().min(MAX_REASON);
-        while !self.reason.is_char_boundary(end) {
-            end = end.saturating_sub(1);
-        }
-        Self { reason: self.reason[..end].to_owned(), ..self.clone() }
+        Self { reason: cut(&self.reason).to_owned(), ..self.clone() }
     }
 }
 
-/// Bytes of a quarantine's reason.
+/// As much of a reason as is kept.
+pub(super) fn cut(reason: &str) -> &str {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end = end.saturating_sub(1);
+    }
+    &reason[..end]
+}
+
+/// Bytes of a reason, of a quarantine or a failure.
 pub const MAX_REASON: usize = 512;

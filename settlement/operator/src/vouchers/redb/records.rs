@@ -6,6 +6,7 @@
 //! quarantined  cumulative u64 | at i64 | reason
 //! row          kind | node 32 | channel 32 | from | to | node | operator | protocol share | refunded
 //!              | slot | transaction fee | fee share (9 x u64) | signature 64 [| voucher signature 64]
+//!              kind + 128 of a failed transaction: the last is its error instead
 //! ```
 
 use aro_proto::channel::{SignedVoucher, Voucher};
@@ -79,14 +80,18 @@ pub(super) fn decode_quarantined(channel: ChannelId, bytes: &[u8]) -> Result<Qua
 }
 
 pub(super) fn encode_row(row: &HistoryRow) -> Vec<u8> {
-    let mut bytes = vec![row.kind as u8];
+    let failed = if row.error.is_some() { FAILED } else { 0 };
+    let mut bytes = vec![row.kind as u8 | failed];
     bytes.extend(row.node.as_ref());
     bytes.extend(row.channel.as_bytes());
     let amounts = [row.from, row.to, row.node_share, row.operator_share, row.protocol_share, row.refunded];
     bytes.extend(amounts.iter().flat_map(|amount| amount.get().to_le_bytes()));
     bytes.extend([row.slot, row.transaction_fee, row.fee_share].iter().flat_map(|number| number.to_le_bytes()));
     bytes.extend(row.signature.as_ref());
-    bytes.extend(row.voucher_signature.iter().flatten());
+    match &row.error {
+        Some(error) => bytes.extend(error.as_bytes()),
+        None => bytes.extend(row.voucher_signature.iter().flatten()),
+    }
     bytes
 }
 
@@ -102,8 +107,13 @@ pub(super) fn decode_row(at: i64, bytes: &[u8]) -> Result<HistoryRow, StoreError
     let [from, to, node_share, operator_share, protocol_share, refunded] = amounts;
     let (slot, transaction_fee, fee_share) = (reader.u64()?, reader.u64()?, reader.u64()?);
     let signature = Signature::from(reader.array::<64>()?);
+    let damaged = StoreError::Damaged("history row");
+    let error = match kind & FAILED {
+        0 => None,
+        _ => Some(str::from_utf8(std::mem::take(&mut reader.rest)).map_err(|_| damaged.clone())?.to_owned()),
+    };
     let voucher_signature = if reader.rest.is_empty() { None } else { Some(reader.array()?) };
-    let kind = Kind::from_number(kind).filter(|_| reader.rest.is_empty()).ok_or(StoreError::Damaged("history row"))?;
+    let kind = Kind::from_number(kind & !FAILED).filter(|_| reader.rest.is_empty()).ok_or(damaged)?;
     Ok(HistoryRow {
         at,
         kind,
@@ -120,6 +130,7 @@ pub(super) fn decode_row(at: i64, bytes: &[u8]) -> Result<HistoryRow, StoreError
         transaction_fee,
         fee_share,
         voucher_signature,
+        error,
     })
 }
 
@@ -151,6 +162,8 @@ const CLOSE: u8 = 1;
 const QUARANTINED: u8 = 2;
 const HAS_LASTING: u8 = 4;
 const DOUBTED: u8 = 8;
+/// Added to the kind of a row whose transaction failed.
+const FAILED: u8 = 128;
 
 #[cfg(test)]
 mod tests {
@@ -193,6 +206,7 @@ mod tests {
             transaction_fee: 8,
             fee_share: 9,
             voucher_signature: None,
+            error: None,
         };
         for voucher_signature in [None, Some([10; 64])] {
             row.voucher_signature = voucher_signature;
@@ -200,5 +214,9 @@ mod tests {
             assert_eq!(decode_row(-1, &bytes).unwrap(), row);
             assert_eq!(decode_row(-1, &bytes[..bytes.len() - 1]), Err(StoreError::Damaged("history row")));
         }
+        let failed = HistoryRow { voucher_signature: None, error: Some("refusé".to_owned()), ..row };
+        let bytes = encode_row(&failed);
+        assert_eq!(decode_row(-1, &bytes).unwrap(), failed);
+        assert_eq!(decode_row(-1, &bytes[..bytes.len() - 1]), Err(StoreError::Damaged("history row")));
     }
 }

@@ -8,6 +8,7 @@
 //! journal    signature 64 -> JournalEntry::to_bytes
 //! history    (unix s, number) -> records::row
 //! leases     name -> (holder, fence, unix ms at which it lapses)
+//! deployment "genesis_hash", "program", "operator" -> 32
 //! ```
 
 use std::io;
@@ -22,6 +23,7 @@ pub(super) const QUARANTINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition
 pub(super) const JOURNAL: TableDefinition<&[u8; 64], &[u8]> = TableDefinition::new("journal_2");
 pub(super) const HISTORY: TableDefinition<(i64, u64), &[u8]> = TableDefinition::new("history");
 pub(super) const LEASES: TableDefinition<&str, (&str, u64, i64)> = TableDefinition::new("leases");
+pub(super) const DEPLOYMENT: TableDefinition<&str, &[u8; 32]> = TableDefinition::new("deployment");
 const SCHEMA: TableDefinition<&str, u64> = TableDefinition::new("schema");
 
 /// Makes every table, so that readers never miss one.
@@ -55,6 +57,7 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), StoreError> {
         transaction.open_table(JOURNAL)?;
         transaction.open_table(HISTORY)?;
         transaction.open_table(LEASES)?;
+        transaction.open_table(DEPLOYMENT)?;
         Ok(())
     };
     opened().map_err(database_error)
