@@ -10,15 +10,18 @@ use std::time::Duration;
 
 use aro_proto::channel::{SignedVoucher, Voucher};
 use aro_proto::{Amount, ChannelId, RefusalCode, SecretKey};
-use fixture::{FUNDS, Fault, GRACE_S, NOW, OPERATOR_BPS, PROTOCOL_BPS, TestChain, World};
+use fixture::{FUNDS, Fault, GRACE_S, NOW, OPERATOR_BPS, PROTOCOL_BPS, TestChain, World, address};
 use settlement_chain::instructions::{self, WithdrawEarned};
 use settlement_chain::reads::{self, associated_token_address};
 use settlement_chain::{Address, Signer, check_size, submit, tokens};
 use settlement_interface::accounts::status;
 use settlement_interface::fees;
-use settlement_interface::instructions::EVERYTHING;
-use settlement_operator::vouchers::{Accepted, Claim, MemoryStore, VoucherStore};
-use settlement_operator::{FeeSource, Operator, RunningOperator, SettleReport, withdraw_fees};
+use settlement_interface::instructions::{EVERYTHING, VoucherEntry};
+use settlement_operator::batch::Rules;
+use settlement_operator::vouchers::{Accepted, Claim, MemoryStore, RedbStore, VoucherStore};
+use settlement_operator::{
+    FeeSource, Operator, OperatorConfig, RunningOperator, SettleReport, StartError, register, withdraw_fees,
+};
 
 async fn settle(operator: &RunningOperator) -> SettleReport {
     tokio::time::timeout(Duration::from_secs(30), operator.settle_once()).await.expect("in time").unwrap()
@@ -140,6 +143,29 @@ async fn open_channels_are_settled_when_it_is_worth_it_and_stay_open() {
     );
 }
 
+// r[verify settlement.worth]
+#[tokio::test]
+async fn what_is_worth_a_transaction_follows_what_a_place_in_a_block_costs() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let chain = TestChain::new(world.chain.clone());
+    // One base unit a lamport, and a fee may be all of what is settled.
+    let rules = Rules {
+        min_settle: Amount::new(1),
+        aro_per_sol: Amount::new(1_000_000_000),
+        worth_factor: 1,
+        ..Rules::default()
+    };
+    let config = OperatorConfig { rules, ..world.config(dir.path()) };
+    let operator = world.start_another(config, world.operator_key.clone(), Arc::new(chain.clone())).await;
+    let channel = world.open(1, 1_000_000).await[0];
+    world.client(&operator).await.hand(&[world.voucher(channel, 6_000)]).await.ack();
+    *chain.paid.lock().unwrap() = vec![10_000];
+    assert!(settle(&operator).await.is_empty(), "worth the base fee, and not the priority fee of a busy chain");
+    chain.paid.lock().unwrap().clear();
+    assert_eq!(settle(&operator).await.settled[0].cumulative, Amount::new(6_000));
+}
+
 #[tokio::test]
 async fn closing_channel_is_settled_in_its_grace_and_finalized_after_it() {
     let world = World::new().await;
@@ -258,6 +284,28 @@ async fn transaction_that_can_never_land_is_signed_anew_but_an_uncertain_one_is_
     assert_eq!(chain.sent().len(), 2);
 }
 
+// r[verify settlement.database.bound]
+#[tokio::test]
+async fn database_of_another_operator_account_is_refused_and_left_as_it_was() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let channel = world.open(1, 1_000_000).await[0];
+    let operator = world.start(dir.path()).await;
+    world.client(&operator).await.hand(&[world.closing(channel, 5_000)]).await.ack();
+    let before = operator.vouchers().await.unwrap();
+    operator.shutdown().await;
+
+    let other = settlement_chain::Keypair::new();
+    world.chain.airdrop(&other.pubkey(), 1_000_000_000).unwrap();
+    register(&world.chain, &world.program, &world.admin, &other, OPERATOR_BPS, &other.pubkey()).await.unwrap();
+    let chain = || Arc::new(world.chain.clone());
+    let started = Operator::start(world.config(dir.path()), world.operator_key.clone(), other, chain()).await;
+    let Err(StartError::OtherDeployment(error)) = started.map(|_| ()) else { panic!("it starts") };
+    assert_eq!((error.what, error.stored), ("operator account", world.operator_account().to_string()));
+    let store = RedbStore::open(&world.config(dir.path()).database()).await.unwrap();
+    assert_eq!(store.page(None, 10).await.unwrap(), before);
+}
+
 // r[verify settlement.prune]
 #[tokio::test]
 async fn voucher_is_kept_until_its_settlement_is_final() {
@@ -279,6 +327,32 @@ async fn voucher_is_kept_until_its_settlement_is_final() {
     chain.set(Fault::None);
     assert!(settle(&operator).await.is_empty());
     assert!(operator.vouchers().await.unwrap().is_empty());
+}
+
+// r[verify settlement.prune]
+#[tokio::test]
+async fn voucher_that_somebody_else_settled_is_kept_for_64_blocks() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let channel = world.open(1, 1_000_000).await[0];
+    let voucher = world.voucher(channel, 5_000);
+    world.client(&operator).await.hand(&[voucher]).await.ack();
+    let entry = VoucherEntry { signature: voucher.signature, cumulative: 5_000 };
+    let batch = [(address(channel), entry, 0)];
+    let by_hand = instructions::settle_batch(&world.program, &world.node_account(), &world.operator_account(), &batch);
+    submit::submit(&world.chain, &world.admin, &[], &[by_hand]).await.unwrap();
+
+    let kept = async || operator.vouchers().await.unwrap().len();
+    // No journal says that it is final, so blocks must.
+    assert!(settle(&operator).await.is_empty());
+    assert_eq!(kept().await, 1);
+    world.chain.skip_blocks(63);
+    assert!(settle(&operator).await.is_empty());
+    assert_eq!(kept().await, 1, "a fork may still take it back");
+    world.chain.skip_blocks(1);
+    assert!(settle(&operator).await.is_empty());
+    assert_eq!(kept().await, 0);
 }
 
 #[tokio::test]
@@ -333,11 +407,11 @@ async fn operator_without_sol_says_so_and_loses_nothing() {
 async fn background_rounds_close_when_a_node_asks() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
-    let config = settlement_operator::OperatorConfig { settle_interval_ms: 3_600_000, ..world.config(dir.path()) };
+    let config = OperatorConfig { settle_interval_ms: 3_600_000, ..world.config(dir.path()) };
     let chain = Arc::new(world.chain.clone());
     let authority = world.authority.insecure_clone();
     let key = world.operator_key.clone();
-    let operator = settlement_operator::Operator::start(config, key, authority, chain).await.unwrap();
+    let operator = Operator::start(config, key, authority, chain).await.unwrap();
     let channel = world.open(1, 1_000_000).await[0];
     world.client(&operator).await.hand(&[world.closing(channel, 5_000)]).await.ack();
     let gone = async {
