@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use settlement_interface::accounts::status;
 
-use crate::scene::{BASE_FEE, Scene};
+use crate::scene::{BASE_FEE, PRIORITY, Scene};
 
 #[tokio::test]
 async fn operator_restored_from_an_old_backup_ends_where_it_would_have_ended() {
@@ -72,7 +72,7 @@ async fn wish_to_close_of_an_old_backup_closes_nothing_below_what_was_acknowledg
     let reports = scene.calm(&operator).await;
     assert_eq!(reports[0].closed.len(), 2, "said anew, they close at once: {reports:?}");
     // Settled, closed, refunded.
-    scene.audit(3 * BASE_FEE).await;
+    scene.audit(3 * BASE_FEE + PRIORITY).await;
 }
 
 #[tokio::test]
