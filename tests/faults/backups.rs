@@ -71,8 +71,8 @@ async fn wish_to_close_of_an_old_backup_closes_nothing_below_what_was_acknowledg
     scene.hand_all(&operator, 0, &later).await;
     let reports = scene.calm(&operator).await;
     assert_eq!(reports[0].closed.len(), 2, "said anew, they close at once: {reports:?}");
-    // Settled, closed, refunded.
-    scene.audit(3 * BASE_FEE + PRIORITY).await;
+    // Given up by the agent, settled, closed, refunded.
+    scene.audit(4 * BASE_FEE + PRIORITY).await;
 }
 
 #[tokio::test]

@@ -78,3 +78,28 @@ pub(super) fn database_error(error: impl Into<redb::Error>) -> StoreError {
 
 /// What this program writes.
 const VERSION: u64 = 3;
+
+#[cfg(test)]
+mod tests {
+    use redb::Database;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    #[test]
+    fn file_of_the_version_before_is_taken_over_and_one_of_a_later_program_left_alone() {
+        for (found, opened) in
+            [(2, Ok(())), (VERSION, Ok(())), (VERSION + 1, Err(StoreError::Newer { found: 4, known: 3 }))]
+        {
+            let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+            let transaction = database.begin_write().unwrap();
+            {
+                let mut schema = transaction.open_table(SCHEMA).unwrap();
+                schema.insert("version", found).unwrap();
+            }
+            assert_eq!(create(&transaction), opened, "version {found}");
+            let schema = transaction.open_table(SCHEMA).unwrap();
+            assert_eq!(schema.get("version").unwrap().unwrap().value(), found.max(VERSION));
+        }
+    }
+}
