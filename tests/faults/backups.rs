@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::scene::{BASE_FEE, Scene};
+use settlement_interface::accounts::status;
+
+use crate::scene::{BASE_FEE, PRIORITY, Scene};
 
 #[tokio::test]
 async fn operator_restored_from_an_old_backup_ends_where_it_would_have_ended() {
@@ -39,6 +41,38 @@ async fn operator_restored_from_an_old_backup_ends_where_it_would_have_ended() {
         // Settle and close, their refund, the last settle and close, its refund; and the old backup's settle again.
         scene.audit(7 * BASE_FEE).await;
     }
+}
+
+// r[verify settlement.close.said_anew]
+#[tokio::test]
+async fn wish_to_close_of_an_old_backup_closes_nothing_below_what_was_acknowledged_since() {
+    let mut scene = Scene::new(&[2]).await;
+    let [open, ending] = scene.channels[0][..] else { panic!("two channels") };
+    let operator = scene.start().await;
+    let early = [scene.stage.closing(open, 100), scene.stage.closing(ending, 100)];
+    scene.hand_all(&operator, 0, &early).await;
+    operator.shutdown().await;
+    let backup = Backup::take(&scene);
+    let operator = scene.start().await;
+    let later = [scene.stage.closing(open, 600), scene.stage.closing(ending, 300)];
+    scene.hand_all(&operator, 0, &later).await;
+    drop(operator);
+
+    backup.restore(&scene).await;
+    scene.stage.request_close(ending).await.unwrap();
+    let operator = scene.start().await;
+    for _ in 0..3 {
+        let report = operator.settle_once().await.unwrap();
+        assert!(report.closed.is_empty(), "{report:?}");
+    }
+    let [open_now, ending_now] = [scene.channel(open).await.unwrap(), scene.channel(ending).await.unwrap()];
+    assert_eq!((open_now.status, ending_now.status), (status::OPEN, status::CLOSING));
+    assert_eq!(ending_now.settled, 100, "what is closing on chain is settled without any wait");
+    scene.hand_all(&operator, 0, &later).await;
+    let reports = scene.calm(&operator).await;
+    assert_eq!(reports[0].closed.len(), 2, "said anew, they close at once: {reports:?}");
+    // Given up by the agent, settled, closed, refunded.
+    scene.audit(4 * BASE_FEE + PRIORITY).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aro_tests::faulty::{Dice, Fuse};
 
-use crate::scene::{BASE_FEE, Scene};
+use crate::scene::{BASE_FEE, PRIORITY, Scene};
 use crate::story;
 
 // r[verify settlement.write_ahead]
@@ -22,7 +22,7 @@ async fn killed_after_every_single_persist_and_send() {
         story::tell(&mut scene, &operator).await;
         scene.calm(&operator).await;
         // What was signed before the death goes out alone, beside the batch that it would have been part of.
-        scene.audit(undisturbed + BASE_FEE).await;
+        scene.audit(undisturbed + BASE_FEE + PRIORITY).await;
         if lived_on {
             break;
         }
@@ -44,7 +44,7 @@ async fn killed_again_and_again_at_random() {
         let operator = scene.start().await;
         story::tell(&mut scene, &operator).await;
         scene.calm(&operator).await;
-        scene.audit(undisturbed + deaths * BASE_FEE).await;
+        scene.audit(undisturbed + deaths * (BASE_FEE + PRIORITY)).await;
     }
 }
 

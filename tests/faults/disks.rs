@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aro_tests::faulty::{Dice, Disk, Fuse};
 use settlement_operator::vouchers::{OperatorStore, RedbStore};
 
-use crate::scene::{BASE_FEE, Scene};
+use crate::scene::{BASE_FEE, PRIORITY, Scene};
 use crate::story;
 
 // r[verify settlement.handoff.durable]
@@ -89,7 +89,7 @@ async fn power_cut_at_any_write_keeps_what_was_acknowledged() {
         let operator = scene.start_mortal_with(&fuse, store(&disk, &fuse).await).await.unwrap();
         story::tell(&mut scene, &operator).await;
         scene.calm(&operator).await;
-        scene.audit(undisturbed + cuts * BASE_FEE).await;
+        scene.audit(undisturbed + cuts * (BASE_FEE + PRIORITY)).await;
     }
 }
 

@@ -8,7 +8,7 @@ use settlement_operator::vouchers::{MemoryStore, OperatorStore, PostgresStore};
 use settlement_operator::{OperatorConfig, RunningOperator};
 
 use crate::postgres::Database;
-use crate::scene::{BASE_FEE, Scene};
+use crate::scene::{BASE_FEE, PRIORITY, Scene};
 use crate::story;
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn take_over(scene: &mut Scene, stores: [Arc<dyn OperatorStore>; 2], steps
     story::tell(scene, &other).await;
     scene.calm(&other).await;
     // What was signed before the death goes out alone; where the lease changed hands before, that is twice.
-    scene.audit(undisturbed + 2 * BASE_FEE).await;
+    scene.audit(undisturbed + 2 * (BASE_FEE + PRIORITY)).await;
     !fuse.is_blown()
 }
 

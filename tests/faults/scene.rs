@@ -255,6 +255,9 @@ impl Promises {
 pub const DEPOSIT: u64 = 1_000_000;
 /// Lamports of a transaction with one signature.
 pub const BASE_FEE: u64 = 5_000;
+/// More lamports than all priority fees of a story differ by: after a start what nodes wish settles first and closes
+/// later, perhaps in one batch with a closing channel, which pays a little for each voucher.
+pub const PRIORITY: u64 = 200;
 
 /// Rounds after which an operator must have come to rest.
 const MOST_ROUNDS: usize = 12;

@@ -90,8 +90,9 @@ impl Acks {
             None => (Amount::ZERO, false, None),
         };
         let is_news = (is_unsettled && cumulative > known) || (wants_close && !asked);
-        let is_due_again =
-            is_unsettled && at.is_some_and(|at| taker.now.saturating_duration_since(at) >= taker.again_after);
+        // An operator that has started anew closes only where the wish is said anew, though all may be settled by then.
+        let is_left = is_unsettled || wants_close;
+        let is_due_again = is_left && at.is_some_and(|at| taker.now.saturating_duration_since(at) >= taker.again_after);
         (is_news || is_due_again).then_some(Unhanded { voucher, close: close || (asked && taker.may_close), is_news })
     }
 }
@@ -140,6 +141,20 @@ mod tests {
         assert!(!acks.unhanded(voucher(500), &terms(0), false, &taker(1, later)).unwrap().is_news);
         assert!(acks.unhanded(voucher(500), &terms(500), false, &taker(1, later)).is_none(), "the chain has it");
         assert!(acks.unhanded(voucher(500), &terms(499), false, &taker(1, later)).is_some(), "a fork has dropped it");
+    }
+
+    // r[verify settlement.handoff.again]
+    #[test]
+    fn a_wish_to_close_is_said_again_until_the_channel_is_closed_though_all_is_settled() {
+        let now = Instant::now();
+        let taker = |now| Taker { id: NodeId::from_bytes([1; 32]), may_close: true, now, again_after: HOUR };
+        let mut acks = Acks::default();
+        acks.note(NodeId::from_bytes([1; 32]), handed(500, true), now);
+        assert!(acks.unhanded(voucher(500), &terms(500), true, &taker(now)).is_none());
+        let again = acks.unhanded(voucher(500), &terms(500), true, &taker(now + HOUR)).unwrap();
+        assert!(again.close && !again.is_news);
+        let closing = ChannelTerms { state: ChannelState::Closing { deadline: 9 }, ..terms(500) };
+        assert!(acks.unhanded(voucher(500), &closing, true, &taker(now + HOUR)).is_none(), "it closes by itself");
     }
 
     #[test]

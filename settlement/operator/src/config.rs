@@ -36,6 +36,10 @@ pub struct OperatorConfig {
     pub fees: FeePolicy,
     /// Whether channels are closed when their node asks; else they are only settled. Default true.
     pub close_when_asked: bool,
+    /// Seconds after its start for which an operator closes no channel because of a wish that was stored before, unless
+    /// its node says it anew, as nodes do at least once an hour: the database may be an old backup, and closing is
+    /// final. Default 86,400; lower closes sooner for nodes that are gone, and gives others less time to be heard.
+    pub wish_wait_s: u64,
     /// Milliseconds between settling rounds. Default 60,000. A wish to close does not wait for the next round. 0 does
     /// nothing unless asked: no rounds, no watchtower, no sweeps.
     pub settle_interval_ms: u64,
@@ -77,6 +81,7 @@ impl Default for OperatorConfig {
             format: FormatChoice::Auto,
             fees: FeePolicy::default(),
             close_when_asked: true,
+            wish_wait_s: 86_400,
             settle_interval_ms: 60_000,
             sweep_interval_ms: 600_000,
             withdraw_fees_above: None,

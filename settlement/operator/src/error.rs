@@ -7,7 +7,7 @@ use settlement_chain::reads::ReadError;
 use settlement_chain::submit::SubmitError;
 use settlement_chain::{Address, ChainError};
 
-use crate::vouchers::StoreError;
+use crate::vouchers::{OtherDeployment, StoreError};
 
 /// Why an operator could not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum StartError {
     /// The database could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database belongs to another chain, program or operator account: its owner must act. Nothing was changed.
+    #[error(transparent)]
+    OtherDeployment(#[from] OtherDeployment),
     /// The address is taken or not of this machine.
     #[error("cannot listen at {listen}: {source}")]
     Listen {
@@ -46,7 +49,7 @@ impl StartError {
             Self::Chain(error) => error.is_retryable(),
             Self::Read(error) => error.is_retryable(),
             Self::Store(error) => error.is_retryable(),
-            Self::NotRegistered { .. } | Self::Listen { .. } => false,
+            Self::NotRegistered { .. } | Self::OtherDeployment(_) | Self::Listen { .. } => false,
         }
     }
 }

@@ -205,6 +205,9 @@ impl From<StartError> for Failure {
             StartError::Read(error) => error.into(),
             StartError::Store(error) => error.into(),
             StartError::NotRegistered { .. } => Self::usage(error, "run `aro-settle init` on this chain"),
+            StartError::OtherDeployment(_) => {
+                Self::usage(error, "correct `rpc_url`, `program_id` or `store` in config.json, or give a new --dir")
+            }
             StartError::Listen { .. } => Self::usage(error, "choose a free address in config.json"),
         }
     }

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aro_proto::message::{ChainIds, Handoff, HandoffAck};
 use aro_proto::{AgentId, NodeId, Refusal, SecretKey};
-use settlement_chain::submit::offered_priority_fee;
 use settlement_chain::{Address, ChainClient, Hash, Program, TransactionSigner, reads};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,7 +21,8 @@ use crate::settle::{SettleError, SettleReport, Settler};
 use crate::stop::Stop;
 use crate::submit::{FeeBudget, Submitter};
 use crate::vouchers::{
-    self, Book, Cursor, HistoryQuery, HistoryRow, Lease, LeaseTerms, OperatorStore, StoreError, StoredVoucher,
+    self, Book, Cursor, Deployment, HistoryQuery, HistoryRow, Lease, LeaseTerms, OperatorStore, StoreError,
+    StoredVoucher,
 };
 use crate::watch::{Alarms, Watch};
 
@@ -86,6 +86,11 @@ impl Operator {
         transport_key: SecretKey,
         core: Core,
     ) -> Result<RunningOperator, StartError> {
+        // r[impl settlement.close.said_anew]
+        match core.intake.book.doubt_wishes().await? {
+            0 => {}
+            wishes => tracing::info!(wishes, "stored wishes to close wait until their nodes say them anew"),
+        }
         core.reconcile().await;
         if config.settle_interval_ms == 0 {
             // Another that settles by itself must not have to wait for this one, which does when asked.
@@ -144,7 +149,8 @@ impl Operator {
         Ok(RunningOperator { id: transport_key.node_id(), local_addr, metrics_addr, core, stop, tasks })
     }
 
-    /// One settling round without intake, on the configured file.
+    /// One settling round without intake, on the configured file. Nothing is closed because of a stored wish: who
+    /// hears no node cannot know whether it still stands as it was stored.
     ///
     /// # Errors
     /// [`OnceError::Start`] with [`StoreError::InUse`] if a running operator has the file: ask that one.
@@ -154,7 +160,8 @@ impl Operator {
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
         let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
-        let core = Core::open(config, Arc::new(authority), chain, store, Arc::default()).await?;
+        let config = OperatorConfig { close_when_asked: false, ..config.clone() };
+        let core = Core::open(&config, Arc::new(authority), chain, store, Arc::default()).await?;
         core.reconcile().await;
         let report = core.settler.once().await;
         core.intake.book.step_down().await.map_err(SettleError::from)?;
@@ -307,6 +314,9 @@ impl Core {
         }
         let (operator, _) = program.operator(&authority_address);
         tracing::info!(%operator, authority = %authority_address, "the operator account is there");
+        let deployment = Deployment { genesis_hash, program: program.id, operator };
+        // r[impl settlement.database.bound]
+        store.bind(&deployment).await?.check(&deployment)?;
         let book = Arc::new(Book::new(
             store,
             LeaseTerms { ttl: Duration::from_millis(config.lease_ttl_ms), ..LeaseTerms::new(operator.to_string()) },
@@ -334,16 +344,12 @@ impl Core {
             fairness: Fairness::new(config.max_handoffs_at_once),
             close_wanted: tokio::sync::Notify::new(),
         });
-        // What an earlier life has in flight counts against this hour.
-        let in_flight = book.pending().await?;
-        let already = in_flight
-            .iter()
-            .map(|entry| offered_priority_fee(&entry.prepared.transaction))
-            .fold(0, u64::saturating_add);
-        let fees = Arc::new(FeeBudget::new(config.fees, already, std::time::Instant::now()));
+        let fees = Arc::new(FeeBudget::new(config.fees));
         metrics.watch_servers(&chain);
         let submitter = Submitter { chain, authority, book, planner, fees: Arc::clone(&fees) };
-        let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), config.withdraw_fees_above);
+        let old_wishes_from = Instant::now().checked_add(Duration::from_secs(config.wish_wait_s));
+        let above = config.withdraw_fees_above;
+        let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), above, old_wishes_from);
         Ok(Self { intake, settler: Arc::new(settler), metrics, fees })
     }
 

@@ -10,15 +10,18 @@ use std::time::Duration;
 
 use aro_proto::channel::{SignedVoucher, Voucher};
 use aro_proto::{Amount, ChannelId, RefusalCode, SecretKey};
-use fixture::{FUNDS, Fault, GRACE_S, NOW, OPERATOR_BPS, PROTOCOL_BPS, TestChain, World};
+use fixture::{FUNDS, Fault, GRACE_S, NOW, OPERATOR_BPS, PROTOCOL_BPS, TestChain, World, address};
 use settlement_chain::instructions::{self, WithdrawEarned};
 use settlement_chain::reads::{self, associated_token_address};
 use settlement_chain::{Address, Signer, check_size, submit, tokens};
 use settlement_interface::accounts::status;
 use settlement_interface::fees;
-use settlement_interface::instructions::EVERYTHING;
-use settlement_operator::vouchers::{Accepted, Claim, MemoryStore, VoucherStore};
-use settlement_operator::{FeeSource, RunningOperator, SettleReport, withdraw_fees};
+use settlement_interface::instructions::{EVERYTHING, VoucherEntry};
+use settlement_operator::batch::Rules;
+use settlement_operator::vouchers::{Accepted, Claim, MemoryStore, RedbStore, VoucherStore};
+use settlement_operator::{
+    FeeSource, Operator, OperatorConfig, RunningOperator, SettleReport, StartError, register, withdraw_fees,
+};
 
 async fn settle(operator: &RunningOperator) -> SettleReport {
     tokio::time::timeout(Duration::from_secs(30), operator.settle_once()).await.expect("in time").unwrap()
@@ -140,6 +143,29 @@ async fn open_channels_are_settled_when_it_is_worth_it_and_stay_open() {
     );
 }
 
+// r[verify settlement.worth]
+#[tokio::test]
+async fn what_is_worth_a_transaction_follows_what_a_place_in_a_block_costs() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let chain = TestChain::new(world.chain.clone());
+    // One base unit a lamport, and a fee may be all of what is settled.
+    let rules = Rules {
+        min_settle: Amount::new(1),
+        aro_per_sol: Amount::new(1_000_000_000),
+        worth_factor: 1,
+        ..Rules::default()
+    };
+    let config = OperatorConfig { rules, ..world.config(dir.path()) };
+    let operator = world.start_another(config, world.operator_key.clone(), Arc::new(chain.clone())).await;
+    let channel = world.open(1, 1_000_000).await[0];
+    world.client(&operator).await.hand(&[world.voucher(channel, 6_000)]).await.ack();
+    *chain.paid.lock().unwrap() = vec![10_000];
+    assert!(settle(&operator).await.is_empty(), "worth the base fee, and not the priority fee of a busy chain");
+    chain.paid.lock().unwrap().clear();
+    assert_eq!(settle(&operator).await.settled[0].cumulative, Amount::new(6_000));
+}
+
 #[tokio::test]
 async fn closing_channel_is_settled_in_its_grace_and_finalized_after_it() {
     let world = World::new().await;
@@ -186,6 +212,29 @@ async fn crash_before_the_send_sends_the_recorded_transaction() {
     assert_eq!(world.available().await, FUNDS - 5_000);
 }
 
+// r[verify settlement.close.said_anew]
+#[tokio::test]
+async fn wish_of_an_earlier_life_closes_nothing_until_its_node_says_it_anew() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let channel = world.open(1, 1_000_000).await[0];
+    let operator = world.start(dir.path()).await;
+    world.client(&operator).await.hand(&[world.closing(channel, 5_000)]).await.ack();
+    operator.shutdown().await;
+
+    let chain = Arc::new(world.chain.clone());
+    let deaf = Operator::once(&world.config(dir.path()), world.authority.insecure_clone(), chain).await.unwrap();
+    assert_eq!((deaf.closed.len(), deaf.settled.len()), (0, 1), "who hears no node closes nothing: {deaf:?}");
+    let operator = world.start(dir.path()).await;
+    assert!(settle(&operator).await.closed.is_empty());
+    let client = world.client(&operator).await;
+    assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None, "its best voucher is no wish");
+    assert!(settle(&operator).await.closed.is_empty());
+    assert_eq!(world.channel(channel).await.unwrap().status, status::OPEN);
+    assert_eq!(client.refusal(world.closing(channel, 5_000)).await, None);
+    assert_eq!(settle(&operator).await.closed[0].cumulative, Amount::new(5_000));
+}
+
 // r[verify settlement.write_ahead]
 #[tokio::test]
 async fn crash_after_the_landing_is_reported_and_not_repeated() {
@@ -222,6 +271,8 @@ async fn transaction_that_can_never_land_is_signed_anew_but_an_uncertain_one_is_
 
     chain.set(Fault::NoStatuses);
     let operator = world.start_on(dir.path(), Arc::new(chain.clone())).await;
+    // As nodes do after every start.
+    assert_eq!(world.client(&operator).await.refusal(world.closing(channel, 5_000)).await, None);
     let round = tokio::time::timeout(Duration::from_secs(30), operator.settle_once()).await;
     let error = round.expect("nothing is sent that would have to be waited for").unwrap_err();
     assert!(error.is_retryable(), "{error}");
@@ -231,6 +282,28 @@ async fn transaction_that_can_never_land_is_signed_anew_but_an_uncertain_one_is_
     let report = settle(&operator).await;
     assert_eq!(report.closed.len(), 1, "{report:?}");
     assert_eq!(chain.sent().len(), 2);
+}
+
+// r[verify settlement.database.bound]
+#[tokio::test]
+async fn database_of_another_operator_account_is_refused_and_left_as_it_was() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let channel = world.open(1, 1_000_000).await[0];
+    let operator = world.start(dir.path()).await;
+    world.client(&operator).await.hand(&[world.closing(channel, 5_000)]).await.ack();
+    let before = operator.vouchers().await.unwrap();
+    operator.shutdown().await;
+
+    let other = settlement_chain::Keypair::new();
+    world.chain.airdrop(&other.pubkey(), 1_000_000_000).unwrap();
+    register(&world.chain, &world.program, &world.admin, &other, OPERATOR_BPS, &other.pubkey()).await.unwrap();
+    let chain = || Arc::new(world.chain.clone());
+    let started = Operator::start(world.config(dir.path()), world.operator_key.clone(), other, chain()).await;
+    let Err(StartError::OtherDeployment(error)) = started.map(|_| ()) else { panic!("it starts") };
+    assert_eq!((error.what, error.stored), ("operator account", world.operator_account().to_string()));
+    let store = RedbStore::open(&world.config(dir.path()).database()).await.unwrap();
+    assert_eq!(store.page(None, 10).await.unwrap(), before);
 }
 
 // r[verify settlement.prune]
@@ -256,13 +329,40 @@ async fn voucher_is_kept_until_its_settlement_is_final() {
     assert!(operator.vouchers().await.unwrap().is_empty());
 }
 
+// r[verify settlement.prune]
+#[tokio::test]
+async fn voucher_that_somebody_else_settled_is_kept_for_64_blocks() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let operator = world.start(dir.path()).await;
+    let channel = world.open(1, 1_000_000).await[0];
+    let voucher = world.voucher(channel, 5_000);
+    world.client(&operator).await.hand(&[voucher]).await.ack();
+    let entry = VoucherEntry { signature: voucher.signature, cumulative: 5_000 };
+    let batch = [(address(channel), entry, 0)];
+    let by_hand = instructions::settle_batch(&world.program, &world.node_account(), &world.operator_account(), &batch);
+    submit::submit(&world.chain, &world.admin, &[], &[by_hand]).await.unwrap();
+
+    let kept = async || operator.vouchers().await.unwrap().len();
+    // No journal says that it is final, so blocks must.
+    assert!(settle(&operator).await.is_empty());
+    assert_eq!(kept().await, 1);
+    world.chain.skip_blocks(63);
+    assert!(settle(&operator).await.is_empty());
+    assert_eq!(kept().await, 1, "a fork may still take it back");
+    world.chain.skip_blocks(1);
+    assert!(settle(&operator).await.is_empty());
+    assert_eq!(kept().await, 0);
+}
+
 #[tokio::test]
 async fn voucher_that_the_chain_refuses_holds_up_no_other() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     let channels = world.open(5, 1_000_000).await;
-    // Straight into the store, past the intake that would refuse it.
     let store = Arc::new(MemoryStore::default());
+    let operator = world.start_with_store(dir.path(), Arc::<MemoryStore>::clone(&store)).await;
+    // Straight into the store, past the intake that would refuse it.
     let stranger = SecretKey::from_bytes(&[66; 32]);
     for (index, id) in channels.iter().enumerate() {
         let key = if index == 2 { &stranger } else { &world.signer };
@@ -272,7 +372,6 @@ async fn voucher_that_the_chain_refuses_holds_up_no_other() {
         let accepted = Accepted { voucher, node: world.node_account(), close: true };
         store.commit(vec![(*id, Ok(Claim::Rise(accepted)))], NOW).await.unwrap();
     }
-    let operator = world.start_with_store(dir.path(), store).await;
     let report = settle(&operator).await;
     assert_eq!(report.closed.len(), 4, "{report:?}");
     let skipped: Vec<ChannelId> = report.skipped.iter().map(|skipped| skipped.channel).collect();
@@ -308,11 +407,11 @@ async fn operator_without_sol_says_so_and_loses_nothing() {
 async fn background_rounds_close_when_a_node_asks() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
-    let config = settlement_operator::OperatorConfig { settle_interval_ms: 3_600_000, ..world.config(dir.path()) };
+    let config = OperatorConfig { settle_interval_ms: 3_600_000, ..world.config(dir.path()) };
     let chain = Arc::new(world.chain.clone());
     let authority = world.authority.insecure_clone();
     let key = world.operator_key.clone();
-    let operator = settlement_operator::Operator::start(config, key, authority, chain).await.unwrap();
+    let operator = Operator::start(config, key, authority, chain).await.unwrap();
     let channel = world.open(1, 1_000_000).await[0];
     world.client(&operator).await.hand(&[world.closing(channel, 5_000)]).await.ack();
     let gone = async {

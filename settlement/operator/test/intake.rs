@@ -16,6 +16,7 @@ use aro_proto::{Amount, ChannelId, RefusalCode, SecretKey};
 use fixture::{Client, FailingStore, NOW, Reply, World, address};
 use settlement_chain::instructions::UpdateNode;
 use settlement_chain::{instructions, reads, submit};
+use settlement_interface::instructions::VoucherEntry;
 use settlement_operator::vouchers::{StoreError, StoredVoucher};
 use settlement_operator::{Operator, OperatorConfig, RunningOperator, WatchFor};
 
@@ -374,4 +375,37 @@ async fn node_that_has_just_switched_is_let_in_although_its_refusal_is_remembere
     let step = instructions::update_node(&world.program, &update);
     submit::submit(&world.chain, &world.node_owner, &[], &[step]).await.unwrap();
     assert_eq!(client.refusal(world.voucher(channel, 5_000)).await, None);
+}
+
+// r[verify settlement.close.best_voucher]
+#[tokio::test]
+async fn voucher_whose_channel_is_closed_while_it_is_judged_is_not_acknowledged() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(FailingStore::default());
+    // Whatever was read from the chain is old at once.
+    let config = OperatorConfig { chain_cache_ms: 0, ..world.config(dir.path()) };
+    let (key, authority) = (world.operator_key.clone(), world.authority.insecure_clone());
+    let (chain, shared) = (Arc::new(world.chain.clone()), Arc::<FailingStore>::clone(&store));
+    let operator = Operator::start_with_store(config, key, authority, chain, shared).await.unwrap();
+    let client = world.client(&operator).await;
+    let channel = world.open(1, 1_000_000).await[0];
+    let lower = world.voucher(channel, 1_000);
+
+    // The chain was read when the channel was open; the store is slow to answer.
+    let gate = store.gate.write().await;
+    let close = async {
+        store.asked.notified().await;
+        let entry = VoucherEntry { signature: lower.signature, cumulative: 1_000 };
+        let (authority, node) = (world.operator_authority(), world.node_account());
+        let batch = [(address(channel), entry, 0)];
+        let step = instructions::close_batch(&world.program, &authority, &node, &world.operator_account(), &batch);
+        submit::submit(&world.chain, &world.authority, &[], &[step]).await.unwrap();
+        drop(gate);
+    };
+    let higher = [world.voucher(channel, 5_000)];
+    let (reply, ()) = tokio::join!(client.hand(&higher), close);
+    let verdict = reply.ack().verdicts.remove(0);
+    assert_eq!(verdict.watermark, Some(Amount::new(1_000)), "what the chain has settled is safe, and no more");
+    assert_eq!(verdict.refusal.expect("nothing above it is").code(), RefusalCode::ChannelUnusable);
 }

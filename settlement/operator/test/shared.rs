@@ -149,6 +149,51 @@ async fn standby_takes_over_by_itself_when_the_holder_is_gone() {
     two.shutdown().await;
 }
 
+// r[verify settlement.lease]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holder_closes_what_a_standby_was_asked_to_close_at_its_next_round() {
+    let Some(database) = Database::create().await else { return };
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = || OperatorConfig {
+        settle_interval_ms: 500,
+        lease_ttl_ms: 60_000,
+        ..config(&world, dir.path(), &database.url)
+    };
+    let (holder, holder_chain) = machine(&world, 1, config()).await;
+    assert!(settle_as_holder(&holder).await.is_empty());
+    let (standby, standby_chain) = machine(&world, 2, config()).await;
+    let channel = world.open(1, 100_000).await[0];
+    world.client(&standby).await.hand(&[world.closing(channel, 5_000)]).await.ack();
+    in_time(async {
+        while world.channel(channel).await.is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(standby_chain.sent().is_empty() && !holder_chain.sent().is_empty());
+    holder.shutdown().await;
+    standby.shutdown().await;
+}
+
+// r[verify settlement.close.said_anew]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wish_that_is_said_anew_to_a_standby_counts_for_the_holder() {
+    let Some(database) = Database::create().await else { return };
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = || config(&world, dir.path(), &database.url);
+    let channel = world.open(1, 100_000).await[0];
+    let (before, _) = machine(&world, 1, config()).await;
+    world.client(&before).await.hand(&[world.closing(channel, 5_000)]).await.ack();
+    before.shutdown().await;
+    let (holder, _) = machine(&world, 1, config()).await;
+    let (standby, _) = machine(&world, 2, config()).await;
+    assert!(settle_as_holder(&holder).await.closed.is_empty());
+    world.client(&standby).await.hand(&[world.closing(channel, 5_000)]).await.ack();
+    assert_eq!(settle_as_holder(&holder).await.closed.len(), 1);
+}
+
 // r[verify settlement.handoff.durable]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commit_with_an_unknown_end_acknowledges_nothing_and_can_be_repeated() {

@@ -115,3 +115,29 @@ async fn voucher_that_counts_up_by_units_costs_no_transaction_for_each() {
     assert!(chain.sends() <= 20, "{} transactions for {cumulative} vouchers", chain.sends());
     operator.shutdown().await;
 }
+
+// r[verify settlement.close.said_anew]
+#[tokio::test(start_paused = true)]
+async fn wish_of_a_node_that_is_gone_counts_after_the_stated_wait() {
+    let world = World::new().await;
+    let chain = TimedChain::new(world.chain.clone());
+    let channel = world.open(1, 1_000_000).await[0];
+    let store = Arc::new(MemoryStore::default());
+    let voucher = Voucher { channel, cumulative: Amount::new(500), expires_at: 0 };
+    let voucher = voucher.sign(&world.signer).verify(&world.signer.agent_id()).unwrap();
+    let claim = Claim::Rise(Accepted { voucher, node: world.node_account(), close: true });
+    store.commit(vec![(channel, Ok(claim))], chain.now()).await.unwrap();
+    let config =
+        OperatorConfig { settle_interval_ms: 10_000, wish_wait_s: 600, ..world.config(std::path::Path::new(".")) };
+    let (key, authority) = (world.operator_key.clone(), world.authority.insecure_clone());
+    let operator = Operator::start_with_store(config, key, authority, Arc::new(chain.clone()), store).await.unwrap();
+    sleep(Duration::from_secs(580)).await;
+    assert_eq!(chain.sends(), 0, "the node may still come and say that it has a better voucher");
+    let closed = async {
+        while world.channel(channel).await.is_some() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), closed).await.expect("closed and refunded soon after the wait");
+    operator.shutdown().await;
+}

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use settlement_chain::Signature;
 use settlement_operator::submit::{Begun, Journal, JournalEntry};
 use settlement_operator::vouchers::{
-    Cursor, Grant, History, HistoryQuery, HistoryRow, Lease, Leases, Offer, OperatorStore, Quarantined, Ruling,
-    StoreError, StoredVoucher, VoucherStore,
+    Binding, Cursor, Deployment, Grant, History, HistoryQuery, HistoryRow, Lease, Leases, Offer, OperatorStore,
+    Quarantined, Ruling, StoreError, StoredVoucher, VoucherStore,
 };
 
 use super::fuse::Fuse;
@@ -66,6 +66,10 @@ impl VoucherStore for FusedStore {
         self.write(self.inner.prune(done)).await
     }
 
+    async fn doubt_wishes(&self) -> Result<u64, StoreError> {
+        self.write(self.inner.doubt_wishes()).await
+    }
+
     async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError> {
         self.write(self.inner.quarantine(entry)).await
     }
@@ -98,6 +102,13 @@ impl History for FusedStore {
 
     async fn forget_history(&self, before: i64) -> Result<u64, StoreError> {
         self.write(self.inner.forget_history(before)).await
+    }
+}
+
+#[async_trait]
+impl Binding for FusedStore {
+    async fn bind(&self, deployment: &Deployment) -> Result<Deployment, StoreError> {
+        self.write(self.inner.bind(deployment)).await
     }
 }
 

@@ -88,7 +88,7 @@ impl Default for Rules {
 /// What settling costs at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// Lamports of one transaction: base and priority fee.
+    /// Lamports of one transaction that is full: base and priority fee.
     pub transaction_lamports: u64,
     /// Vouchers that a full one settles.
     pub entries: usize,

@@ -42,6 +42,8 @@ pub struct Facts {
     pub channels: BTreeMap<ChannelId, Channel>,
     /// What a transaction costs.
     pub cost: Cost,
+    /// Whether wishes to close that are in doubt count: their nodes had time enough to say them anew.
+    pub believes_old_wishes: bool,
 }
 
 impl Planner {
@@ -121,8 +123,8 @@ impl Planner {
             .collect()
     }
 
-    /// Vouchers that a full settling transaction carries.
-    pub fn capacity(&self) -> usize {
+    /// A settling transaction that is as full as its size allows, for nobody: to see what one costs.
+    pub fn full(&self) -> Option<Planned> {
         let entry = |number: u8| {
             let id = ChannelId::from_bytes([number; 32]);
             let mut entry = Entry::bare(id, Trace::default());
@@ -130,9 +132,10 @@ impl Planner {
             entry
         };
         let entries = (0..=u8::MAX).take(MAX_BATCH).map(entry).collect();
-        let target = Target::Node { node: self.operator, operator: self.authority };
-        let full = self.pack(Source { kind: Kind::Settle, at: 0, target, entries });
-        full.first().map_or(1, |planned| planned.items.len())
+        // Nobody's address: a batch that names fewer accounts than a real one would hold more.
+        let node = Address::new_from_array([u8::MAX; 32]);
+        let target = Target::Node { node, operator: self.operator };
+        self.pack(Source { kind: Kind::Settle, at: 0, target, entries }).into_iter().next()
     }
 
     /// The same work in two transactions, or none if it cannot be divided.
@@ -168,7 +171,7 @@ impl Planner {
             deposit: Amount::new(channel.deposit),
             closing: channel.status == status::CLOSING,
             // Only the node's own operator may close.
-            asked: stored.close && self.close_when_asked && !foreign,
+            asked: stored.is_to_close(facts.believes_old_wishes) && self.close_when_asked && !foreign,
             expires_at: voucher.expires_at,
             foreign,
             since: stored.since,
@@ -487,6 +490,23 @@ pub(crate) mod tests {
         let planned = planner.plan(&facts, &stored, &HashSet::new());
         let dues: Vec<(Kind, Vec<Due>)> = planned.iter().map(|planned| (planned.kind, planned.dues.clone())).collect();
         assert_eq!(dues, [(Kind::Settle, vec![Due::Closing]), (Kind::Close, vec![Due::Closing, Due::Asked])]);
+    }
+
+    // r[verify settlement.close.said_anew]
+    #[test]
+    fn wish_in_doubt_closes_nothing_and_what_is_closing_is_settled_all_the_same() {
+        let planner = planner();
+        let mut facts = facts();
+        let [open, closing] = [1, 2].map(|number| add_channel(&mut facts, number, 1));
+        let channel = facts.channels.get_mut(&closing).unwrap();
+        (channel.status, channel.deadline) = (status::CLOSING, NOW + 60);
+        let doubted = |id| StoredVoucher { doubted: true, ..voucher(id, 1, 101, 0, true) };
+        let stored = [doubted(open), doubted(closing)];
+        let plan = |facts: &Facts| kinds(&planner.plan(facts, &stored, &HashSet::new()));
+        assert_eq!(plan(&facts), [(Kind::Settle, 1)]);
+        assert_eq!(kinds(&planner.urgent(&facts, &stored, &HashSet::new())), [(Kind::Settle, 1)]);
+        facts.believes_old_wishes = true;
+        assert_eq!(plan(&facts), [(Kind::Close, 2)]);
     }
 
     #[test]

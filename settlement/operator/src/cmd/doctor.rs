@@ -90,7 +90,7 @@ async fn store(
                 examine_store(&Book::new(store, LeaseTerms::new("doctor")), chain, program, now).await;
             if ask(&config.control_socket(), Command::Status).await.is_err() {
                 // Nothing is spent by nobody: the caps alone are told.
-                findings.extend(examine_fees(&FeeBudget::new(config.fees, 0, Instant::now()), Instant::now()));
+                findings.extend(examine_fees(&FeeBudget::new(config.fees), Instant::now()));
                 let text = "no operator runs in this folder: nothing is taken, settled or watched";
                 findings.push(Finding::warn("operator", text, "start it with `aro-settle run`"));
             }

@@ -39,6 +39,8 @@ pub(super) struct ConfigFile {
     pub(super) listen: SocketAddr,
     pub(super) min_settle: String,
     pub(super) close_when_asked: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wish_wait_s: Option<u64>,
     pub(super) settle_interval_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sweep_interval_ms: Option<u64>,
@@ -197,6 +199,7 @@ impl Home {
             rules,
             format: file.format.parse::<FormatChoice>().map_err(|e| wrong("format", e.to_string()))?,
             close_when_asked: file.close_when_asked,
+            wish_wait_s: file.wish_wait_s.unwrap_or(usual.wish_wait_s),
             settle_interval_ms: file.settle_interval_ms,
             sweep_interval_ms: file.sweep_interval_ms.unwrap_or(usual.sweep_interval_ms),
             withdraw_fees_above: withdraw_fees_above.transpose()?,
@@ -282,6 +285,7 @@ mod tests {
         let node = SecretKey::from_bytes(&[7; 32]).node_id();
         let full = config(json!({
             "sweep_interval_ms": 2,
+            "wish_wait_s": 11,
             "aro_per_sol": "1500",
             "worth_factor": 3,
             "max_age_s": 4,
@@ -311,7 +315,7 @@ mod tests {
             max_node_exposure: Amount::new(7_000_000),
             idle_s: 5,
         };
-        assert_eq!((full.rules, full.sweep_interval_ms), (rules, 2));
+        assert_eq!((full.rules, full.sweep_interval_ms, full.wish_wait_s), (rules, 2, 11));
         assert_eq!(full.withdraw_fees_above, Some(Amount::new(9_000_000)));
         assert_eq!(full.watch_for, WatchFor::Nodes([node].into()));
         assert_eq!(full.metrics_listen, Some(([127, 0, 0, 1], 10).into()));

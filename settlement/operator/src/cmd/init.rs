@@ -90,6 +90,7 @@ impl Init {
             listen: self.listen,
             min_settle: self.min_settle.to_string(),
             close_when_asked: true,
+            wish_wait_s: None,
             settle_interval_ms: self.settle_interval_ms,
             sweep_interval_ms: None,
             aro_per_sol: self.aro_per_sol.map(|amount| amount.to_string()),

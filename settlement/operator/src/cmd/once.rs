@@ -7,9 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 use settlement_chain::connect;
+use settlement_operator::Operator;
 use settlement_operator::control::{Command, ask};
-use settlement_operator::vouchers::StoreError;
-use settlement_operator::{OnceError, Operator, StartError};
 
 use super::home::Home;
 use crate::failure::Failure;
@@ -28,18 +27,10 @@ impl Once {
         let home = Home::new(self.dir);
         let file = home.read_config()?;
         let config = home.operator_config(&file)?;
-        let chain = connect(&file.rpc_url)?;
-        let report = match Operator::once(&config, home.authority()?, chain).await {
-            // Shared with this very machine's running operator, perhaps: then that one can settle now.
-            Ok(report) if report.elsewhere.is_some() => match ask(&config.control_socket(), Command::Settle).await {
-                Ok(answer) => asked(Ok(answer))?,
-                Err(_) => report.to_json(),
-            },
-            Ok(report) => report.to_json(),
-            Err(OnceError::Start(StartError::Store(StoreError::InUse))) => {
-                asked(ask(&config.control_socket(), Command::Settle).await)?
-            }
-            Err(error) => return Err(error.into()),
+        let report = match ask(&config.control_socket(), Command::Settle).await {
+            // Who runs hears nodes, and may close what they have asked for.
+            Ok(answer) => asked(Ok(answer))?,
+            Err(_) => Operator::once(&config, home.authority()?, connect(&file.rpc_url)?).await?.to_json(),
         };
         output.result(&report, &text(&report));
         match report["trouble"].as_array().map(Vec::as_slice) {

@@ -91,12 +91,15 @@ struct Totals {
     protocol: u64,
     refunded: u64,
     fees: u64,
+    /// Of the fees: of transactions that failed in their block.
+    failed_fees: u64,
 }
 
 impl Totals {
     /// `None` if the row is none, or a sum would not fit.
     fn add(&mut self, row: &Value) -> Option<()> {
         let number = |column: &str| row[column].as_u64();
+        let fee = number("fee_share_lamports")?;
         let credited = number("to")?.checked_sub(number("from")?)?;
         for (sum, part) in [
             (&mut self.rows, 1),
@@ -105,7 +108,8 @@ impl Totals {
             (&mut self.operator, number("operator_share")?),
             (&mut self.protocol, number("protocol_share")?),
             (&mut self.refunded, number("refunded")?),
-            (&mut self.fees, number("fee_share_lamports")?),
+            (&mut self.fees, fee),
+            (&mut self.failed_fees, if row["error"].is_null() { 0 } else { fee }),
         ] {
             *sum = sum.checked_add(part)?;
         }
@@ -121,14 +125,22 @@ impl Totals {
             "protocol_share": self.protocol,
             "refunded": self.refunded,
             "fee_lamports": self.fees,
+            "failed_fee_lamports": self.failed_fees,
         })
     }
 
     fn text(&self) -> String {
         format!(
             "rows              {}\ncredited          {} base units\n  to nodes        {}\n  to the operator {}\n  to \
-             the protocol {}\nrefunded          {} base units\nchain fees        {} lamports\n--csv prints every row",
-            self.rows, self.credited, self.node, self.operator, self.protocol, self.refunded, self.fees,
+             the protocol {}\nrefunded          {} base units\nchain fees        {} lamports\n  for failures    {}\n--csv prints every row",
+            self.rows,
+            self.credited,
+            self.node,
+            self.operator,
+            self.protocol,
+            self.refunded,
+            self.fees,
+            self.failed_fees,
         )
     }
 }
@@ -171,7 +183,7 @@ impl<W: Write> Csv<W> {
 }
 
 /// Columns, named as in JSON.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "at",
     "kind",
     "node",
@@ -187,6 +199,7 @@ const COLUMNS: [&str; 15] = [
     "transaction_fee_lamports",
     "fee_share_lamports",
     "voucher_signature",
+    "error",
 ];
 
 #[cfg(test)]
@@ -208,7 +221,12 @@ mod tests {
             json!({ "from": 0, "to": to, "node_share": to, "operator_share": 0, "protocol_share": 0, "refunded": 0,
                     "fee_share_lamports": 0 })
         };
+        let mut failed = row(0);
+        failed["error"] = json!("custom program error: 0x1");
+        failed["fee_share_lamports"] = json!(7);
         let mut totals = Totals::default();
+        assert!(totals.add(&failed).is_some());
+        assert_eq!((totals.fees, totals.failed_fees), (7, 7));
         assert!(totals.add(&row(u64::MAX)).is_some());
         assert!(totals.add(&row(1)).is_none());
         assert!(Totals::default().add(&json!({})).is_none());

@@ -98,7 +98,7 @@ mod tests {
         let now = Instant::now();
         let usual = FeePolicy::default();
         let urgent = LanePolicy { max_per_transaction: 600, max_per_hour: 1_000, ..usual.urgent };
-        let budget = FeeBudget::new(FeePolicy { urgent, ..usual }, 0, now);
+        let budget = FeeBudget::new(FeePolicy { urgent, ..usual });
         assert_eq!(examine_fees(&budget, now).map(|finding| finding.level), [Level::Ok; 2]);
         budget.take(true, 600, now);
         let findings = examine_fees(&budget, now);

@@ -74,7 +74,7 @@ pub(super) fn judge(
     let signed = SignedVoucher { voucher, signature: handed.signature };
     // These very bytes were verified when they were stored.
     let same = |stored: &StoredVoucher| stored.live(facts.now()) == Some(&signed) && stored.node == *node;
-    if stored.is_some_and(|stored| same(stored) && (stored.close || !handed.close)) {
+    if stored.is_some_and(|stored| same(stored) && (!handed.close || stored.is_to_close(false))) {
         return Ok(Claim::Known(offered));
     }
     let voucher = signed.verify_with(known.signer().ok_or(VoucherError::BadSignature)?)?;
@@ -193,6 +193,7 @@ mod tests {
             lasting: None,
             node: node(),
             close: false,
+            doubted: false,
             since: NOW,
             heard: NOW,
             quarantined: false,

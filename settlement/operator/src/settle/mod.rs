@@ -2,6 +2,7 @@
 //! urgent lane what is closing, the sweep ends and refunds what no voucher points at.
 
 mod claims;
+mod costs;
 mod prune;
 mod reconcile;
 mod report;
@@ -18,16 +19,18 @@ use settlement_chain::submit::{Remedy, offered_priority_fee};
 use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use settlement_interface::accounts::status;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub use report::{ReclaimedChannel, SettleReport, SettledChannel, Skipped, Trouble};
 pub(crate) use urgent::{Seen, joined};
 
-use crate::batch::{Cost, Facts, Item, Kind, Planned, Planner};
+use crate::batch::{Facts, Item, Kind, Planned, Planner};
 use crate::intake::ChannelCache;
 use crate::metrics::{Lane, Metrics, Standing, TransactionEnd};
 use crate::submit::{End, JournalEntry, Resumed, Submitter};
 use crate::vouchers::{Book, Lease, StoreError, StoredVoucher};
 use claims::Claims;
+use costs::Costs;
 use prune::Remembered;
 
 /// Why a round could not be made. Nothing is lost: the next one starts from what the chain says.
@@ -66,7 +69,9 @@ pub(crate) struct Settler {
     cache: Arc<ChannelCache>,
     metrics: Arc<Metrics>,
     withdraw_fees_above: Option<Amount>,
-    cost: Cost,
+    /// When wishes to close that are in doubt count, though nobody has said them anew; `None`: never.
+    old_wishes_from: Option<Instant>,
+    costs: Costs,
     claims: Claims,
     /// Journal entries that a report has already told of.
     told: Mutex<HashSet<Signature>>,
@@ -83,8 +88,9 @@ impl Settler {
         cache: Arc<ChannelCache>,
         metrics: Arc<Metrics>,
         withdraw_fees_above: Option<Amount>,
+        old_wishes_from: Option<Instant>,
     ) -> Self {
-        let cost = Cost { entries: submitter.planner.capacity(), ..Cost::default() };
+        let costs = Costs::of(&submitter.planner);
         Self {
             chain: Arc::clone(&submitter.chain),
             program: submitter.planner.program,
@@ -95,7 +101,8 @@ impl Settler {
             cache,
             metrics,
             withdraw_fees_above,
-            cost,
+            old_wishes_from,
+            costs,
             claims: Claims::default(),
             told: Mutex::default(),
             rounds: tokio::sync::Mutex::default(),
@@ -123,7 +130,9 @@ impl Settler {
 
         let vouchers = self.book.vouchers().await?;
         let mut facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
-        facts.cost = self.cost;
+        self.costs.ask(&*self.chain, &self.planner).await;
+        facts.cost = self.costs.now(&self.submitter.fees, false);
+        facts.believes_old_wishes = self.old_wishes_from.is_some_and(|from| from <= Instant::now());
         let facts = self.after(&facts, &landed, &mut report).await?;
         self.metrics.standing(&standing(&facts, &vouchers));
         let landed = self.send(self.planner.plan(&facts, &vouchers, &busy), Lane::Settle, &mut report).await?;

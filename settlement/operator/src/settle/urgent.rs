@@ -38,7 +38,7 @@ impl Settler {
         let known = self.book.known(ids).await?;
         let vouchers: Vec<StoredVoucher> = known.into_iter().flatten().collect();
         let mut facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
-        facts.cost = self.cost;
+        facts.cost = self.costs.now(&self.submitter.fees, true);
         let in_flight = self.claims.of(&[Lane::Urgent]);
         let mut planned = self.planner.urgent(&facts, &vouchers, &in_flight);
         // Whoever does not settle only looks, unless the one who does has died.

@@ -1,8 +1,10 @@
 //! What is offered for a place in a block, and how much of it may be spent. Integers only; time is an argument.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use settlement_chain::Signature;
 
 /// How two kinds of work pay for their place in a block. What would cost more than its cap is offered the cap: work
 /// goes out with less, and never stops for want of a priority fee.
@@ -152,21 +154,46 @@ impl LanePolicy {
     }
 }
 
-/// What has been spent within the hour. It begins anew with the process but for what the journal holds, so a restart
-/// can at worst spend the cap once more.
+/// What has been spent within the hour. What an earlier life or another process has spent it knows once it is
+/// [recalled](Self::recall); of that it does not know for which kind of work it was, and counts it for both.
 pub struct FeeBudget {
     policy: FeePolicy,
-    lanes: Mutex<[Spent; 2]>,
+    state: Mutex<State>,
 }
 
-/// Lamports by the time at which they were set aside, oldest first.
-type Spent = VecDeque<(Instant, u64)>;
+/// A transaction that has cost a priority fee, or may yet cost it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Its signature.
+    pub signature: Signature,
+    /// The priority fee.
+    pub lamports: u64,
+    /// How long ago.
+    pub ago: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: [Lane; 2],
+    /// The lease's fence under which the store was last asked.
+    recalled: Option<u64>,
+}
+
+/// Oldest first.
+type Lane = VecDeque<Booked>;
+
+#[derive(Clone, Copy, Debug)]
+struct Booked {
+    at: Instant,
+    lamports: u64,
+    /// Of the transaction, once it is signed.
+    signature: Option<Signature>,
+}
 
 impl FeeBudget {
-    /// A budget of which `already` lamports were spent a moment ago, by an earlier life.
-    pub fn new(policy: FeePolicy, already: u64, now: Instant) -> Self {
-        let spent = || if already > 0 { Spent::from([(now, already)]) } else { Spent::new() };
-        Self { policy, lanes: Mutex::new([spent(), spent()]) }
+    /// A budget of which nothing is spent.
+    pub fn new(policy: FeePolicy) -> Self {
+        Self { policy, state: Mutex::default() }
     }
 
     /// The policy that it holds.
@@ -174,51 +201,101 @@ impl FeeBudget {
         &self.policy
     }
 
+    /// True if the store was asked what the hour has cost since the lease has this fence.
+    pub fn is_recalled(&self, fence: u64) -> bool {
+        self.lock().recalled == Some(fence)
+    }
+
+    /// Books what the store knows of and this process does not.
+    pub fn recall(&self, fence: u64, spent: impl IntoIterator<Item = Spent>, now: Instant) {
+        let mut state = self.lock();
+        if state.recalled.replace(fence) == Some(fence) {
+            return;
+        }
+        let own: HashSet<Signature> = state.lanes.iter().flatten().filter_map(|booked| booked.signature).collect();
+        for spent in spent {
+            if spent.lamports > 0 && !own.contains(&spent.signature) {
+                let at = now.checked_sub(spent.ago).unwrap_or(now);
+                let booked = Booked { at, lamports: spent.lamports, signature: Some(spent.signature) };
+                state.lanes.iter_mut().for_each(|lane| lane.push_back(booked));
+            }
+        }
+        for lane in &mut state.lanes {
+            lane.make_contiguous().sort_by_key(|booked| booked.at);
+        }
+    }
+
     /// Sets aside what may be spent of `wanted` lamports on one transaction: all of it, or what the caps leave.
     pub fn take(&self, is_urgent: bool, wanted: u64, now: Instant) -> u64 {
-        let lane = self.policy.lane(is_urgent);
-        let mut lanes = self.lock();
-        let spent = &mut lanes[usize::from(is_urgent)];
-        forget_old(spent, now);
-        let left = lane.max_per_hour.saturating_sub(sum(spent));
-        let granted = wanted.min(lane.max_per_transaction).min(left);
+        let mut state = self.lock();
+        let lane = &mut state.lanes[usize::from(is_urgent)];
+        let granted = left(self.policy.lane(is_urgent), lane, now).min(wanted);
         if granted > 0 {
-            spent.push_back((now, granted));
+            lane.push_back(Booked { at: now, lamports: granted, signature: None });
         }
         granted
     }
 
-    /// Takes back what was set aside for a transaction that never landed.
-    pub fn give_back(&self, is_urgent: bool, granted: u64) {
-        let mut lanes = self.lock();
-        let spent = &mut lanes[usize::from(is_urgent)];
-        if let Some(index) = spent.iter().rposition(|(_, lamports)| *lamports == granted) {
-            spent.remove(index);
+    /// Says for which transaction something was set aside.
+    pub fn name(&self, is_urgent: bool, granted: u64, signature: Signature) {
+        let mut state = self.lock();
+        if let Some(booked) = unnamed(&mut state.lanes[usize::from(is_urgent)], granted) {
+            booked.signature = Some(signature);
         }
+    }
+
+    /// Takes back what was set aside for a transaction that was never signed.
+    pub fn give_back(&self, is_urgent: bool, granted: u64) {
+        let mut state = self.lock();
+        let lane = &mut state.lanes[usize::from(is_urgent)];
+        if let Some(index) = lane.iter().rposition(|booked| booked.signature.is_none() && booked.lamports == granted) {
+            lane.remove(index);
+        }
+    }
+
+    /// Takes back what was set aside for a transaction that never landed and never will.
+    pub fn give_back_of(&self, signature: &Signature) {
+        for lane in &mut self.lock().lanes {
+            lane.retain(|booked| booked.signature.as_ref() != Some(signature));
+        }
+    }
+
+    /// Lamports that the caps leave for one transaction.
+    pub fn left(&self, is_urgent: bool, now: Instant) -> u64 {
+        left(self.policy.lane(is_urgent), &mut self.lock().lanes[usize::from(is_urgent)], now)
     }
 
     /// Lamports of priority fee that the last hour has cost, or may yet cost.
     pub fn spent_within_hour(&self, is_urgent: bool, now: Instant) -> u64 {
-        let mut lanes = self.lock();
-        let spent = &mut lanes[usize::from(is_urgent)];
-        forget_old(spent, now);
-        sum(spent)
+        let mut state = self.lock();
+        let lane = &mut state.lanes[usize::from(is_urgent)];
+        forget_old(lane, now);
+        sum(lane)
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Spent; 2]> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // No step in between leaves it wrong by more than one entry.
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn forget_old(spent: &mut Spent, now: Instant) {
-    while spent.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= HOUR) {
-        spent.pop_front();
+fn left(policy: &LanePolicy, lane: &mut Lane, now: Instant) -> u64 {
+    forget_old(lane, now);
+    policy.max_per_hour.saturating_sub(sum(lane)).min(policy.max_per_transaction)
+}
+
+fn unnamed(lane: &mut Lane, lamports: u64) -> Option<&mut Booked> {
+    lane.iter_mut().rfind(|booked| booked.signature.is_none() && booked.lamports == lamports)
+}
+
+fn forget_old(lane: &mut Lane, now: Instant) {
+    while lane.front().is_some_and(|booked| now.saturating_duration_since(booked.at) >= HOUR) {
+        lane.pop_front();
     }
 }
 
-fn sum(spent: &Spent) -> u64 {
-    spent.iter().fold(0, |sum, (_, lamports)| sum.saturating_add(*lamports))
+fn sum(lane: &Lane) -> u64 {
+    lane.iter().fold(0, |sum, booked| sum.saturating_add(booked.lamports))
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -250,9 +327,13 @@ mod tests {
         replans: 1,
     };
 
-    fn budget(already: u64, now: Instant) -> FeeBudget {
+    fn budget() -> FeeBudget {
         let urgent = LanePolicy { percentile: 100, ..LANE };
-        FeeBudget::new(FeePolicy { normal: LANE, urgent }, already, now)
+        FeeBudget::new(FeePolicy { normal: LANE, urgent })
+    }
+
+    fn spent(number: u8, lamports: u64, seconds: u64) -> Spent {
+        Spent { signature: Signature::from([number; 64]), lamports, ago: Duration::from_secs(seconds) }
     }
 
     // r[verify settlement.priority.bounded]
@@ -294,7 +375,7 @@ mod tests {
     #[test]
     fn what_the_caps_do_not_leave_is_not_offered() {
         let now = Instant::now();
-        let budget = budget(0, now);
+        let budget = budget();
         assert_eq!([5_000, 900, 700].map(|wanted| budget.take(false, wanted, now)), [1_000, 900, 600]);
         assert_eq!(budget.take(false, 1, now), 0, "the hour is used up");
         assert_eq!(budget.take(true, 800, now), 800, "but not for urgent work");
@@ -305,12 +386,34 @@ mod tests {
         assert_eq!(budget.take(false, 5_000, later), 1_000);
     }
 
+    // r[verify settlement.priority.bounded]
     #[test]
-    fn what_an_earlier_life_spent_counts() {
-        let now = Instant::now();
-        let budget = budget(2_400, now);
+    fn what_an_earlier_life_spent_counts_until_its_hour_is_over() {
+        let now = Instant::now() + HOUR;
+        let budget = budget();
+        budget.recall(7, [spent(1, 900, 0), spent(2, 1_500, 1_800), spent(3, 1_000, 3_600)], now);
+        assert!(budget.is_recalled(7) && !budget.is_recalled(8));
         assert_eq!(budget.take(false, 5_000, now), 100);
-        assert_eq!(budget.take(false, 5_000, now + HOUR), 1_000);
+        assert_eq!(budget.take(true, 5_000, now), 100, "whatever it was for");
+        assert_eq!(budget.take(false, 5_000, now + HOUR / 2), 1_000);
+        budget.recall(7, [spent(4, 2_500, 0)], now);
+        assert_eq!(budget.left(true, now + HOUR / 2), 1_000, "once for each lease");
+    }
+
+    #[test]
+    fn what_this_process_knows_is_not_counted_twice_and_what_never_landed_not_at_all() {
+        let now = Instant::now();
+        let budget = budget();
+        let [mine, other] = [1, 2].map(|number| Signature::from([number; 64]));
+        assert_eq!(budget.take(false, 600, now), 600);
+        budget.name(false, 600, mine);
+        budget.recall(1, [spent(1, 600, 0), spent(2, 500, 0)], now);
+        assert_eq!([false, true].map(|lane| budget.spent_within_hour(lane, now)), [1_100, 500]);
+        budget.give_back(false, 600);
+        assert_eq!(budget.spent_within_hour(false, now), 1_100, "it is signed, and may land");
+        budget.give_back_of(&mine);
+        budget.give_back_of(&other);
+        assert_eq!([false, true].map(|lane| budget.spent_within_hour(lane, now)), [0, 0]);
     }
 
     proptest! {
@@ -320,7 +423,7 @@ mod tests {
             steps in prop::collection::vec((0_u64..2_000, 0_u64..1_800, any::<bool>(), any::<bool>()), 1..80),
         ) {
             let start = Instant::now();
-            let budget = budget(0, start);
+            let budget = budget();
             let mut now = start;
             let mut kept: Vec<(Instant, bool, u64)> = Vec::new();
             for (wanted, seconds, is_urgent, died) in steps {

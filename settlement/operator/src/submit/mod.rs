@@ -10,7 +10,9 @@ mod journal;
 mod scripted;
 mod terms;
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aro_proto::Amount;
 use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError, Terms};
@@ -18,12 +20,12 @@ use settlement_chain::{Address, ChainClient, ChainError, Commitment, Signature, 
 use settlement_interface::accounts::status;
 use settlement_interface::errors::SettlementError;
 
-pub use fees::{BadFeePolicy, FeeBudget, FeePolicy, LanePolicy};
+pub use fees::{BadFeePolicy, FeeBudget, FeePolicy, LanePolicy, Spent};
 pub use format::{FormatChoice, UnknownFormat, probe_v1};
 pub use journal::{Begun, Journal, JournalEntry};
 
 use crate::batch::{Item, Kind, Planned, Planner};
-use crate::vouchers::{Book, Quarantined, StoreError};
+use crate::vouchers::{Book, Finality, HistoryQuery, HistoryRow, Quarantined, StoreError};
 
 /// Signs, records, sends.
 #[derive(Clone)]
@@ -126,6 +128,7 @@ impl Submitter {
 
     // r[impl settlement.write_ahead]
     async fn attempt(&self, planned: &Planned, generation: u32) -> Result<Attempt, StoreError> {
+        self.recall_spending(planned.at).await?;
         let payer = self.authority.address();
         let instructions = std::slice::from_ref(&planned.instruction);
         let base = Terms::estimate(self.planner.format, instructions);
@@ -149,17 +152,16 @@ impl Submitter {
             fee_lamports: fee_lamports(&prepared),
             prepared,
         };
-        let put_off = match self.book.begin(&entry).await {
-            Ok(Begun::Recorded) => None,
-            Ok(Begun::Overtaken) => Some("a better voucher has come in; the next round closes with it".into()),
-            Ok(Begun::Superseded) => Some("another operator of this database settles now".into()),
-            Err(error) => {
-                never_landed();
-                return Err(error);
-            }
+        let signature = entry.prepared.signature;
+        self.fees.name(offer.is_urgent, offer.priority_fee, signature);
+        // Where the store does not say whether it is recorded, it may yet be sent: it stays booked.
+        let put_off = match self.book.begin(&entry).await? {
+            Begun::Recorded => None,
+            Begun::Overtaken => Some("a better voucher has come in; the next round closes with it".into()),
+            Begun::Superseded => Some("another operator of this database settles now".into()),
         };
         if let Some(reason) = put_off {
-            never_landed();
+            self.fees.give_back_of(&signature);
             return Ok(Attempt::PutOff { reason });
         }
         match submit::confirm(&*self.chain, &entry.prepared).await {
@@ -174,10 +176,10 @@ impl Submitter {
                 Ok(Attempt::Open { signature, reason: format!("{error}; yet its channels may show what it was to do") })
             }
             Err(error) => {
-                if !matches!(error, SubmitError::Failed { .. }) {
-                    never_landed();
+                match &error {
+                    SubmitError::Failed { refusal, .. } => self.record_failure(&entry, &refusal.to_string()).await?,
+                    _ => self.forget(&entry).await?,
                 }
-                self.forget(&entry).await?;
                 // Leaders left it out: nothing is wrong with it, and the next may well go in.
                 Ok(match error {
                     SubmitError::Expired { .. } => Attempt::Expired { reason: error.to_string() },
@@ -226,24 +228,26 @@ impl Submitter {
         let prepared = &entry.prepared;
         let confirmed = |commitment| commitment >= Commitment::Confirmed;
         let height = prepared.last_valid_block_height;
-        let resumed = match submit::outcome(&*self.chain, &prepared.signature, height).await {
-            Ok(Outcome::Landed { commitment, .. }) if confirmed(commitment) => Resumed::Landed,
-            Ok(Outcome::Failed { commitment, .. }) if confirmed(commitment) => Resumed::Void,
-            Ok(Outcome::Dead) => Resumed::Void,
+        let failure = match submit::outcome(&*self.chain, &prepared.signature, height).await {
+            Ok(Outcome::Landed { commitment, .. }) if confirmed(commitment) => return Ok(Resumed::Landed),
+            Ok(Outcome::Failed { error, commitment }) if confirmed(commitment) => Some(error.to_string()),
+            Ok(Outcome::Dead) => None,
             Ok(Outcome::Landed { .. } | Outcome::Failed { .. } | Outcome::Live) => {
                 match submit::confirm(&*self.chain, prepared).await {
-                    Ok(_) => Resumed::Landed,
-                    Err(SubmitError::Failed { .. } | SubmitError::Expired { .. }) => Resumed::Void,
+                    Ok(_) => return Ok(Resumed::Landed),
+                    Err(SubmitError::Failed { refusal, .. }) => Some(refusal.to_string()),
+                    Err(SubmitError::Expired { .. }) => None,
                     // It was sent before, so a refusal now proves nothing: only its height does.
-                    Err(_) => Resumed::Open,
+                    Err(_) => return Ok(Resumed::Open),
                 }
             }
-            Err(_) => Resumed::Open,
+            Err(_) => return Ok(Resumed::Open),
         };
-        if resumed == Resumed::Void {
-            self.forget(entry).await?;
+        match failure {
+            Some(error) => self.record_failure(entry, &error).await?,
+            None => self.forget(entry).await?,
         }
-        Ok(resumed)
+        Ok(Resumed::Void)
     }
 
     /// Entries whose landing is final, with their slots; and the chain's block height.
@@ -261,12 +265,55 @@ impl Submitter {
         Ok((finals.collect(), answer.block_height))
     }
 
-    /// Takes an entry that had no effect out of the journal.
+    /// Takes an entry that never landed out of the journal, and what it would have cost out of the hour.
     ///
     /// # Errors
     /// The journal could not be written.
     pub async fn forget(&self, entry: &JournalEntry) -> Result<(), StoreError> {
-        self.book.forget(&entry.prepared.signature).await
+        self.book.forget(&entry.prepared.signature).await?;
+        self.fees.give_back_of(&entry.prepared.signature);
+        Ok(())
+    }
+
+    /// Moves an entry that failed in its block from the journal to the history: its fee is spent.
+    // r[impl settlement.audit]
+    async fn record_failure(&self, entry: &JournalEntry, error: &str) -> Result<(), StoreError> {
+        let signature = entry.prepared.signature;
+        let statuses = self.chain.statuses(std::slice::from_ref(&signature)).await;
+        let status = statuses.ok().and_then(|answer| answer.statuses.into_iter().next().flatten());
+        let at = self.chain.clock().await.map_or(entry.at, |now| now.max(entry.at));
+        let end = Finality { slot: status.map_or(0, |status| status.slot), at };
+        self.book.conclude(&signature, &HistoryRow::of_failed(entry, end, error)).await
+    }
+
+    /// Books what the last hour has cost already, as the store knows it, whenever this process has taken the lease:
+    /// before that another life may have spent. `now` is the chain's unix second.
+    // r[impl settlement.priority.bounded]
+    async fn recall_spending(&self, now: i64) -> Result<(), StoreError> {
+        let Some(fence) = self.book.fence() else { return Ok(()) };
+        if self.fees.is_recalled(fence) {
+            return Ok(());
+        }
+        let ago = |at: i64| Duration::from_secs(u64::try_from(now.saturating_sub(at)).unwrap_or(0));
+        let mut spent: HashMap<Signature, Spent> = HashMap::new();
+        let mut query = HistoryQuery { from: now.saturating_sub(HOUR_S), ..HistoryQuery::default() };
+        loop {
+            let page = self.book.history(&query).await?;
+            let Some((last, _)) = page.last() else { break };
+            query.after = Some(*last);
+            for (_, row) in page {
+                // The operator alone signs what it sends.
+                let lamports = row.transaction_fee.saturating_sub(LAMPORTS_PER_SIGNATURE);
+                spent.insert(row.signature, Spent { signature: row.signature, lamports, ago: ago(row.at) });
+            }
+        }
+        for entry in self.book.pending().await? {
+            let signature = entry.prepared.signature;
+            let lamports = submit::offered_priority_fee(&entry.prepared.transaction);
+            spent.insert(signature, Spent { signature, lamports, ago: ago(entry.at) });
+        }
+        self.fees.recall(fence, spent.into_values(), Instant::now());
+        Ok(())
     }
 }
 
@@ -287,7 +334,10 @@ fn fee_lamports(prepared: &Prepared) -> u64 {
 }
 
 /// The cluster's base fee.
-const LAMPORTS_PER_SIGNATURE: u64 = 5_000;
+pub(crate) const LAMPORTS_PER_SIGNATURE: u64 = 5_000;
+
+/// What the hourly caps look back on.
+const HOUR_S: i64 = 3_600;
 
 /// True if the trouble is not with the batch, so that another batch would meet it too.
 fn stops_all(error: &SubmitError) -> bool {

@@ -20,7 +20,9 @@ use settlement_interface::errors::SettlementError;
 use super::{End, FeeBudget, FeePolicy, JournalEntry, LanePolicy, Resumed, Submitter};
 use crate::batch::planner::tests as plans;
 use crate::batch::{Facts, Kind, Planned, Planner};
-use crate::vouchers::{Accepted, Book, Claim, Lease, LeaseTerms, MemoryStore};
+use crate::vouchers::{
+    Accepted, Book, Claim, Effect, Finality, HistoryQuery, HistoryRow, Lease, LeaseTerms, MemoryStore,
+};
 
 /// A chain of one transaction's worth of memory. Without a script it does not simulate, and every transaction lands.
 #[derive(Default)]
@@ -44,6 +46,8 @@ struct State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Lands(Commitment),
+    /// It is in a block and the program refused it there.
+    Fails,
     /// Nobody knows it, and its last block has passed.
     Dies,
 }
@@ -113,6 +117,10 @@ impl ChainClient for Scripted {
         let fates: Vec<Option<Fate>> = signatures.iter().map(|signature| state.of.get(signature).copied()).collect();
         let status = |fate: &Option<Fate>| match fate {
             Some(Fate::Lands(commitment)) => Some(Status { slot: 5, commitment: *commitment, err: None }),
+            Some(Fate::Fails) => {
+                let err = Some(refused_by_the_program(SettlementError::Unauthorised));
+                Some(Status { slot: 6, commitment: Commitment::Confirmed, err })
+            }
             _ => None,
         };
         let block_height = if fates.contains(&Some(Fate::Dies)) { 101 } else { 1 };
@@ -190,7 +198,7 @@ impl Scene {
             authority: Arc::new(key),
             book,
             planner,
-            fees: Arc::new(FeeBudget::new(policy, 0, Instant::now())),
+            fees: Arc::new(FeeBudget::new(policy)),
         };
         Self { chain, submitter, planned, channels: ids }
     }
@@ -253,6 +261,80 @@ async fn what_its_channels_show_is_not_signed_anew_however_dead_it_is_called() {
     let ends = scene.run().await;
     assert!(matches!(ends.as_slice(), [End::Open { .. }]), "{ends:?}");
     assert_eq!((scene.chain.sent().len(), scene.pending().await.len()), (1, 1));
+}
+
+/// The history of the last hour.
+async fn history(scene: &Scene) -> Vec<HistoryRow> {
+    let page = scene.submitter.book.history(&HistoryQuery::default()).await.unwrap();
+    page.into_iter().map(|(_, row)| row).collect()
+}
+
+// r[verify settlement.audit]
+#[tokio::test]
+async fn what_fails_in_its_block_costs_its_fee_and_leaves_its_reason() {
+    let scene = Scene::new(Scripted::default().simulating(None).fates(&[Fate::Fails]), 2, true, POLICY).await;
+    let ends = scene.run().await;
+    assert!(matches!(ends.as_slice(), [End::Landed(_), End::Landed(_)]), "its halves land: {ends:?}");
+    let rows = history(&scene).await;
+    assert_eq!(rows.iter().map(|row| row.channel).collect::<Vec<_>>(), scene.channels);
+    for row in &rows {
+        assert!(row.error.as_ref().unwrap().contains("Unauthorised"), "{row:?}");
+        assert_eq!((row.slot, row.to), (6, row.from));
+    }
+    let fee = 5_000 + offered_priority_fee(&scene.chain.sent()[0]);
+    assert_eq!(rows.iter().map(|row| row.fee_share).sum::<u64>(), fee);
+    assert_eq!(scene.spent(), scene.chain.sent().iter().map(offered_priority_fee).sum::<u64>(), "spent all the same");
+}
+
+// r[verify settlement.audit]
+#[tokio::test]
+async fn failure_that_an_earlier_life_did_not_hear_of_is_recorded_too() {
+    let scene = Scene::new(Scripted::default(), 1, false, POLICY).await;
+    scene.run().await;
+    let entry = scene.pending().await.remove(0);
+    scene.chain.change(&entry.prepared.signature, Fate::Fails);
+    assert_eq!(scene.submitter.resume(&entry).await.unwrap(), Resumed::Void);
+    assert!(scene.pending().await.is_empty());
+    assert!(history(&scene).await[0].error.is_some());
+}
+
+// r[verify settlement.priority.bounded]
+#[tokio::test]
+async fn what_is_put_off_and_dies_later_is_given_back() {
+    let scene = Scene::new(Scripted::default().fates(&[Fate::Dies]), 1, false, POLICY).await;
+    let program = scene.submitter.planner.program.id;
+    let mut closed = Channel::from_bytes(&[0; Channel::LEN]);
+    closed.status = status::CLOSED;
+    scene.chain.show(program, scene.channels[0], &closed);
+    assert!(matches!(scene.run().await.as_slice(), [End::Open { .. }]));
+    assert!(scene.spent() > 0, "it may yet land");
+    let entry = scene.pending().await.remove(0);
+    assert_eq!(scene.submitter.resume(&entry).await.unwrap(), Resumed::Void);
+    assert_eq!(scene.spent(), 0);
+}
+
+// r[verify settlement.priority.bounded]
+#[tokio::test]
+async fn cap_of_the_hour_outlives_the_process() {
+    let urgent = LanePolicy { max_per_transaction: 2_000, max_per_hour: 3_000, ..POLICY.urgent };
+    let policy = FeePolicy { urgent, ..POLICY };
+    let scene = Scene::new(Scripted::default().simulating(None), 1, true, policy).await;
+    let offered = async |submitter: &Submitter| {
+        let ends = submitter.run(scene.planned[0].clone()).await.unwrap();
+        assert!(matches!(ends.as_slice(), [End::Landed(_)]), "{ends:?}");
+        scene.chain.sent().last().map(offered_priority_fee).unwrap()
+    };
+    let first = offered(&scene.submitter).await;
+    // Final, and in the history alone.
+    let entry = scene.pending().await.remove(0);
+    let end = Finality { slot: 5, at: NOW - 60 };
+    let trail = HistoryRow::of(&entry, end, |_| Effect { watermark: None });
+    scene.submitter.book.conclude(&entry.prepared.signature, &trail).await.unwrap();
+    let reborn = || Submitter { fees: Arc::new(FeeBudget::new(policy)), ..scene.submitter.clone() };
+    let second = offered(&reborn()).await;
+    let third = offered(&reborn()).await;
+    assert!(first + 1 >= 2_000 && second + 1 >= 1_000 && second <= 1_000, "{first} {second}");
+    assert!(third <= 1, "the journal and the history are both known: {third}");
 }
 
 // r[verify settlement.priority.bounded]

@@ -117,6 +117,11 @@ impl Book {
         self.grant().is_some()
     }
 
+    /// The fence of the lease, if it was ours when the store was last asked.
+    pub fn fence(&self) -> Option<u64> {
+        self.grant().map(|grant| grant.fence)
+    }
+
     /// Makes a signed transaction durable, if the lease is still ours and it still carries the best voucher of every
     /// channel that it closes.
     // r[impl settlement.write_ahead]
@@ -149,6 +154,11 @@ impl Book {
     // r[impl settlement.prune]
     pub async fn prune(&self, done: &[StoredVoucher]) -> Result<(), StoreError> {
         if done.is_empty() { Ok(()) } else { self.store.prune(done).await }
+    }
+
+    /// Puts every stored wish to close in doubt, until its node says it anew. Returns their number.
+    pub async fn doubt_wishes(&self) -> Result<u64, StoreError> {
+        self.store.doubt_wishes().await
     }
 
     /// Sets a voucher aside until a higher one comes.

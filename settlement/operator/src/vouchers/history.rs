@@ -1,5 +1,5 @@
 //! The audit trail: one row for each channel of each transaction that landed for good, from the voucher's signature
-//! to the transaction's.
+//! to the transaction's; with its reason where the transaction failed, for that costs its fee too.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +8,7 @@ use aro_proto::{Amount, ChannelId};
 use settlement_chain::{Address, Signature};
 use settlement_interface::fees;
 
+use super::stored::cut;
 use crate::batch::Kind;
 use crate::submit::JournalEntry;
 
@@ -37,7 +38,7 @@ pub struct HistoryRow {
     pub refunded: Amount,
     /// The transaction.
     pub signature: Signature,
-    /// The slot that it landed in.
+    /// The slot that it landed in; 0 for a failed one where the chain did not say.
     pub slot: u64,
     /// Lamports that the whole transaction cost.
     pub transaction_fee: u64,
@@ -45,6 +46,9 @@ pub struct HistoryRow {
     pub fee_share: u64,
     /// The agent's signature on the voucher that was credited.
     pub voucher_signature: Option<[u8; 64]>,
+    /// Why the transaction failed in its block, if it did: then it did nothing but cost its fee. At most
+    /// [`MAX_REASON`] bytes are kept.
+    pub error: Option<String>,
 }
 
 /// What the chain shows of one channel after a transaction.
@@ -98,9 +102,21 @@ impl HistoryRow {
                 transaction_fee: entry.fee_lamports,
                 fee_share: share.saturating_add(extra),
                 voucher_signature: trace.voucher_signature,
+                error: None,
             }
         });
         rows.collect()
+    }
+
+    /// The rows of a transaction that failed in its block.
+    pub fn of_failed(entry: &JournalEntry, end: Finality, error: &str) -> Vec<Self> {
+        let mut rows = Self::of(entry, end, |_| Effect { watermark: Some(Amount::ZERO) });
+        for row in &mut rows {
+            // The text store of a server takes every character but this one.
+            let error = cut(error).replace('\0', " ");
+            *row = Self { voucher_signature: None, error: Some(error), ..row.clone() };
+        }
+        rows
     }
 }
 
@@ -123,6 +139,7 @@ impl HistoryRow {
             "transaction_fee_lamports": self.transaction_fee,
             "fee_share_lamports": self.fee_share,
             "voucher_signature": self.voucher_signature.map(|signature| Signature::from(signature).to_string()),
+            "error": self.error.as_deref(),
         })
     }
 }

@@ -36,7 +36,7 @@ pub enum Lease {
 /// What an operator asks a lease with.
 #[derive(Clone, Debug)]
 pub struct LeaseTerms {
-    /// The lease: the operator's account, so that a database may serve several.
+    /// The lease: the operator's account.
     pub name: String,
     /// This process; no two may say the same.
     pub holder: String,

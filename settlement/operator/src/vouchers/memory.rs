@@ -10,8 +10,8 @@ use settlement_chain::Signature;
 
 use super::rules::{self, Holding};
 use super::{
-    Cursor, Grant, History, HistoryQuery, HistoryRow, Lease, Leases, MAX_PAGE, Offer, Quarantined, Ruling, StoreError,
-    StoredVoucher, VoucherStore,
+    Binding, Cursor, Deployment, Grant, History, HistoryQuery, HistoryRow, Lease, Leases, MAX_PAGE, Offer, Quarantined,
+    Ruling, StoreError, StoredVoucher, VoucherStore,
 };
 use crate::batch::Kind;
 use crate::submit::{Begun, Journal, JournalEntry};
@@ -30,6 +30,7 @@ struct State {
     history: BTreeMap<Cursor, HistoryRow>,
     rows: u64,
     leases: HashMap<String, (Grant, Instant)>,
+    deployment: Option<Deployment>,
 }
 
 impl MemoryStore {
@@ -78,7 +79,7 @@ impl VoucherStore for MemoryStore {
                 state.quarantine.remove(&changed.channel());
             }
         }
-        Ok((judged.rulings, judged.changed.iter().any(|changed| changed.close)))
+        Ok((judged.rulings, judged.changed.iter().any(|changed| changed.is_to_close(false))))
     }
 
     async fn get(&self, channels: &[ChannelId]) -> Result<Vec<Option<StoredVoucher>>, StoreError> {
@@ -103,6 +104,16 @@ impl VoucherStore for MemoryStore {
         }
         state.channels.retain(|_, holding| *holding != Holding::default());
         Ok(())
+    }
+
+    async fn doubt_wishes(&self) -> Result<u64, StoreError> {
+        let mut state = self.lock();
+        let mut doubted = 0_u64;
+        for voucher in state.channels.values_mut().filter_map(|holding| holding.voucher.as_mut()) {
+            *voucher = voucher.with_doubt();
+            doubted = doubted.saturating_add(u64::from(voucher.doubted));
+        }
+        Ok(doubted)
     }
 
     async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError> {
@@ -152,7 +163,7 @@ impl Journal for MemoryStore {
         state.count_closes(&entry, |closes| closes.saturating_sub(1));
         for row in trail {
             if let Some(Holding { voucher: Some(voucher), .. }) = state.channels.get_mut(&row.channel) {
-                *voucher = voucher.settled_to(row.to, entry.at);
+                *voucher = voucher.settled_by(row, entry.at);
             }
             state.rows = state.rows.saturating_add(1);
             let cursor = Cursor { at: row.at, number: state.rows };
@@ -209,5 +220,12 @@ impl Leases for MemoryStore {
             *until = Instant::now();
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Binding for MemoryStore {
+    async fn bind(&self, deployment: &Deployment) -> Result<Deployment, StoreError> {
+        Ok(*self.lock().deployment.get_or_insert(*deployment))
     }
 }

@@ -6,6 +6,7 @@
 //! operator holds: one store under one lease.
 
 mod book;
+mod deployment;
 mod error;
 mod history;
 mod lease;
@@ -22,6 +23,7 @@ use aro_proto::ChannelId;
 use async_trait::async_trait;
 
 pub use book::{Book, Committed};
+pub use deployment::{Deployment, OtherDeployment};
 pub use error::StoreError;
 pub use history::{Cursor, Effect, Finality, HistoryQuery, HistoryRow, MAX_PAGE, NotAQuery};
 pub use lease::{Grant, Lease, LeaseTerms};
@@ -52,6 +54,9 @@ pub trait VoucherStore: Send + Sync + 'static {
 
     /// Forgets these vouchers; one that has changed since it was read stays.
     async fn prune(&self, done: &[StoredVoucher]) -> Result<(), StoreError>;
+
+    /// Puts every stored wish to close in doubt, until its node says it anew. Returns their number.
+    async fn doubt_wishes(&self) -> Result<u64, StoreError>;
 
     /// Sets a voucher aside until a higher one comes; nothing happens if one has come already.
     async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError>;
@@ -84,10 +89,17 @@ pub trait Leases: Send + Sync + 'static {
     async fn release(&self, grant: &Grant) -> Result<(), StoreError>;
 }
 
-/// Everything that an operator remembers, behind one handle.
-pub trait OperatorStore: VoucherStore + Journal + History + Leases {}
+/// What a database belongs to.
+#[async_trait]
+pub trait Binding: Send + Sync + 'static {
+    /// Binds a database that belongs to nothing yet to this deployment. Returns what it belongs to.
+    async fn bind(&self, deployment: &Deployment) -> Result<Deployment, StoreError>;
+}
 
-impl<S: VoucherStore + Journal + History + Leases> OperatorStore for S {}
+/// Everything that an operator remembers, behind one handle.
+pub trait OperatorStore: VoucherStore + Journal + History + Leases + Binding {}
+
+impl<S: VoucherStore + Journal + History + Leases + Binding> OperatorStore for S {}
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -81,7 +81,7 @@ fn judge(holding: &Holding, accepted: &Accepted, now: i64) -> Result<Option<Acce
     if let Some((known, live)) = holding.voucher.as_ref().and_then(|known| Some((known, known.live(now)?))) {
         let watermark = live.voucher.cumulative;
         if live == accepted.voucher.signed() {
-            return Ok((accepted.close && !known.close).then_some(*accepted));
+            return Ok((accepted.close && !known.is_to_close(false)).then_some(*accepted));
         }
         if offered < watermark {
             return Err(VoucherError::NotRising { watermark, offered }.refusal());

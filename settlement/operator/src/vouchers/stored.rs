@@ -5,6 +5,8 @@ use aro_proto::{Amount, ChannelId, Refusal};
 use settlement_chain::Address;
 use settlement_interface::voucher::{NEVER, is_expired};
 
+use super::HistoryRow;
+
 /// A voucher that may be stored: its signature has been verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -51,6 +53,9 @@ pub struct StoredVoucher {
     pub node: Address,
     /// True if the node wants the channel closed.
     pub close: bool,
+    /// True if that wish was there when an operator started, and its node has not said it since: the database may be
+    /// an old backup, and the node may hold a better voucher that it has forgotten.
+    pub doubted: bool,
     /// Unix second at which the channel's amount first rose above what had been settled.
     pub since: i64,
     /// Unix second of the last voucher that told something new.
@@ -67,6 +72,7 @@ impl StoredVoucher {
             lasting: None,
             node: accepted.node,
             close: accepted.close,
+            doubted: false,
             since: now,
             heard: now,
             quarantined: false,
@@ -95,6 +101,12 @@ impl StoredVoucher {
         if is_expired(self.signed.voucher.expires_at, now) { self.lasting.as_ref() } else { Some(&self.signed) }
     }
 
+    /// True if its channel is to be closed; wishes in doubt count where `old_ones` do.
+    // r[impl settlement.close.said_anew]
+    pub fn is_to_close(&self, old_ones: bool) -> bool {
+        self.close && (old_ones || !self.doubted)
+    }
+
     /// The voucher as one JSON object; amounts are base units, times unix seconds.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
@@ -104,6 +116,7 @@ impl StoredVoucher {
             "expires_at": self.signed.voucher.expires_at,
             "lasting": self.lasting.map(|lasting| lasting.voucher.cumulative.get()),
             "close": self.close,
+            "doubted": self.doubted,
             "since": self.since,
             "heard": self.heard,
             "quarantined": self.quarantined,
@@ -111,25 +124,35 @@ impl StoredVoucher {
     }
 
     /// What is stored after `accepted` arrives on top of this: a rise, the replacement of one that has expired, or
-    /// the same again with a wish to close, which stays once it is there.
+    /// the same again with a wish to close, which stays once it is there. Said anew it is in doubt no more.
     pub(super) fn merged(self, accepted: &Accepted, now: i64) -> Self {
         let (node, close) = (accepted.node, self.close || accepted.close);
+        let doubted = self.doubted && !accepted.close;
         let new = *accepted.voucher.signed();
         if new == self.signed {
-            return Self { node, close, heard: now, ..self };
+            return Self { node, close, doubted, heard: now, ..self };
         }
         let lasting = match (new.voucher.expires_at, self.signed.voucher.expires_at) {
             (NEVER, _) => None,
             (_, NEVER) => Some(self.signed),
             _ => self.lasting,
         };
-        Self { signed: new, lasting, node, close, heard: now, quarantined: false, ..self }
+        Self { signed: new, lasting, node, close, doubted, heard: now, quarantined: false, ..self }
     }
 
-    /// The same once `amount` is settled for good by a transaction that was signed at the unix second `at`: what is
-    /// still unsettled came in later.
-    pub(super) fn settled_to(self, amount: Amount, at: i64) -> Self {
-        if self.cumulative() > amount { Self { since: self.since.max(at), ..self } } else { self }
+    /// The same at the start of an operator: whatever wish it holds is an old one.
+    pub(super) fn with_doubt(self) -> Self {
+        Self { doubted: self.close, ..self }
+    }
+
+    /// The same once the row's transaction, signed at the unix second `at`, is final: what is still unsettled came in
+    /// later.
+    pub(super) fn settled_by(self, row: &HistoryRow, at: i64) -> Self {
+        if row.error.is_none() && self.cumulative() > row.to {
+            Self { since: self.since.max(at), ..self }
+        } else {
+            self
+        }
     }
 }
 
@@ -159,13 +182,18 @@ impl Quarantined {
 
     /// The same with its reason cut to what is kept.
     pub(super) fn bounded(&self) -> Self {
-        let mut end = self.reason.len().min(MAX_REASON);
-        while !self.reason.is_char_boundary(end) {
-            end = end.saturating_sub(1);
-        }
-        Self { reason: self.reason[..end].to_owned(), ..self.clone() }
+        Self { reason: cut(&self.reason).to_owned(), ..self.clone() }
     }
 }
 
-/// Bytes of a quarantine's reason.
+/// As much of a reason as is kept.
+pub(super) fn cut(reason: &str) -> &str {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end = end.saturating_sub(1);
+    }
+    &reason[..end]
+}
+
+/// Bytes of a reason, of a quarantine or a failure.
 pub const MAX_REASON: usize = 512;

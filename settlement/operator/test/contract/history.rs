@@ -3,7 +3,7 @@
 use aro_proto::Amount;
 use settlement_chain::Address;
 use settlement_operator::batch::Kind;
-use settlement_operator::vouchers::{Cursor, Effect, Finality, HistoryQuery, HistoryRow};
+use settlement_operator::vouchers::{Cursor, Effect, Finality, HistoryQuery, HistoryRow, MAX_REASON};
 
 use super::{NOW, Store, accepted, begin, entry, id, lease, offer, offer_at, stored};
 
@@ -87,4 +87,27 @@ pub async fn what_a_settlement_leaves_unsettled_is_as_young_as_the_settlement(st
     store.resolve(&settle.prepared.signature, &trail).await.unwrap();
     assert_eq!(stored(&store, 2).await.unwrap().since, NOW, "the rest came after the transaction was signed");
     assert_eq!(stored(&store, 3).await.unwrap().since, NOW - 100);
+}
+
+// r[verify settlement.audit]
+pub async fn failed_transaction_leaves_its_fee_and_its_reason_and_nothing_else(store: Store) {
+    let grant = lease(&store, "one").await;
+    for (channel, cumulative) in [(2, 9), (3, 5)] {
+        offer_at(&store, accepted(channel, cumulative, true), NOW - 100).await;
+    }
+    let close = entry(Kind::Close, &[(2, Some(9)), (3, Some(5))]);
+    begin(&store, &close, &grant).await;
+    let reason = "é".repeat(MAX_REASON);
+    let trail = HistoryRow::of_failed(&close, Finality { slot: 7, at: NOW + 9 }, &reason);
+    assert_eq!(trail.iter().map(|row| row.fee_share).sum::<u64>(), 5_001);
+    assert!(store.resolve(&close.prepared.signature, &trail).await.unwrap());
+    let read = rows(&store.history(&HistoryQuery::default()).await.unwrap());
+    assert_eq!(read, trail);
+    for row in &read {
+        assert_eq!((row.to, row.node_share, row.voucher_signature), (row.from, Amount::ZERO, None));
+        assert_eq!(row.error.as_deref(), Some("é".repeat(MAX_REASON / 2).as_str()), "bounded");
+    }
+    assert_eq!(stored(&store, 2).await.unwrap().since, NOW - 100, "it is as old as before");
+    assert_eq!(offer(&store, accepted(2, 10, true)).await.refusal, None, "the close is open no more");
+    assert_eq!(store.entries().await.unwrap(), []);
 }

@@ -1,5 +1,6 @@
 //! What every store must do, whatever it is made of.
 
+pub mod binding;
 pub mod history;
 pub mod journal;
 pub mod leases;

@@ -74,6 +74,24 @@ pub async fn repeated_voucher_can_still_ask_to_close(store: Store) {
     assert_eq!((kept.close, kept.since, kept.heard), (true, NOW, NOW + 11), "a wish to close stays");
 }
 
+// r[verify settlement.close.said_anew]
+pub async fn wish_in_doubt_counts_again_when_it_is_said_anew(store: Store) {
+    for (channel, close) in [(2, true), (3, true), (4, true), (5, false)] {
+        offer(&store, accepted(channel, 5, close)).await;
+    }
+    assert_eq!(store.doubt_wishes().await.unwrap(), 3);
+    offer(&store, accepted(2, 5, true)).await;
+    offer(&store, accepted(3, 5, false)).await;
+    offer(&store, accepted(4, 6, false)).await;
+    let wishes = async || all(&store).await.iter().map(|kept| (kept.close, kept.doubted)).collect::<Vec<_>>();
+    assert_eq!(wishes().await, [(true, false), (true, true), (true, true), (false, false)]);
+    let (_, closes) = store.commit(vec![(id(4), Ok(Claim::Rise(accepted(4, 7, true))))], NOW).await.unwrap();
+    assert!(closes, "whoever closes is told");
+    assert_eq!(wishes().await[2], (true, false), "said with a better voucher");
+    assert!(stored(&store, 3).await.unwrap().is_to_close(true) && !stored(&store, 3).await.unwrap().is_to_close(false));
+    assert_eq!(store.doubt_wishes().await.unwrap(), 3, "every start doubts them all");
+}
+
 // r[verify settlement.handoff.lasting]
 pub async fn better_voucher_that_expires_loses_no_older_money(store: Store) {
     offer(&store, accepted(2, 5, false)).await;

@@ -27,7 +27,7 @@ pub(super) async fn lock(
          SELECT id FROM (SELECT DISTINCT unnest($1::bytea[]) AS id) AS ids ORDER BY id \
          ON CONFLICT (channel) DO UPDATE SET closes = c.closes \
          RETURNING channel, node, cumulative::text, expires_at, signature, lasting_cumulative::text, \
-         lasting_signature, close, since, heard, quarantined_at IS NOT NULL AS quarantined, closes",
+         lasting_signature, close, doubted, since, heard, quarantined_at IS NOT NULL AS quarantined, closes",
     )
     .bind(ids)
     .fetch_all(connection)
@@ -55,12 +55,12 @@ pub(super) async fn write(connection: &mut PgConnection, vouchers: &[StoredVouch
     sqlx::query(
         "UPDATE settle_channels AS c SET node = v.node, cumulative = v.cumulative::numeric, \
          expires_at = v.expires_at, signature = v.signature, lasting_cumulative = v.lasting_cumulative::numeric, \
-         lasting_signature = v.lasting_signature, close = v.close, since = v.since, heard = v.heard, \
+         lasting_signature = v.lasting_signature, close = v.close, doubted = v.doubted, since = v.since, heard = v.heard, \
          quarantined_at = CASE WHEN v.quarantined THEN c.quarantined_at END, \
          quarantine_reason = CASE WHEN v.quarantined THEN c.quarantine_reason END \
          FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::bytea[], \
-         $8::boolean[], $9::bigint[], $10::bigint[], $11::boolean[]) AS v (channel, node, cumulative, expires_at, \
-         signature, lasting_cumulative, lasting_signature, close, since, heard, quarantined) \
+         $8::boolean[], $9::boolean[], $10::bigint[], $11::bigint[], $12::boolean[]) AS v (channel, node, cumulative, \
+         expires_at, signature, lasting_cumulative, lasting_signature, close, doubted, since, heard, quarantined) \
          WHERE c.channel = v.channel",
     )
     .bind(bytes(|voucher| voucher.channel().as_bytes().to_vec()))
@@ -71,6 +71,7 @@ pub(super) async fn write(connection: &mut PgConnection, vouchers: &[StoredVouch
     .bind(lasting)
     .bind(lasting_signature)
     .bind(flags(|voucher| voucher.close))
+    .bind(flags(|voucher| voucher.doubted))
     .bind(numbers(|voucher| voucher.since))
     .bind(numbers(|voucher| voucher.heard))
     .bind(flags(|voucher| voucher.quarantined))
@@ -83,7 +84,7 @@ pub(super) async fn write(connection: &mut PgConnection, vouchers: &[StoredVouch
 pub(super) async fn clear(connection: &mut PgConnection, channels: &[ChannelId]) -> Result<(), Failure> {
     sqlx::query(
         "UPDATE settle_channels SET node = NULL, cumulative = NULL, expires_at = NULL, signature = NULL, \
-         lasting_cumulative = NULL, lasting_signature = NULL, close = false, since = NULL, heard = NULL, \
+         lasting_cumulative = NULL, lasting_signature = NULL, close = false, doubted = false, since = NULL, heard = NULL, \
          quarantined_at = NULL, quarantine_reason = NULL WHERE channel = ANY($1)",
     )
     .bind(ids(channels))
@@ -140,6 +141,7 @@ pub(super) fn voucher(row: &PgRow) -> Result<Option<StoredVoucher>, Failure> {
         lasting,
         node: Address::new_from_array(array(row.try_get("node")?, "voucher")?),
         close: row.try_get("close")?,
+        doubted: row.try_get("doubted")?,
         since: row.try_get("since")?,
         heard: row.try_get("heard")?,
         quarantined: row.try_get("quarantined")?,

@@ -77,7 +77,7 @@ impl Journal for PostgresStore {
             }
             let younger = trail.iter().filter_map(|row| {
                 let stored = held.get(&row.channel)?.voucher?;
-                Some(stored.settled_to(row.to, entry.at)).filter(|settled| *settled != stored)
+                Some(stored.settled_by(row, entry.at)).filter(|settled| *settled != stored)
             });
             let younger: Vec<StoredVoucher> = younger.collect();
             channels::write(&mut transaction, &younger).await?;
@@ -97,7 +97,7 @@ impl History for PostgresStore {
             let rows = sqlx::query(
                 "SELECT number, at, kind, node, channel, from_amount::text, to_amount::text, node_share::text, \
                  operator_share::text, protocol_share::text, refunded::text, signature, slot::text, \
-                 transaction_fee::text, fee_share::text, voucher_signature FROM settle_history \
+                 transaction_fee::text, fee_share::text, voucher_signature, error FROM settle_history \
                  WHERE at >= $1 AND at < $2 AND (at, number) > ($3, $4) AND ($5::bytea IS NULL OR node = $5) \
                  ORDER BY at, number LIMIT $6",
             )
@@ -137,15 +137,16 @@ async fn append(connection: &mut PgConnection, trail: &[HistoryRow]) -> Result<(
     let numbers = |of: fn(&HistoryRow) -> u64| -> Vec<String> { trail.iter().map(|row| of(row).to_string()).collect() };
     let kinds: Vec<i16> = trail.iter().map(|row| i16::from(row.kind as u8)).collect();
     let ats: Vec<i64> = trail.iter().map(|row| row.at).collect();
+    let errors: Vec<Option<&str>> = trail.iter().map(|row| row.error.as_deref()).collect();
     let signed: Vec<Option<Vec<u8>>> = trail.iter().map(|row| row.voucher_signature.map(|s| s.to_vec())).collect();
     sqlx::query(
         "INSERT INTO settle_history (at, kind, node, channel, from_amount, to_amount, node_share, operator_share, \
-         protocol_share, refunded, signature, slot, transaction_fee, fee_share, voucher_signature) \
+         protocol_share, refunded, signature, slot, transaction_fee, fee_share, voucher_signature, error) \
          SELECT at, kind, node, channel, f::numeric, t::numeric, n::numeric, o::numeric, p::numeric, r::numeric, \
-         signature, slot::numeric, fee::numeric, share::numeric, signed \
+         signature, slot::numeric, fee::numeric, share::numeric, signed, error \
          FROM unnest($1::bigint[], $2::smallint[], $3::bytea[], $4::bytea[], $5::text[], $6::text[], $7::text[], \
-         $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::bytea[]) \
-         AS h (at, kind, node, channel, f, t, n, o, p, r, signature, slot, fee, share, signed) \
+         $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[]) \
+         AS h (at, kind, node, channel, f, t, n, o, p, r, signature, slot, fee, share, signed, error) \
          ON CONFLICT (signature, channel) DO NOTHING",
     )
     .bind(ats)
@@ -163,6 +164,7 @@ async fn append(connection: &mut PgConnection, trail: &[HistoryRow]) -> Result<(
     .bind(numbers(|row| row.transaction_fee))
     .bind(numbers(|row| row.fee_share))
     .bind(signed)
+    .bind(errors)
     .execute(connection)
     .await?;
     Ok(())
@@ -193,6 +195,7 @@ fn history_row(row: &PgRow) -> Result<(Cursor, HistoryRow), Failure> {
         transaction_fee: count("transaction_fee")?,
         fee_share: count("fee_share")?,
         voucher_signature: signed.map(|bytes| array(bytes, "history row")).transpose()?,
+        error: row.try_get("error")?,
     };
     Ok((Cursor { at, number: u64::try_from(ordinal).map_err(damaged)? }, history))
 }

@@ -4,6 +4,7 @@
 //! ids, so that no two wait for each other. Where a connection breaks in the middle, nobody knows whether the
 //! transaction was committed: the call fails as [`StoreError::Unavailable`], and doing it again is harmless.
 
+mod binding;
 mod channels;
 mod failure;
 mod journal;

@@ -34,7 +34,7 @@ impl VoucherStore for PostgresStore {
                 channels::sweep(&mut transaction, &ids).await?;
             }
             transaction.commit().await?;
-            Ok((judged.rulings, judged.changed.iter().any(|changed| changed.close)))
+            Ok((judged.rulings, judged.changed.iter().any(|changed| changed.is_to_close(false))))
         })
     }
 
@@ -42,7 +42,7 @@ impl VoucherStore for PostgresStore {
         let found = async {
             let rows = sqlx::query(
                 "SELECT channel, node, cumulative::text, expires_at, signature, lasting_cumulative::text, \
-                 lasting_signature, close, since, heard, quarantined_at IS NOT NULL AS quarantined \
+                 lasting_signature, close, doubted, since, heard, quarantined_at IS NOT NULL AS quarantined \
                  FROM settle_channels WHERE channel = ANY($1) AND cumulative IS NOT NULL",
             )
             .bind(channels::ids(channels))
@@ -59,7 +59,7 @@ impl VoucherStore for PostgresStore {
         let page = async {
             let rows = sqlx::query(
                 "SELECT channel, node, cumulative::text, expires_at, signature, lasting_cumulative::text, \
-                 lasting_signature, close, since, heard, quarantined_at IS NOT NULL AS quarantined \
+                 lasting_signature, close, doubted, since, heard, quarantined_at IS NOT NULL AS quarantined \
                  FROM settle_channels WHERE channel > $1 AND cumulative IS NOT NULL ORDER BY channel LIMIT $2",
             )
             // The empty string lies before every id.
@@ -85,6 +85,14 @@ impl VoucherStore for PostgresStore {
             let looked_at: Vec<ChannelId> = held.into_keys().collect();
             channels::sweep(&mut transaction, &looked_at).await?;
             Ok(transaction.commit().await?)
+        })
+    }
+
+    async fn doubt_wishes(&self) -> Result<u64, StoreError> {
+        retrying!(async {
+            let doubted =
+                sqlx::query("UPDATE settle_channels SET doubted = true WHERE close").execute(&self.pool).await?;
+            Ok(doubted.rows_affected())
         })
     }
 

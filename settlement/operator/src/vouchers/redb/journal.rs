@@ -123,7 +123,7 @@ impl History for RedbStore {
 fn settle(transaction: &WriteTransaction, row: &HistoryRow, at: i64) -> Result<(), StoreError> {
     let mut vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
     match stored(&vouchers, row.channel)? {
-        Some(known) if known != known.settled_to(row.to, at) => put(&mut vouchers, &known.settled_to(row.to, at)),
+        Some(known) if known != known.settled_by(row, at) => put(&mut vouchers, &known.settled_by(row, at)),
         _ => Ok(()),
     }
 }

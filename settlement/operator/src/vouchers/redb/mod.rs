@@ -1,6 +1,7 @@
 //! An operator's memory in one redb file. Every write is synced before it returns; writes that wait together share
 //! one sync.
 
+mod binding;
 mod journal;
 mod leases;
 mod records;

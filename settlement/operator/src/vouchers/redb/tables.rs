@@ -8,6 +8,7 @@
 //! journal    signature 64 -> JournalEntry::to_bytes
 //! history    (unix s, number) -> records::row
 //! leases     name -> (holder, fence, unix ms at which it lapses)
+//! deployment "genesis_hash", "program", "operator" -> 32
 //! ```
 
 use std::io;
@@ -22,6 +23,7 @@ pub(super) const QUARANTINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition
 pub(super) const JOURNAL: TableDefinition<&[u8; 64], &[u8]> = TableDefinition::new("journal_2");
 pub(super) const HISTORY: TableDefinition<(i64, u64), &[u8]> = TableDefinition::new("history");
 pub(super) const LEASES: TableDefinition<&str, (&str, u64, i64)> = TableDefinition::new("leases");
+pub(super) const DEPLOYMENT: TableDefinition<&str, &[u8; 32]> = TableDefinition::new("deployment");
 const SCHEMA: TableDefinition<&str, u64> = TableDefinition::new("schema");
 
 /// Makes every table, so that readers never miss one.
@@ -35,6 +37,10 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), StoreError> {
     let found = schema.get("version").map_err(database_error)?.map(|version| version.value());
     match found {
         Some(VERSION) => {}
+        // Every record of version 2 is one of this version too.
+        Some(2) => {
+            schema.insert("version", VERSION).map_err(database_error)?;
+        }
         None if names.is_empty() => {
             schema.insert("version", VERSION).map_err(database_error)?;
         }
@@ -51,6 +57,7 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), StoreError> {
         transaction.open_table(JOURNAL)?;
         transaction.open_table(HISTORY)?;
         transaction.open_table(LEASES)?;
+        transaction.open_table(DEPLOYMENT)?;
         Ok(())
     };
     opened().map_err(database_error)
@@ -70,4 +77,29 @@ pub(super) fn database_error(error: impl Into<redb::Error>) -> StoreError {
 }
 
 /// What this program writes.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
+
+#[cfg(test)]
+mod tests {
+    use redb::Database;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    #[test]
+    fn file_of_the_version_before_is_taken_over_and_one_of_a_later_program_left_alone() {
+        for (found, opened) in
+            [(2, Ok(())), (VERSION, Ok(())), (VERSION + 1, Err(StoreError::Newer { found: 4, known: 3 }))]
+        {
+            let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+            let transaction = database.begin_write().unwrap();
+            {
+                let mut schema = transaction.open_table(SCHEMA).unwrap();
+                schema.insert("version", found).unwrap();
+            }
+            assert_eq!(create(&transaction), opened, "version {found}");
+            let schema = transaction.open_table(SCHEMA).unwrap();
+            assert_eq!(schema.get("version").unwrap().unwrap().value(), found.max(VERSION));
+        }
+    }
+}

@@ -49,7 +49,7 @@ impl VoucherStore for RedbStore {
                     quarantine.remove(changed.channel().as_bytes()).map_err(database_error)?;
                 }
             }
-            Ok((judged.rulings, judged.changed.iter().any(|changed| changed.close)))
+            Ok((judged.rulings, judged.changed.iter().any(|changed| changed.is_to_close(false))))
         })
         .await
     }
@@ -91,6 +91,23 @@ impl VoucherStore for RedbStore {
                 }
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn doubt_wishes(&self) -> Result<u64, StoreError> {
+        self.write(|transaction| {
+            let mut vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
+            let mut wishes = Vec::new();
+            for record in vouchers.iter().map_err(database_error)? {
+                let (channel, bytes) = record.map_err(database_error)?;
+                let voucher = decode_voucher(ChannelId::from_bytes(*channel.value()), bytes.value())?;
+                wishes.extend(voucher.close.then_some(voucher.with_doubt()));
+            }
+            for voucher in &wishes {
+                put(&mut vouchers, voucher)?;
+            }
+            Ok(u64::try_from(wishes.len()).unwrap_or(u64::MAX))
         })
         .await
     }
