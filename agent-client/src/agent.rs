@@ -228,8 +228,16 @@ impl Agent {
         slot.lock().await.take();
     }
 
+    /// A channel takes no more requests: the next fetch from the node dials anew, and the chain says what became of it.
+    pub(crate) async fn forget_channel(&self, node: NodeId, channel: ChannelId) {
+        self.forget_session(node).await;
+        if let Err(error) = self.look_up_channel(channel).await {
+            tracing::debug!(%error, %channel, "the chain does not say what became of the channel");
+        }
+    }
+
     /// Reads one channel from the chain into the wallet's record. A reclaimed one is remembered as closed.
-    pub(crate) async fn look_up_channel(&self, channel: ChannelId) -> Result<(), FetchError> {
+    async fn look_up_channel(&self, channel: ChannelId) -> Result<(), FetchError> {
         let Some(known) = self.inner.wallet.record(channel)? else { return Ok(()) };
         let address = ChainAddress::new_from_array(channel.to_bytes());
         let found = reads::channel(self.chain(), self.program(), &address).await?;

@@ -109,7 +109,10 @@ impl FetchManyBuilder {
         // Whatever it ended with: what is proven is paid now.
         session.control().flush_payment();
         let acknowledged = acknowledged(&session, agent.config().credit_timeout_ms).await;
-        let done = fetched.map_err(|error| self.explain(error, left))?;
+        let done = match fetched {
+            Ok(done) => done,
+            Err(error) => return Err(self.explain(error, left).await),
+        };
         let mut report = FetchManyReport {
             fetched: 0,
             refused: 0,
@@ -166,9 +169,13 @@ impl FetchManyBuilder {
         Ok(done.into_iter().flatten().collect())
     }
 
-    /// Our own budget is not the node's fault.
-    fn explain(&self, error: FetchError, left: Amount) -> FetchError {
+    /// Our own budget is not the node's fault, and a channel that is gone is looked up.
+    async fn explain(&self, error: FetchError, left: Amount) -> FetchError {
         match error {
+            FetchError::ChannelUnusable { channel } => {
+                self.agent.forget_channel(self.node.node(), channel).await;
+                FetchError::ChannelUnusable { channel }
+            }
             FetchError::PriceTooHigh { price, .. } if self.max_price.is_none_or(|most| price <= most) => {
                 let reserved = self.agent.budget().reserve(Spending::Vouchers, price);
                 let sufficient = reserved.err().map_or(price, |exceeded| exceeded.sufficient);

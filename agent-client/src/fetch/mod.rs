@@ -180,10 +180,7 @@ impl FetchBuilder {
             }
             FetchError::PriceTooHigh { price, .. } => FetchError::PriceTooHigh { price, allowed: max_price },
             FetchError::ChannelUnusable { channel } => {
-                self.agent.forget_session(self.address.node()).await;
-                if let Err(error) = self.agent.look_up_channel(channel).await {
-                    tracing::debug!(%error, %channel, "the chain does not say what became of the channel");
-                }
+                self.agent.forget_channel(self.address.node(), channel).await;
                 FetchError::ChannelUnusable { channel }
             }
             other => other,
