@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aro_proto::transport::Congestion;
 use aro_proto::{SecretKey, Tariff};
 use node_server::{FeeKey, NodeConfig, OperatorEndpoint};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,15 @@ pub(crate) struct Settings {
     /// Bytes' worth that all channels of one owner may owe together.
     #[serde(default)]
     pub(crate) max_owed_bytes_per_owner: Option<u64>,
+    /// Congestion control: `cubic`, `new-reno` or `bbr`.
+    #[serde(default)]
+    pub(crate) congestion: Congestion,
+    /// Bytes of the largest packet.
+    #[serde(default)]
+    pub(crate) packet_bytes: Option<u16>,
+    /// Bytes of memory for what is asked for most.
+    #[serde(default)]
+    pub(crate) hot_bytes: Option<usize>,
 }
 
 /// A node's folder with its settings read.
@@ -129,6 +139,9 @@ impl Folder {
         let Settings { handoff_interval_ms, follow_interval_ms, close_idle_after_s, .. } = self.settings;
         let Settings { reoffer_interval_s, stale_after_s, max_blind_bytes, max_owed_bytes_per_owner, .. } =
             self.settings;
+        config.transport.congestion = self.settings.congestion;
+        config.transport.packet_bytes = self.settings.packet_bytes.unwrap_or(config.transport.packet_bytes);
+        config.hot_bytes = self.settings.hot_bytes.unwrap_or(config.hot_bytes);
         config.reoffer_interval_s = reoffer_interval_s.unwrap_or(config.reoffer_interval_s);
         config.stale_after_s = stale_after_s.unwrap_or(config.stale_after_s);
         config.max_blind_bytes = max_blind_bytes.unwrap_or(config.max_blind_bytes);

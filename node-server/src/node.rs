@@ -63,7 +63,7 @@ impl Node {
             let probe = Address::new(ContentId::from_bytes([0; 32]), key.node_id(), host, 1);
             probe.map_err(|_| StartError::PublicHost { host: host.clone() })?;
         }
-        let store = ContentStore::open(&config.dir)?;
+        let store = ContentStore::open_with(&config.dir, config.hot_bytes)?;
         let ledger = Arc::new(RedbLedger::open(&config.dir)?);
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
@@ -107,7 +107,8 @@ impl Node {
         follow::poll(&shared).await?;
 
         let listen = |source| StartError::Listen { address: shared.config.listen, source };
-        let endpoint = server_endpoint(shared.config.listen, &shared.key).map_err(listen)?;
+        let config = &shared.config;
+        let endpoint = server_endpoint(config.listen, &shared.key, config.transport).map_err(listen)?;
         let local_addr = endpoint.local_addr().map_err(listen)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(run_accepting(Arc::clone(&shared), endpoint.clone()));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use aro_proto::Amount;
 use aro_proto::limits::CLOSING_MARGIN_S;
+use aro_proto::transport::Congestion;
 use clap::Args;
 use node_server::{OperatorEndpoint, Registration, register};
 use serde_json::json;
@@ -108,6 +109,9 @@ impl Init {
             stale_after_s: None,
             max_blind_bytes: None,
             max_owed_bytes_per_owner: None,
+            congestion: Congestion::default(),
+            packet_bytes: None,
+            hot_bytes: None,
         };
         Folder::write(&self.dir, &settings)?;
         let signature = registered.signature.map(|signature| signature.to_string());

@@ -7,29 +7,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::SecretKey;
 use aro_proto::limits::UDP_BUFFER;
-use aro_proto::transport::server_config;
-use quinn::{Endpoint, EndpointConfig, default_runtime};
+use aro_proto::transport::{TransportSettings, endpoint_config, server_config_with};
+use quinn::{Endpoint, default_runtime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Serves on a UDP address. Must be called within a tokio runtime.
-pub(crate) fn server_endpoint(listen: SocketAddr, key: &SecretKey) -> io::Result<Endpoint> {
-    endpoint(listen, Some(server_config(key)))
+pub(crate) fn server_endpoint(
+    listen: SocketAddr,
+    key: &SecretKey,
+    settings: TransportSettings,
+) -> io::Result<Endpoint> {
+    endpoint(listen, Some(server_config_with(key, settings)), settings)
 }
 
 /// Dials out, from any port of the family of `peer`. Must be called within a tokio runtime.
 pub(crate) fn client_endpoint(peer: SocketAddr) -> io::Result<Endpoint> {
     let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    endpoint(SocketAddr::new(any, 0), None)
+    endpoint(SocketAddr::new(any, 0), None, TransportSettings::default())
 }
 
-fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
+fn endpoint(
+    address: SocketAddr,
+    server: Option<quinn::ServerConfig>,
+    settings: TransportSettings,
+) -> io::Result<Endpoint> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     // The system may grant less; a smaller buffer only loses speed.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
     let _ = socket.set_send_buffer_size(UDP_BUFFER);
     socket.bind(&address.into())?;
     let runtime = default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
-    Endpoint::new(EndpointConfig::default(), server, socket.into(), runtime)
+    Endpoint::new(endpoint_config(settings), server, socket.into(), runtime)
 }
 
 /// Places for connections: so many in all, so many from one IP address, or one IPv6 network of 64 bits, which is what
