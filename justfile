@@ -16,6 +16,10 @@ long-program seed="1" steps="100000":
 bench-settlement *args:
     cargo run --release --bin aro-bench -- settlement {{args}}
 
+# How fast one content is fetched, proven and paid, beside bare quinn, as a table.
+bench-throughput *args:
+    cargo run --release --bin aro-bench -- throughput {{args}}
+
 # Formatting and lints, as errors.
 lint:
     cargo fmt --all --check

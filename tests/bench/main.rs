@@ -6,6 +6,7 @@
 mod report;
 mod rounds;
 mod settlement;
+mod throughput;
 
 use std::process::ExitCode;
 
@@ -26,12 +27,15 @@ struct Arguments {
 enum What {
     /// What closing, opening and refunding cost on chain, and how many vouchers an operator takes.
     Settlement(settlement::Arguments),
+    /// How fast one content is fetched, proven and paid, beside the bare transport.
+    Throughput(throughput::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match arguments.what {
         What::Settlement(arguments) => settlement::measure(&arguments),
+        What::Throughput(arguments) => throughput::measure(&arguments),
     };
     report::conclude(measured, arguments.json)
 }

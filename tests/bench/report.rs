@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// What a benchmark found.
 #[derive(Debug)]
@@ -22,8 +22,10 @@ pub(crate) struct Report {
 pub(crate) struct Figure {
     /// Its name, which tells its unit; the key in the JSON.
     pub(crate) name: &'static str,
-    /// The number.
+    /// The number, in units of its last decimal.
     pub(crate) value: u64,
+    /// How many decimals it has.
+    pub(crate) decimals: usize,
     /// What is to be reached, if anything was set.
     pub(crate) goal: Option<Goal>,
 }
@@ -40,25 +42,43 @@ pub(crate) enum Goal {
 impl Figure {
     /// A number without a goal.
     pub(crate) const fn new(name: &'static str, value: u64) -> Self {
-        Self { name, value, goal: None }
+        Self { name, value, decimals: 0, goal: None }
     }
 
     /// A number that should be this or more.
     pub(crate) const fn at_least(name: &'static str, value: u64, goal: u64) -> Self {
-        Self { name, value, goal: Some(Goal::AtLeast(goal)) }
+        Self { name, value, decimals: 0, goal: Some(Goal::AtLeast(goal)) }
     }
 
     /// A number that should be this or less.
     pub(crate) const fn at_most(name: &'static str, value: u64, goal: u64) -> Self {
-        Self { name, value, goal: Some(Goal::AtMost(goal)) }
+        Self { name, value, decimals: 0, goal: Some(Goal::AtMost(goal)) }
+    }
+
+    /// The number and its goal are thousandths: 1,234 is shown as 1.234.
+    pub(crate) const fn thousandths(mut self) -> Self {
+        self.decimals = 3;
+        self
+    }
+
+    fn shown(&self, value: u64) -> String {
+        let digits = format!("{value:0>width$}", width = self.decimals + 1);
+        let (whole, decimals) = digits.split_at(digits.len() - self.decimals);
+        if decimals.is_empty() { whole.to_owned() } else { format!("{whole}.{decimals}") }
     }
 
     fn verdict(&self) -> (String, &'static str) {
-        match self.goal {
-            None => (String::new(), ""),
-            Some(Goal::AtLeast(goal)) => (format!(">= {goal}"), if self.value >= goal { "yes" } else { "NO" }),
-            Some(Goal::AtMost(goal)) => (format!("<= {goal}"), if self.value <= goal { "yes" } else { "NO" }),
-        }
+        let (sign, goal, is_reached) = match self.goal {
+            None => return (String::new(), ""),
+            Some(Goal::AtLeast(goal)) => (">=", goal, self.value >= goal),
+            Some(Goal::AtMost(goal)) => ("<=", goal, self.value <= goal),
+        };
+        (format!("{sign} {}", self.shown(goal)), if is_reached { "yes" } else { "NO" })
+    }
+
+    fn to_json(self) -> Value {
+        let number = self.shown(self.value).parse::<Number>();
+        number.map_or(Value::Null, Value::Number)
     }
 }
 
@@ -76,7 +96,7 @@ pub(crate) fn conclude(measured: anyhow::Result<Report>, json: bool) -> ExitCode
 }
 
 fn to_json(report: &Report) -> Value {
-    let figures = report.figures.iter().map(|figure| (figure.name.to_owned(), Value::from(figure.value)));
+    let figures = report.figures.iter().map(|figure| (figure.name.to_owned(), figure.to_json()));
     Value::Object(figures.collect::<Map<_, _>>())
 }
 
@@ -86,7 +106,7 @@ fn to_table(report: &Report) -> String {
     text += &format!("| {:<32} | {:>12} | {:>12} | {:>7} |\n{line}\n", "figure", "measured", "to reach", "reached");
     for figure in &report.figures {
         let (goal, reached) = figure.verdict();
-        text += &format!("| {:<32} | {:>12} | {goal:>12} | {reached:>7} |\n", figure.name, figure.value);
+        text += &format!("| {:<32} | {:>12} | {goal:>12} | {reached:>7} |\n", figure.name, figure.shown(figure.value));
     }
     text += &line;
     for note in &report.notes {
@@ -99,6 +119,14 @@ fn to_table(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thousandths_are_shown_as_decimals() {
+        let shown = |value| Figure::at_least("a", value, 950).thousandths();
+        assert_eq!([0, 7, 950, 1_234].map(|value| shown(value).shown(value)), ["0.000", "0.007", "0.950", "1.234"]);
+        assert_eq!(shown(1_234).to_json(), serde_json::json!(1.234));
+        assert_eq!(shown(949).verdict(), (">= 0.950".into(), "NO"));
+    }
 
     #[test]
     fn figures_come_in_order_and_know_their_goals() {
