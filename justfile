@@ -23,6 +23,9 @@ bench what="small" *args:
 # What single steps cost: hashing, encoding, proving, frames, signatures, vouchers, the store.
 micro-bench *args:
     cargo bench -p aro-proto -p node-server {{args}}
+# How fast one content is fetched, proven and paid, beside bare quinn, as a table.
+bench-throughput *args:
+    cargo run --release --bin aro-bench -- throughput {{args}}
 
 # Formatting and lints, as errors.
 lint:

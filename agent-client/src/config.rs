@@ -1,5 +1,6 @@
 //! What can be tuned. The defaults work; each field says what raising it costs.
 
+use aro_proto::transport::TransportSettings;
 use aro_proto::{Amount, limits};
 
 /// An agent's settings.
@@ -24,6 +25,9 @@ pub struct AgentConfig {
     pub prepay: Amount,
     /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
     pub write_queue_bytes: usize,
+    /// Congestion control of what the agent sends, which is requests and vouchers, and the largest packet that it
+    /// takes. Default CUBIC and 1,452 bytes.
+    pub transport: TransportSettings,
 }
 
 impl Default for AgentConfig {
@@ -35,6 +39,7 @@ impl Default for AgentConfig {
             credit_timeout_ms: 5_000,
             prepay: Amount::ZERO,
             write_queue_bytes: 4 << 20,
+            transport: TransportSettings::default(),
         }
     }
 }

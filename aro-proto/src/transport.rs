@@ -5,15 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn_proto::{ClientConfig, ServerConfig, TransportConfig, VarInt};
+use quinn_proto::{ClientConfig, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::cipher_suite;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, PeerIncompatible, SignatureScheme};
+use serde::{Deserialize, Serialize};
 
 use crate::identity::{SecretKey, node_id_of_spki, pkcs8_der, spki_der};
 use crate::ids::NodeId;
@@ -25,15 +27,16 @@ use crate::limits::{
 /// The name that clients put into a handshake, where TLS wants one: nodes have keys, not names.
 pub const SERVER_NAME: &str = "aro";
 
-/// How a server finds the rate at which a path takes what it sends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How fast a sender goes, and how it takes loss. Each end chooses for what it sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Congestion {
-    /// By losses, as most of the internet does. The default.
+    /// RFC 9438: the default, and what the figures of this house are measured with.
     #[default]
     Cubic,
-    /// By losses, older and slower to recover.
+    /// RFC 9002: recovers more slowly on long paths.
     NewReno,
-    /// By measured rate and delay, so that chance losses cost little. Experimental in the QUIC stack.
+    /// Goes by the measured bandwidth and not by loss. Experimental in quinn, which does not maintain it.
     Bbr,
 }
 
@@ -42,17 +45,12 @@ impl Congestion {
     pub const NAMES: [(&'static str, Self); 3] =
         [("cubic", Self::Cubic), ("new-reno", Self::NewReno), ("bbr", Self::Bbr)];
 
-    fn set(self, transport: &mut TransportConfig) {
-        let initial = INITIAL_WINDOW;
+    fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self {
-            Self::Cubic => transport
-                .congestion_controller_factory(Arc::new(CubicConfig::default().initial_window(initial).clone())),
-            Self::NewReno => transport
-                .congestion_controller_factory(Arc::new(NewRenoConfig::default().initial_window(initial).clone())),
-            Self::Bbr => {
-                transport.congestion_controller_factory(Arc::new(BbrConfig::default().initial_window(initial).clone()))
-            }
-        };
+            Self::Cubic => Arc::new(CubicConfig::default().initial_window(INITIAL_WINDOW).clone()),
+            Self::NewReno => Arc::new(NewRenoConfig::default().initial_window(INITIAL_WINDOW).clone()),
+            Self::Bbr => Arc::new(BbrConfig::default().initial_window(INITIAL_WINDOW).clone()),
+        }
     }
 }
 
@@ -76,19 +74,50 @@ impl std::str::FromStr for Congestion {
     }
 }
 
-/// How a server (node or operator) answers: with its key in place of a certificate.
-// r[impl identity.tls.raw_public_key]
-pub fn server_config(key: &SecretKey) -> ServerConfig {
-    server_config_with(key, Congestion::default())
+/// What each end may choose for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransportSettings {
+    /// For what this end sends.
+    pub congestion: Congestion,
+    /// Largest packet that this end takes, and sends where the path is found to carry it, in bytes without IP and UDP
+    /// heads: 1,200 to 6,500. Default 1,452, what the internet carries. More only helps between machines whose network
+    /// has jumbo frames, and takes 2 KiB of memory for each byte; ten packets must fit the 64 KiB of one send.
+    pub packet_bytes: u16,
 }
 
-/// The same, with another way to find the rate at which it sends.
-pub fn server_config_with(key: &SecretKey, congestion: Congestion) -> ServerConfig {
+impl Default for TransportSettings {
+    fn default() -> Self {
+        Self { congestion: Congestion::default(), packet_bytes: PACKET_BYTES }
+    }
+}
+
+impl TransportSettings {
+    fn packet_bytes(self) -> u16 {
+        self.packet_bytes.clamp(LEAST_PACKET_BYTES, MOST_PACKET_BYTES)
+    }
+}
+
+/// What every endpoint, of either side, is set to.
+pub fn endpoint_config(settings: TransportSettings) -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    // What is larger than a path carries never comes.
+    let taken = settings.packet_bytes().max(config.get_max_udp_payload_size().try_into().unwrap_or(PACKET_BYTES));
+    config.max_udp_payload_size(taken).expect("at least 1,200 bytes");
+    config
+}
+
+/// [`server_config_with`] default settings.
+pub fn server_config(key: &SecretKey) -> ServerConfig {
+    server_config_with(key, TransportSettings::default())
+}
+
+/// How a server (node or operator) answers: with its key in place of a certificate.
+// r[impl identity.tls.raw_public_key]
+pub fn server_config_with(key: &SecretKey, settings: TransportSettings) -> ServerConfig {
     let crypto =
         QuicServerConfig::try_from(server_tls(key)).expect("the provider has the initial cipher suite of QUIC");
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    let mut transport = transport_config();
-    congestion.set(&mut transport);
+    let mut transport = transport_config(settings);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_REQUEST_STREAMS + 1))
         .stream_receive_window(VarInt::from_u32(SERVER_STREAM_WINDOW))
@@ -115,9 +144,14 @@ fn server_tls(key: &SecretKey) -> rustls::ServerConfig {
     tls
 }
 
+/// [`client_config_with`] default settings.
+pub fn client_config(node: NodeId) -> ClientConfig {
+    client_config_with(node, TransportSettings::default())
+}
+
 /// How a client dials one node (or operator), and refuses any other key.
 // r[impl identity.node.pinned]
-pub fn client_config(node: NodeId) -> ClientConfig {
+pub fn client_config_with(node: NodeId, settings: TransportSettings) -> ClientConfig {
     let provider = provider();
     let verifier = PinnedKey { node, algorithms: provider.signature_verification_algorithms };
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -130,7 +164,7 @@ pub fn client_config(node: NodeId) -> ClientConfig {
     tls.resumption = rustls::client::Resumption::disabled();
     let crypto = QuicClientConfig::try_from(tls).expect("the provider has the initial cipher suite of QUIC");
     let mut config = ClientConfig::new(Arc::new(crypto));
-    let mut transport = transport_config();
+    let mut transport = transport_config(settings);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .keep_alive_interval(Some(Duration::from_millis(KEEP_ALIVE_MS)));
@@ -138,9 +172,13 @@ pub fn client_config(node: NodeId) -> ClientConfig {
     config
 }
 
-fn transport_config() -> TransportConfig {
+fn transport_config(settings: TransportSettings) -> TransportConfig {
     let mut config = TransportConfig::default();
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(settings.packet_bytes());
     config
+        .congestion_controller_factory(settings.congestion.factory())
+        .mtu_discovery_config(Some(discovery))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
@@ -150,9 +188,27 @@ fn transport_config() -> TransportConfig {
     config
 }
 
+/// One provider, named here and nowhere else, whatever other crates make rustls bring along.
+///
+/// AES-128 first: keys are agreed on and signed at 128 bits of strength, so 256 in the cipher would only cost time. The
+/// client's order is what counts.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    })
 }
+
+/// The packets that an Ethernet of 1,500 bytes carries with IPv6 and something to spare: what quinn looks for as well.
+const PACKET_BYTES: u16 = 1_452;
+/// What every path of QUIC carries.
+const LEAST_PACKET_BYTES: u16 = 1_200;
+/// Ten of them, as many as quinn gives to the system at once, are one datagram of 64 KiB before it is cut.
+const MOST_PACKET_BYTES: u16 = 6_500;
 
 /// Accepts one key and nothing else.
 #[derive(Debug)]
@@ -214,7 +270,8 @@ mod tests {
         for (name, congestion) in Congestion::NAMES {
             assert_eq!(name.parse(), Ok(congestion));
             assert_eq!(congestion.to_string(), name);
-            let _ = server_config_with(&SecretKey::from_bytes(&[7; 32]), congestion);
+            let settings = TransportSettings { congestion, ..TransportSettings::default() };
+            let _ = server_config_with(&SecretKey::from_bytes(&[7; 32]), settings);
         }
         assert!("reno".parse::<Congestion>().is_err());
     }
@@ -225,5 +282,22 @@ mod tests {
         let tls = server_tls(&SecretKey::from_bytes(&[7; 32]));
         assert_eq!((tls.send_tls13_tickets, tls.max_early_data_size), (0, 0));
         assert_eq!(tls.alpn_protocols, [ALPN]);
+    }
+
+    #[test]
+    fn the_provider_is_aws_lc_with_aes_128_first_whatever_else_is_linked() {
+        let provider = provider();
+        assert_eq!(provider.cipher_suites[0].suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let named = rustls::crypto::aws_lc_rs::default_provider();
+        assert_eq!(format!("{:?}", provider.key_provider), format!("{:?}", named.key_provider));
+    }
+
+    #[test]
+    fn packets_stay_within_what_a_path_and_a_send_can_carry() {
+        let taken = |packet_bytes| {
+            endpoint_config(TransportSettings { packet_bytes, ..TransportSettings::default() })
+                .get_max_udp_payload_size()
+        };
+        assert_eq!([0, 1_452, 6_500, u16::MAX].map(taken), [1_472, 1_472, 6_500, 6_500]);
     }
 }

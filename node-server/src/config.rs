@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aro_proto::limits::{EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, MAX_WINDOW_BYTES, PAYMENT_TIMEOUT_MS};
-use aro_proto::transport::Congestion;
+use aro_proto::transport::TransportSettings;
 use aro_proto::{NodeId, Tariff};
 use settlement_chain::{Address, Keypair, Program, Signer};
+
+use crate::content::DEFAULT_HOT_BYTES;
 
 /// A node's settings. Only the folder has no default; [`NodeConfig::new`] fills in the rest.
 #[derive(Clone, Debug)]
@@ -20,8 +22,6 @@ pub struct NodeConfig {
     /// of a bigger machine. With several, the system (Linux) divides agents among them by their addresses, and an agent
     /// whose address changes has to connect anew.
     pub endpoints: usize,
-    /// How the node finds the rate at which it sends. Default CUBIC.
-    pub congestion: Congestion,
     /// Host that addresses name, if it is not the one listened on.
     pub public_host: Option<String>,
     /// The price list. Default free.
@@ -59,11 +59,17 @@ pub struct NodeConfig {
     pub max_priority_lamports: u64,
     /// Seconds without request or voucher after which an open channel is handed over to be closed. Default one day.
     pub close_idle_after_s: u64,
+    /// Congestion control of what the node sends, and its largest packet. Default CUBIC, which others may outrun on
+    /// lossy paths and starve there, and 1,452 bytes.
+    pub transport: TransportSettings,
+    /// Bytes of memory for what is asked for most, kept as it goes on the wire. Default 64 MiB. More: memory.
+    pub hot_bytes: usize,
     /// Connections at once. Default 4,096; each may hold some 34 MiB at worst.
     pub max_connections: usize,
     /// Connections at once from one IPv4 address or IPv6 /64 network. Default 256.
     pub max_connections_per_ip: usize,
-    /// Fetches at once, over all connections. Default 4,096; each holds at most two batches, half a MiB. One
+    /// Fetches at once, over all connections. Default 4,096; each holds at most one batch, a quarter MiB, beside what
+    /// is in flight. One
     /// connection may have a sixteenth of them.
     pub max_requests: usize,
     /// Bytes of small contents (64 KiB or less each) that are kept in memory. Default 64 MiB; 0 keeps none. More serves
@@ -125,7 +131,6 @@ impl NodeConfig {
             dir: dir.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             endpoints: 1,
-            congestion: Congestion::default(),
             public_host: None,
             tariff: Tariff::default(),
             program: Program::local().id,
@@ -140,6 +145,8 @@ impl NodeConfig {
             resend_interval_ms: 1_000,
             max_priority_lamports: 100_000,
             close_idle_after_s: 24 * 60 * 60,
+            transport: TransportSettings::default(),
+            hot_bytes: DEFAULT_HOT_BYTES,
             max_connections: 4_096,
             max_connections_per_ip: 256,
             max_requests: 4_096,

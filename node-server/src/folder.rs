@@ -36,9 +36,6 @@ pub(crate) struct Settings {
     /// Sockets on the address, for machines with many cores.
     #[serde(default)]
     pub(crate) endpoints: Option<usize>,
-    /// How the node finds its sending rate: `cubic`, `new-reno` or `bbr`.
-    #[serde(default)]
-    pub(crate) congestion: Option<String>,
     /// Connections at once.
     #[serde(default)]
     pub(crate) max_connections: Option<usize>,
@@ -77,6 +74,15 @@ pub(crate) struct Settings {
     /// Bytes' worth that all channels of one owner may owe together.
     #[serde(default)]
     pub(crate) max_owed_bytes_per_owner: Option<u64>,
+    /// Congestion control: `cubic`, `new-reno` or `bbr`.
+    #[serde(default)]
+    pub(crate) congestion: Congestion,
+    /// Bytes of the largest packet.
+    #[serde(default)]
+    pub(crate) packet_bytes: Option<u16>,
+    /// Bytes of memory for what is asked for most.
+    #[serde(default)]
+    pub(crate) hot_bytes: Option<usize>,
 }
 
 /// A node's folder with its settings read.
@@ -147,14 +153,12 @@ impl Folder {
             self.settings;
         let Settings { endpoints, max_connections, max_connections_per_ip, small_contents_bytes, .. } = self.settings;
         config.endpoints = endpoints.unwrap_or(config.endpoints);
-        if let Some(congestion) = &self.settings.congestion {
-            let congestion = congestion.parse::<Congestion>();
-            config.congestion =
-                congestion.map_err(|error| Failure::usage(error, "correct `congestion` in config.json"))?;
-        }
         config.max_connections = max_connections.unwrap_or(config.max_connections);
         config.max_connections_per_ip = max_connections_per_ip.unwrap_or(config.max_connections_per_ip);
         config.small_contents_bytes = small_contents_bytes.unwrap_or(config.small_contents_bytes);
+        config.transport.congestion = self.settings.congestion;
+        config.transport.packet_bytes = self.settings.packet_bytes.unwrap_or(config.transport.packet_bytes);
+        config.hot_bytes = self.settings.hot_bytes.unwrap_or(config.hot_bytes);
         config.reoffer_interval_s = reoffer_interval_s.unwrap_or(config.reoffer_interval_s);
         config.stale_after_s = stale_after_s.unwrap_or(config.stale_after_s);
         config.max_blind_bytes = max_blind_bytes.unwrap_or(config.max_blind_bytes);

@@ -77,7 +77,8 @@ impl Node {
             let probe = Address::new(ContentId::from_bytes([0; 32]), key.node_id(), host, 1);
             probe.map_err(|_| StartError::PublicHost { host: host.clone() })?;
         }
-        let store = ContentStore::open(&config.dir)?.with_small_contents(config.small_contents_bytes);
+        let store = ContentStore::open_with(&config.dir, config.hot_bytes)?;
+        let store = store.with_small_contents(config.small_contents_bytes);
         let ledger = Arc::new(RedbLedger::open(&config.dir)?);
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
@@ -121,8 +122,8 @@ impl Node {
         follow::poll(&shared).await?;
 
         let listen = |source| StartError::Listen { address: shared.config.listen, source };
-        let NodeConfig { listen: address, congestion, endpoints, .. } = shared.config;
-        let endpoints = server_endpoints(address, &shared.key, congestion, endpoints).map_err(listen)?;
+        let NodeConfig { listen: address, transport, endpoints, .. } = shared.config;
+        let endpoints = server_endpoints(address, &shared.key, transport, endpoints).map_err(listen)?;
         let endpoints = ClosingEndpoints(endpoints);
         let mut tasks = JoinSet::new();
         let mut local_addr = address;

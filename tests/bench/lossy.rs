@@ -81,7 +81,7 @@ struct Path {
 impl Path {
     async fn new(arguments: &Arguments) -> Result<Self> {
         let congestion = arguments.congestion;
-        let scene = Scene::new(arguments.dir.as_deref(), |config| config.congestion = congestion).await?;
+        let scene = Scene::new(arguments.dir.as_deref(), |config| config.transport.congestion = congestion).await?;
         let len = (arguments.mib as usize) << 20;
         let bytes = pattern(1, 0, len);
         let content = scene.add(&bytes)?;

@@ -14,6 +14,7 @@ mod rounds;
 mod scene;
 mod settlement;
 mod small;
+mod throughput;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,8 @@ enum What {
     Ranges(ranges::Arguments),
     /// Small contents a second on one connection, beside bare QUIC.
     Small(small::Arguments),
+    /// How fast one content is fetched, proven and paid, beside the bare transport.
+    Throughput(throughput::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         What::Lossy(arguments) => lossy::measure(&arguments),
         What::Ranges(arguments) => ranges::measure(&arguments),
         What::Small(arguments) => small::measure(&arguments),
+        What::Throughput(arguments) => throughput::measure(&arguments),
     };
     report::conclude(measured, arguments.json)
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use aro_proto::merkle::{ByteRanges, GroupSize};
 use aro_proto::message::Quote;
 use aro_proto::{Address, Amount, ContentId};
+use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
@@ -26,11 +27,12 @@ use progress::Reporter;
 use request::Request;
 use sink::Output;
 
-/// A fetch being put together; [`to_file`](Self::to_file) or [`to_bytes`](Self::to_bytes) runs it.
+/// A fetch being put together; [`to_file`](Self::to_file), [`to_bytes`](Self::to_bytes) or
+/// [`to_each`](Self::to_each) runs it.
 ///
 /// Dropping the running future cancels the fetch: the node is told how much was proven, that much is paid, and no
 /// file is left behind.
-#[must_use = "nothing is fetched until to_file or to_bytes is awaited"]
+#[must_use = "nothing is fetched until to_file, to_bytes or to_each is awaited"]
 pub struct FetchBuilder {
     agent: Agent,
     address: Address,
@@ -121,7 +123,20 @@ impl FetchBuilder {
         self.run(output, limit).await
     }
 
-    async fn run(self, mut output: Output, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
+    /// Hands each proven piece to `take` as it comes: where it begins in the content, and its bytes, which may be kept.
+    /// Pieces come in rising order, without the parts that were not asked for. `take` must not block; while it runs,
+    /// this fetch reads nothing, and the node waits once its window is full. After an error, what was handed over
+    /// remains proven and paid.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn to_each(self, take: impl FnMut(u64, Bytes) + Send) -> Result<FetchReport, FetchError> {
+        let output = Output::caller(self.ranges.clone(), take);
+        let (report, _) = self.run(output, u64::MAX).await?;
+        Ok(report)
+    }
+
+    async fn run(self, mut output: Output<'_>, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
         let started = Instant::now();
         let agent = &self.agent;
         let left = self.budget.unwrap_or(UNBOUNDED).min(agent.budget().left(Spending::Vouchers));

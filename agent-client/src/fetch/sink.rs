@@ -1,4 +1,4 @@
-//! Where proven bytes go: a file written by its own thread, or memory. Only [`ProvenLeaf`]s get in.
+//! Where proven bytes go: a file written by its own thread, memory, or the caller. Only [`ProvenLeaf`]s get in.
 //!
 //! A file appears under its name only when it is whole, proven and on disk.
 
@@ -18,10 +18,10 @@ use tokio::task::JoinHandle;
 use crate::error::FetchError;
 
 /// Takes the proven bytes of one fetch, in order, and keeps those that were asked for.
-pub(super) struct Output {
+pub(super) struct Output<'a> {
     asked: Vec<Range<u64>>,
     delivered: u64,
-    target: Target,
+    target: Target<'a>,
 }
 
 /// What was written.
@@ -32,12 +32,18 @@ pub(super) struct Written {
     pub(super) memory: Vec<u8>,
 }
 
-enum Target {
+enum Target<'a> {
     File(FileTarget),
     Memory(Vec<u8>),
+    Caller(Box<dyn FnMut(u64, Bytes) + Send + 'a>),
 }
 
-impl Output {
+impl<'a> Output<'a> {
+    /// To the caller, piece by piece.
+    pub(super) fn caller(ranges: ByteRanges, take: impl FnMut(u64, Bytes) + Send + 'a) -> Self {
+        Self { asked: ranges.iter().collect(), delivered: 0, target: Target::Caller(Box::new(take)) }
+    }
+
     /// Into memory, as it comes: never by what the node claims.
     pub(super) fn memory(ranges: ByteRanges) -> Self {
         Self { asked: ranges.iter().collect(), delivered: 0, target: Target::Memory(Vec::new()) }
@@ -55,11 +61,13 @@ impl Output {
         let bytes = leaf.into_bytes();
         for range in &self.asked {
             let Some(wanted) = overlap(range, offset, bytes.len()) else { continue };
+            let at = offset + wanted.start as u64;
             let piece = bytes.slice(wanted);
             self.delivered += piece.len() as u64;
             match &mut self.target {
                 Target::Memory(memory) => memory.extend_from_slice(&piece),
                 Target::File(file) => file.push(piece).await?,
+                Target::Caller(take) => take(at, piece),
             }
         }
         Ok(())
@@ -73,6 +81,7 @@ impl Output {
                 file.commit().await?;
                 Vec::new()
             }
+            Target::Caller(_) => Vec::new(),
         };
         Ok(Written { bytes: self.delivered, memory })
     }

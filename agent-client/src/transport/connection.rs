@@ -6,7 +6,7 @@ use std::time::Duration;
 use aro_proto::identity::{Binding, Signed};
 use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MINOR_VERSION};
 use aro_proto::message::{Bind, ChainIds, Hello, Message};
-use aro_proto::transport::{SERVER_NAME, client_config};
+use aro_proto::transport::{SERVER_NAME, client_config_with};
 use aro_proto::wire::encode_frame;
 use aro_proto::{Address, ChannelId, NodeId, error::close};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
@@ -215,9 +215,10 @@ async fn connect(
     setup: &SessionSetup<'_>,
 ) -> Result<Connection, FetchError> {
     let unreachable = |why: String| FetchError::Unreachable { place: place.to_owned(), why };
-    let endpoint = setup.endpoints.towards(remote).map_err(|error| unreachable(error.to_string()))?;
+    let endpoint =
+        setup.endpoints.towards(remote, setup.config.transport).map_err(|error| unreachable(error.to_string()))?;
     let connecting = endpoint
-        .connect_with(client_config(node), remote, SERVER_NAME)
+        .connect_with(client_config_with(node, setup.config.transport), remote, SERVER_NAME)
         .map_err(|error| unreachable(error.to_string()))?;
     let limit_ms = setup.config.connect_timeout_ms;
     match tokio::time::timeout(Duration::from_millis(limit_ms), connecting).await {

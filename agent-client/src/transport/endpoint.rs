@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::limits::UDP_BUFFER;
-use quinn::{Endpoint, EndpointConfig};
+use aro_proto::transport::{TransportSettings, endpoint_config};
+use quinn::Endpoint;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The agent's sockets, shared by all its connections.
@@ -17,13 +18,13 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     /// The endpoint that reaches an address.
-    pub(crate) fn towards(&self, remote: SocketAddr) -> io::Result<Endpoint> {
+    pub(crate) fn towards(&self, remote: SocketAddr, settings: TransportSettings) -> io::Result<Endpoint> {
         let slot = if remote.is_ipv4() { &self.v4 } else { &self.v6 };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(endpoint) = &*slot {
             return Ok(endpoint.clone());
         }
-        let endpoint = bind(remote.is_ipv4())?;
+        let endpoint = bind(remote.is_ipv4(), settings)?;
         *slot = Some(endpoint.clone());
         Ok(endpoint)
     }
@@ -39,7 +40,7 @@ impl Endpoints {
     }
 }
 
-fn bind(ipv4: bool) -> io::Result<Endpoint> {
+fn bind(ipv4: bool, settings: TransportSettings) -> io::Result<Endpoint> {
     let (domain, local): (_, SocketAddr) = if ipv4 {
         (Domain::IPV4, (Ipv4Addr::UNSPECIFIED, 0).into())
     } else {
@@ -52,7 +53,7 @@ fn bind(ipv4: bool) -> io::Result<Endpoint> {
     socket.bind(&local.into())?;
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime is running"))?;
     Endpoint::new_with_abstract_socket(
-        EndpointConfig::default(),
+        endpoint_config(settings),
         None,
         runtime.wrap_udp_socket(socket.into())?,
         Arc::clone(&runtime),

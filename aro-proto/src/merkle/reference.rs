@@ -44,6 +44,61 @@ pub fn items(content: &[u8], ranges: &ByteRanges, group: GroupSize) -> Vec<Vec<u
     out
 }
 
+/// What a response proves about a content of this claimed size: the leaves before the first wrong byte, each with its
+/// offset, and whether it is the answer, the whole answer and nothing but the answer.
+pub fn decode(
+    root: ContentId,
+    size: u64,
+    ranges: &ByteRanges,
+    group: GroupSize,
+    response: &[u8],
+) -> (Vec<(u64, Vec<u8>)>, bool) {
+    let mut reading = Reading { size, ranges, group, rest: response, proven: Vec::new() };
+    let is_right = reading.read(0, size, root.to_bytes(), true).is_some() && reading.rest.is_empty();
+    (reading.proven, is_right)
+}
+
+struct Reading<'a> {
+    size: u64,
+    ranges: &'a ByteRanges,
+    group: GroupSize,
+    rest: &'a [u8],
+    proven: Vec<(u64, Vec<u8>)>,
+}
+
+impl Reading<'_> {
+    /// Reads the part of a subtree that is asked for; `None` at the first wrong or missing byte.
+    fn read(&mut self, start: u64, len: u64, expected: ChainingValue, is_root: bool) -> Option<()> {
+        let end = start + len;
+        let is_last = end == self.size;
+        let is_asked = |range: core::ops::Range<u64>| {
+            (range.start < end && start < range.end) || (is_last && range.end >= self.size)
+        };
+        if !self.ranges.iter().any(is_asked) {
+            return Some(());
+        }
+        if len <= self.group.bytes() {
+            let (leaf, rest) = self.rest.split_at_checked(usize::try_from(len).ok()?)?;
+            self.rest = rest;
+            return (hash(leaf, start, is_root) == expected).then(|| self.proven.push((start, leaf.to_vec())));
+        }
+        let (pair, rest) = self.rest.split_at_checked(64)?;
+        self.rest = rest;
+        let (left, right) = (pair.first_chunk()?, pair.last_chunk()?);
+        let merged = if is_root {
+            *merge_subtrees_root(left, right, Mode::Hash).as_bytes()
+        } else {
+            merge_subtrees_non_root(left, right, Mode::Hash)
+        };
+        if merged != expected {
+            return None;
+        }
+        let left_len = len.div_ceil(2).next_power_of_two();
+        self.read(start, left_len, *left, false)?;
+        self.read(start + left_len, len - left_len, *right, false)
+    }
+}
+
 enum Item<'a> {
     Pair([u8; 64]),
     Group(&'a [u8]),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use aro_proto::Amount;
 use aro_proto::limits::CLOSING_MARGIN_S;
+use aro_proto::transport::Congestion;
 use clap::Args;
 use node_server::{OperatorEndpoint, Registration, register};
 use serde_json::json;
@@ -99,7 +100,6 @@ impl Init {
             listen: self.listen,
             public_host: self.public_host,
             endpoints: None,
-            congestion: None,
             max_connections: None,
             max_connections_per_ip: None,
             small_contents_bytes: None,
@@ -113,6 +113,9 @@ impl Init {
             stale_after_s: None,
             max_blind_bytes: None,
             max_owed_bytes_per_owner: None,
+            congestion: Congestion::default(),
+            packet_bytes: None,
+            hot_bytes: None,
         };
         Folder::write(&self.dir, &settings)?;
         let signature = registered.signature.map(|signature| signature.to_string());

@@ -21,14 +21,18 @@ use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::outboard_len;
 use thiserror::Error;
 
+use super::hot::{DEFAULT_HOT_BYTES, Hot};
 use super::import::{self, Stored};
+use super::pages::Pages;
 use super::small::{SmallContent, SmallContents};
 
-/// The contents of one node. Clones share the cache of open files and of small contents.
+/// The contents of one node. Clones share the cache of open files, the free pages, what is hot and what is small.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
     contents: Arc<PathBuf>,
     open: Arc<Mutex<HashMap<ContentId, Arc<StoredContent>>>>,
+    pages: Pages,
+    hot: Hot,
     small: SmallContents,
 }
 
@@ -39,6 +43,8 @@ pub struct StoredContent {
     size: u64,
     pub(super) data: File,
     pub(super) outboard: File,
+    pub(super) pages: Pages,
+    pub(super) hot: Hot,
 }
 
 /// Why a content could not be stored or read.
@@ -90,10 +96,24 @@ impl ContentStore {
     /// # Errors
     /// [`StoreError::Io`] if the folder cannot be created or listed.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(dir, DEFAULT_HOT_BYTES)
+    }
+
+    /// The same, with so many bytes of memory for what is asked for most.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(dir: &Path, hot_bytes: usize) -> Result<Self, StoreError> {
         let contents = dir.join(CONTENTS);
         fs::create_dir_all(&contents).map_err(|source| StoreError::Io { path: contents.clone(), source })?;
         import::clear_leftovers(&contents, LEFTOVER_AGE)?;
-        Ok(Self { contents: Arc::new(contents), open: Arc::default(), small: SmallContents::new(0) })
+        Ok(Self {
+            contents: Arc::new(contents),
+            open: Arc::default(),
+            pages: Pages::default(),
+            hot: Hot::new(hot_bytes),
+            small: SmallContents::new(0),
+        })
     }
 
     /// The same store, which keeps so many bytes of small contents (at most 64 KiB each) in memory.
@@ -210,7 +230,8 @@ impl ContentStore {
         if size > MAX_CONTENT_SIZE || hashes != outboard_len(size) {
             return Err(StoreError::Damaged { id });
         }
-        Ok(Some(StoredContent { id, size, data, outboard }))
+        let (pages, hot) = (self.pages.clone(), self.hot.clone());
+        Ok(Some(StoredContent { id, size, data, outboard, pages, hot }))
     }
 }
 

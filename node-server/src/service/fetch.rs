@@ -1,7 +1,12 @@
 //! Serving content: reserved before it begins, billed before it leaves, never beyond the credit window.
 //!
-//! While one batch is being written the next is read, so that disk and network work at the same time. A stream holds
-//! two batches at most, whatever the content's size. Small contents come from memory and leave many at once.
+//! The path of a byte, a quarter MiB at a time and all in the stream's own task: the batch is hot and taken as it is, or
+//! one scattering read copies it out of the system's page cache into a pooled page, around its hashes; credit is asked
+//! for; the page goes to quinn, which copies it into packets and lets the page return when they are acknowledged. Only a
+//! batch that lies on the disk is read by a thread that may wait. Nothing is hashed: that was done when the content
+//! came. Vouchers arrive on the control stream, are made durable by the committer's thread and only move the window,
+//! so that a paying agent's stream never waits for them. A stream holds one batch at most, whatever the content's size. Small contents are
+//! kept whole in memory, and many of them leave in one write.
 
 use std::future::Future;
 use std::io;
@@ -25,7 +30,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::describe::{not_found, sizes, unpayable, unreadable};
 use super::{Outcome, group_size};
 use crate::channels::{PaidChannel, follow};
-use crate::content::{Batch, BatchReader, SmallContent};
+use crate::content::{Batch, BatchReader, SmallContent, StoredContent};
 use crate::shared::{Counters, Shared};
 use crate::transport::{Fault, SendFrameError, Session, send_frame_within};
 
@@ -252,36 +257,29 @@ impl Delivery<'_> {
     }
 
     async fn serve(&mut self, content: ContentId, answered: AnsweredRanges, head: FetchHead) -> Result<(), Ending> {
-        let store = self.node.store.clone();
-        let first = tokio::task::spawn_blocking(move || match store.get(content) {
+        let Some(found) = find(self.node, content).await.filter(|found| found.size() == answered.size()) else {
             // A content of another size under the same id cannot be: the folder was touched by hand.
-            Ok(Some(found)) if found.size() == answered.size() => {
-                let mut reader = BatchReader::new(found, answered);
-                let batch = reader.next_batch();
-                Some((reader, batch))
-            }
-            _ => None,
-        });
-        let Ok(Some((mut reader, mut batch))) = first.await else {
             tracing::error!(%content, "a content went away while it was asked for");
             return self.say(&Refused { refusal: unreadable() }).await;
         };
+        let mut reader = BatchReader::new(found, answered);
+        let mut batch;
+        (reader, batch) = next_batch(reader).await?;
+        if let Err(error) = &batch {
+            tracing::error!(%content, %error, "a content cannot be read");
+            return self.say(&Refused { refusal: unreadable() }).await;
+        }
         self.say(&head).await?;
         loop {
-            let current = match batch {
-                Ok(Some(current)) => current,
+            match batch {
+                Ok(Some(current)) => self.send(current).await?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     tracing::error!(%content, %error, "a content cannot be read");
                     return Err(Ending::Failed);
                 }
-            };
-            let next = tokio::task::spawn_blocking(move || {
-                let batch = reader.next_batch();
-                (reader, batch)
-            });
-            self.send(current).await?;
-            (reader, batch) = next.await.map_err(|_| Ending::Failed)?;
+            }
+            (reader, batch) = next_batch(reader).await?;
         }
     }
 
@@ -376,6 +374,31 @@ impl Delivery<'_> {
                 }
             }
         };
+    }
+}
+
+/// The content, open: at once if it was read lately.
+async fn find(node: &Shared, content: ContentId) -> Option<Arc<StoredContent>> {
+    if let Some(found) = node.store.cached(content) {
+        return Some(found);
+    }
+    let store = node.store.clone();
+    let found = tokio::task::spawn_blocking(move || store.get(content)).await;
+    found.ok().and_then(Result::ok).flatten()
+}
+
+/// The next batch: here and now if the system holds it in memory, on a thread that may wait if it is on the disk. The
+/// system reads ahead, so that the disk works while the network does.
+async fn next_batch(mut reader: BatchReader) -> Result<(BatchReader, io::Result<Option<Batch>>), Ending> {
+    match reader.next_in_memory() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let reading = tokio::task::spawn_blocking(move || {
+                let batch = reader.next_batch();
+                (reader, batch)
+            });
+            reading.await.map_err(|_| Ending::Failed)
+        }
+        batch => Ok((reader, batch)),
     }
 }
 

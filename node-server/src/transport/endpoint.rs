@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::SecretKey;
 use aro_proto::limits::UDP_BUFFER;
-use aro_proto::transport::{Congestion, server_config_with};
-use quinn::{Endpoint, EndpointConfig, default_runtime};
+use aro_proto::transport::{TransportSettings, endpoint_config, server_config_with};
+use quinn::{Endpoint, default_runtime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Serves on a UDP address with one or several sockets, between which the system divides the peers by their addresses.
@@ -19,10 +19,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub(crate) fn server_endpoints(
     listen: SocketAddr,
     key: &SecretKey,
-    congestion: Congestion,
+    settings: TransportSettings,
     count: usize,
 ) -> io::Result<Vec<Endpoint>> {
-    let config = server_config_with(key, congestion);
+    let config = server_config_with(key, settings);
     let mut address = listen;
     let mut endpoints = Vec::with_capacity(count);
     for number in 0..count.max(1) {
@@ -34,7 +34,7 @@ pub(crate) fn server_endpoints(
         } else {
             let _ = size_buffers(&socket, UDP_BUFFER);
         }
-        let endpoint = endpoint(socket, Some(config.clone()))?;
+        let endpoint = endpoint(socket, Some(config.clone()), settings)?;
         // The port that the first was given is the port of all.
         address = endpoint.local_addr()?;
         endpoints.push(endpoint);
@@ -48,7 +48,7 @@ pub(crate) fn client_endpoint(peer: SocketAddr) -> io::Result<Endpoint> {
     let socket = socket(SocketAddr::new(any, 0), false)?;
     // Vouchers are few: whatever the system gives will do.
     let _ = size_buffers(&socket, UDP_BUFFER);
-    endpoint(socket, None)
+    endpoint(socket, None, TransportSettings::default())
 }
 
 fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
@@ -60,9 +60,9 @@ fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn endpoint(socket: Socket, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
+fn endpoint(socket: Socket, server: Option<quinn::ServerConfig>, settings: TransportSettings) -> io::Result<Endpoint> {
     let runtime = default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
-    Endpoint::new(EndpointConfig::default(), server, socket.into(), runtime)
+    Endpoint::new(endpoint_config(settings), server, socket.into(), runtime)
 }
 
 /// A socket buffer that is smaller than asked.
@@ -196,7 +196,7 @@ mod tests {
     async fn several_endpoints_share_a_port_and_its_peers() {
         let key = SecretKey::from_bytes(&[7; 32]);
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
-        let endpoints = server_endpoints(listen, &key, Congestion::default(), 4).unwrap();
+        let endpoints = server_endpoints(listen, &key, TransportSettings::default(), 4).unwrap();
         let address = endpoints[0].local_addr().unwrap();
         assert!(endpoints.iter().all(|endpoint| endpoint.local_addr().unwrap() == address));
         for endpoint in endpoints.clone() {
@@ -222,10 +222,10 @@ mod tests {
     #[tokio::test]
     async fn an_address_in_use_is_not_shared_by_chance() {
         let key = SecretKey::from_bytes(&[7; 32]);
-        let one = server_endpoints((Ipv4Addr::LOCALHOST, 0).into(), &key, Congestion::default(), 1).unwrap();
+        let one = server_endpoints((Ipv4Addr::LOCALHOST, 0).into(), &key, TransportSettings::default(), 1).unwrap();
         let address = one[0].local_addr().unwrap();
         for count in [1, 2] {
-            let error = server_endpoints(address, &key, Congestion::default(), count).unwrap_err();
+            let error = server_endpoints(address, &key, TransportSettings::default(), count).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         }
     }

@@ -4,6 +4,7 @@
 
 mod against_bao_tree;
 mod against_reference;
+mod against_slow_decoder;
 mod hostile_responses;
 
 use core::ops::Range;
