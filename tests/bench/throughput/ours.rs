@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use agent_client::{Agent, AgentConfig, FetchReport, Wallet};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use aro_proto::merkle::OutboardBuilder;
 use aro_proto::transport::TransportSettings;
 use aro_proto::{Address, Amount, ContentId, Tariff};
