@@ -159,8 +159,7 @@ impl Tally {
                 "{} MiB, {} rounds after two to warm up, each counted and proven to the root; MB are 10^6 bytes.",
                 arguments.mib, arguments.rounds
             ),
-            "Raw: one stream, a 1 MiB buffer sent again and again, taken off and dropped; stock quinn on ring, or"
-                .into(),
+            "Raw: one stream, the same content from memory, taken off and dropped; stock quinn on ring, or".into(),
             "(same) our TLS, transport and sockets. Verified and paid: from the node's memory to a callback".into(),
             "that drops the proven bytes. To disk: from the store's files, synced and renamed. CPU: both ends.".into(),
             format!(
