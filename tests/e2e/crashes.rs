@@ -30,8 +30,14 @@ async fn killed_node_and_operator_still_settle_the_last_voucher() {
     let settled = run_ok("aro-settle", &["--json", "once", "--dir", &operator.dir]);
     let closed = settled["closed"].as_array().expect("a list");
     assert!(closed.is_empty(), "its database might be an old backup: the node must say its wish anew: {settled}");
-    // Which nodes do once an hour, and after every start.
+    // Which nodes do once an hour, and after every start. It is told where the operator listens now.
     node_again.stop();
+    let ready = |name| operator_again.ready_text(name);
+    let endpoint = format!("{}@{}", ready("operator_id"), ready("listen"));
+    let account = operator.account.to_string();
+    let (dir, payer) = (&*node.dir, &*cluster.payer_path());
+    let update = ["update", "--json", "--dir", dir, "--payer", payer, "--operator", &account];
+    run_ok("aro-node", &[&update[..], &["--operator-endpoint", &endpoint]].concat());
     let node_again = start_node(&node.dir);
     run_ok("aro-node", &["handoff", "--json", "--dir", &node.dir, "--close"]);
     let settled = run_ok("aro-settle", &["--json", "once", "--dir", &operator.dir]);

@@ -214,7 +214,7 @@ impl Cluster {
         reads::token_balance(&self.chain(), account).await.expect("the chain answers")
     }
 
-    fn payer_path(&self) -> String {
+    pub(crate) fn payer_path(&self) -> String {
         self.payer.to_string_lossy().into_owned()
     }
 }
