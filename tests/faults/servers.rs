@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aro_tests::faulty::{Fate, Server, Word};
-use settlement_chain::{ChainClient, Patience, Servers};
+use settlement_chain::{Address, ChainClient, Patience, Servers};
 
 use crate::scene::{BASE_FEE, Scene};
 use crate::story;
@@ -49,6 +49,32 @@ async fn one_server_of_two_that_lies_about_what_both_have_dropped_costs_time_and
         scene.calm(&operator).await;
         scene.audit(undisturbed + 2 * BASE_FEE).await;
     }
+}
+
+// r[verify settlement.servers.forgetting]
+#[tokio::test]
+async fn one_server_that_denies_channels_makes_no_voucher_forgotten() {
+    let mut scene = story::scene().await;
+    let undisturbed = story::undisturbed(&scene).await;
+    scene.ground.set_pace(PACE);
+    let (chain, liar) = two(&scene);
+    let operator = scene.start_on(chain).await;
+    let channel = scene.channels[0][0];
+    let voucher = scene.stage.voucher(channel, 900);
+    scene.hand(&operator, 0, &[voucher]).await;
+    liar.deny(scene.channels.concat().iter().map(|id| Address::new_from_array(id.to_bytes())));
+    // Far more blocks than what is confirmed needs to be final.
+    let began = scene.server.statuses(&[]).await.unwrap().block_height;
+    while scene.server.statuses(&[]).await.unwrap().block_height < began + 10 * PACE {
+        drop(operator.settle_once().await.unwrap());
+    }
+    let kept: Vec<_> = operator.vouchers().await.unwrap().iter().map(|stored| stored.cumulative().get()).collect();
+    assert_eq!(kept, [900]);
+
+    liar.recover();
+    story::tell(&mut scene, &operator).await;
+    scene.calm(&operator).await;
+    scene.audit(undisturbed + 2 * BASE_FEE).await;
 }
 
 // r[verify settlement.servers.landed]

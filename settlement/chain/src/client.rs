@@ -61,6 +61,12 @@ pub trait ChainClient: Send + Sync + 'static {
         Ok((0, self.accounts(addresses).await?))
     }
 
+    /// The same accounts as each server that answers shows them, at least two of several: for what cannot be taken
+    /// back if one of them lies.
+    async fn accounts_by_server(&self, addresses: &[Address]) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
+        Ok(vec![self.accounts(addresses).await?])
+    }
+
     /// The chain's time in unix seconds: what the program compares deadlines and expiries with.
     async fn clock(&self) -> Result<i64, ChainError> {
         let accounts = self.accounts(&[CLOCK]).await?;
@@ -109,6 +115,9 @@ impl<T: ChainClient + ?Sized> ChainClient for Arc<T> {
     }
     async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
         (**self).accounts_at(addresses).await
+    }
+    async fn accounts_by_server(&self, addresses: &[Address]) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
+        (**self).accounts_by_server(addresses).await
     }
     async fn clock(&self) -> Result<i64, ChainError> {
         (**self).clock().await

@@ -139,6 +139,10 @@ impl ChainClient for FusedChain {
         self.alive(self.inner.accounts_at(addresses)).await
     }
 
+    async fn accounts_by_server(&self, addresses: &[Address]) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
+        self.alive(self.inner.accounts_by_server(addresses)).await
+    }
+
     async fn clock(&self) -> Result<i64, ChainError> {
         self.alive(self.inner.clock()).await
     }

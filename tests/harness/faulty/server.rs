@@ -1,6 +1,6 @@
 //! One RPC server's view of the chain: what it does with transactions, and what it says of them.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -67,6 +67,7 @@ struct State {
     /// What the server has seen last, if it hears nothing more.
     stale: Option<EmbeddedChain>,
     is_down: bool,
+    denied: HashSet<Address>,
     recent_fees: Vec<u64>,
     sent: Vec<Signature>,
     struck: usize,
@@ -104,6 +105,11 @@ impl Server {
     pub fn fall_behind(&self) {
         let seen = self.ground.chain().branch();
         self.lock().stale = Some(seen);
+    }
+
+    /// It says that there is nothing at these addresses, as of a slot that nobody else has reached.
+    pub fn deny(&self, addresses: impl IntoIterator<Item = Address>) {
+        self.lock().denied.extend(addresses);
     }
 
     /// It has caught up.
@@ -178,7 +184,7 @@ impl ChainClient for Server {
     }
 
     async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
-        self.view().await?.accounts(addresses).await
+        Ok(self.accounts_at(addresses).await?.1)
     }
 
     async fn program_accounts(
@@ -256,13 +262,21 @@ impl ChainClient for Server {
     }
 
     async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
-        self.view().await?.accounts_at(addresses).await
+        let (slot, mut accounts) = self.view().await?.accounts_at(addresses).await?;
+        let denied = self.lock().denied.clone();
+        for (account, _) in accounts.iter_mut().zip(addresses).filter(|(_, address)| denied.contains(*address)) {
+            *account = None;
+        }
+        Ok((if denied.is_empty() { slot } else { slot.saturating_add(AHEAD) }, accounts))
     }
 
     async fn clock(&self) -> Result<i64, ChainError> {
         self.view().await?.clock().await
     }
 }
+
+/// Slots by which a server that denies accounts claims to be ahead.
+const AHEAD: u64 = 1_000;
 
 fn unheard() -> ChainError {
     ChainError::Unreachable("the test's server does not answer".into())

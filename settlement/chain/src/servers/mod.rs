@@ -206,24 +206,17 @@ impl ChainClient for Servers {
         if addresses.is_empty() {
             return Ok((0, Vec::new()));
         }
-        let asked: Arc<[Address]> = addresses.into();
-        let answers = self
-            .members
-            .ask(Until::All, move |chain| {
-                let asked = Arc::clone(&asked);
-                async move {
-                    let (slot, accounts) = chain.accounts_at(&asked).await?;
-                    if accounts.len() == asked.len() {
-                        Ok((slot, accounts))
-                    } else {
-                        let found = accounts.len();
-                        Err(ChainError::Malformed(format!("{found} accounts for {} addresses", asked.len())))
-                    }
-                }
-            })
-            .await;
-        self.members.read_at(&answers);
-        self.counted(judge::accounts(addresses, answers.good()?))
+        let views = self.views(addresses).await?;
+        self.counted(judge::accounts(addresses, views))
+    }
+
+    // r[impl settlement.servers.forgetting]
+    async fn accounts_by_server(&self, addresses: &[Address]) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
+        let views = self.views(addresses).await?;
+        if views.len() < self.members.count().min(2) {
+            return Err(ChainError::Unreachable("only one of the servers answers, and this takes two".into()));
+        }
+        Ok(views.into_iter().map(|(_, accounts)| accounts).collect())
     }
 
     fn health(&self) -> Vec<ServerHealth> {
@@ -231,7 +224,30 @@ impl ChainClient for Servers {
     }
 }
 
+/// Accounts as one server shows them, with the slot that they are of.
+type View = (u64, Vec<Option<Account>>);
+
 impl Servers {
+    /// What each shows of these accounts.
+    async fn views(&self, addresses: &[Address]) -> Result<Vec<View>, ChainError> {
+        let asked: Arc<[Address]> = addresses.into();
+        let question = move |chain: Arc<dyn ChainClient>| {
+            let asked = Arc::clone(&asked);
+            async move {
+                let (slot, accounts) = chain.accounts_at(&asked).await?;
+                let found = accounts.len();
+                if found == asked.len() {
+                    Ok((slot, accounts))
+                } else {
+                    Err(ChainError::Malformed(format!("{found} accounts for {} addresses", asked.len())))
+                }
+            }
+        };
+        let answers = self.members.ask(Until::All, question).await;
+        self.members.read_at(&answers);
+        answers.good()
+    }
+
     /// What each says of these transactions.
     async fn asked_of_all(&self, signatures: &[Signature]) -> Answers<Statuses> {
         let asked: Arc<[Signature]> = signatures.into();

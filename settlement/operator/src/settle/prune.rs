@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use aro_proto::{Amount, ChannelId};
+use settlement_chain::{Account, Address};
 use settlement_interface::accounts::{Channel, status};
 
 use super::{SettleError, Settler, channels, snapshot};
@@ -67,8 +68,44 @@ impl Settler {
                 prunable.push(*stored);
             }
         }
-        self.book.prune(&prunable).await?;
+        self.book.prune(&self.attested(prunable, facts.now).await).await?;
         Ok(())
+    }
+
+    /// Those of which every server that answers shows that the chain is done with them: forgetting cannot be taken back,
+    /// so one that lies about accounts must not bring it about. Where too few answer, all of it waits for the next round.
+    // r[impl settlement.servers.forgetting]
+    async fn attested(&self, prunable: Vec<StoredVoucher>, now: i64) -> Vec<StoredVoucher> {
+        if prunable.is_empty() {
+            return prunable;
+        }
+        let address = |stored: &StoredVoucher| Address::new_from_array(stored.channel().to_bytes());
+        let addresses: Vec<Address> = prunable.iter().map(address).collect();
+        match self.chain.accounts_by_server(&addresses).await {
+            Ok(views) => {
+                let done_in = |index: usize, stored: &StoredVoucher, view: &[Option<Account>]| {
+                    view.get(index).is_some_and(|account| self.is_done_with(stored, account.as_ref(), now))
+                };
+                let attested = |(index, stored): &(usize, StoredVoucher)| {
+                    !views.is_empty() && views.iter().all(|view| done_in(*index, stored, view))
+                };
+                prunable.into_iter().enumerate().filter(attested).map(|(_, stored)| stored).collect()
+            }
+            Err(error) => {
+                tracing::debug!(%error, "vouchers that are done are kept until two servers say so");
+                Vec::new()
+            }
+        }
+    }
+
+    fn is_done_with(&self, stored: &StoredVoucher, account: Option<&Account>, now: i64) -> bool {
+        let channel = account.filter(|account| account.owner == self.program.id);
+        match channel.map(|account| Channel::decode(&account.data)) {
+            None => is_done(stored, None, now),
+            Some(Ok(channel)) => is_done(stored, Some(&channel), now),
+            // Of a later program: not for this one to forget.
+            Some(Err(_)) => false,
+        }
     }
 }
 
