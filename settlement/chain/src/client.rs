@@ -317,10 +317,10 @@ pub(crate) fn wire_bytes(transaction: &VersionedTransaction) -> Result<Vec<u8>, 
 const CLOCK_UNIX_TIMESTAMP: usize = 32;
 
 /// Address of the Clock sysvar.
-pub(crate) const CLOCK: Address = Address::from_str_const("SysvarC1ock11111111111111111111111111111111");
+pub const CLOCK: Address = Address::from_str_const("SysvarC1ock11111111111111111111111111111111");
 
 /// The unix seconds of a Clock sysvar account.
-pub(crate) fn clock_of(account: Option<&Account>) -> Result<i64, ChainError> {
+pub fn clock_of(account: Option<&Account>) -> Result<i64, ChainError> {
     account
         .and_then(|account| account.data.get(CLOCK_UNIX_TIMESTAMP..)?.first_chunk::<8>())
         .map(|bytes| i64::from_le_bytes(*bytes))

@@ -56,8 +56,9 @@ pub mod submit;
 pub mod tokens;
 
 pub use client::{
-    Account, AccountFilter, Blockhash, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS, MAX_LEGACY_TRANSACTION,
-    MAX_RECENT_FEES, MAX_RETURN_DATA, MAX_V1_ACCOUNTS, MAX_V1_TRANSACTION, Simulation, Status, Statuses, check_size,
+    Account, AccountFilter, Blockhash, CLOCK, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS,
+    MAX_LEGACY_TRANSACTION, MAX_RECENT_FEES, MAX_RETURN_DATA, MAX_V1_ACCOUNTS, MAX_V1_TRANSACTION, Simulation, Status,
+    Statuses, check_size, clock_of,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::{EMBEDDED_GENESIS_HASH, EmbeddedChain};

@@ -86,16 +86,6 @@ impl Operator {
         transport_key: SecretKey,
         core: Core,
     ) -> Result<RunningOperator, StartError> {
-        // r[impl settlement.close.said_anew]
-        match core.intake.book.doubt_wishes().await? {
-            0 => {}
-            wishes => tracing::info!(wishes, "stored wishes to close wait until their nodes say them anew"),
-        }
-        core.reconcile().await;
-        if config.settle_interval_ms == 0 {
-            // Another that settles by itself must not have to wait for this one, which does when asked.
-            core.step_down().await;
-        }
         let (stop, stopped) = Stop::new();
         let mut tasks = Vec::new();
         let mut metrics_addr = None;
@@ -109,6 +99,17 @@ impl Operator {
             .map_err(|source| StartError::Listen { listen: config.listen, source })?;
         let local_addr =
             endpoint.local_addr().map_err(|source| StartError::Listen { listen: config.listen, source })?;
+        // Only now: a start that fails for want of its address must put nothing in doubt.
+        // r[impl settlement.close.said_anew]
+        match core.intake.book.doubt_wishes().await? {
+            0 => {}
+            wishes => tracing::info!(wishes, "stored wishes to close wait until their nodes say them anew"),
+        }
+        core.reconcile().await;
+        if config.settle_interval_ms == 0 {
+            // Another that settles by itself must not have to wait for this one, which does when asked.
+            core.step_down().await;
+        }
         let listener = Listener {
             endpoint,
             intake: Arc::clone(&core.intake),

@@ -215,8 +215,9 @@ impl Members {
             waiting += 1;
             let (member, sender) = (Arc::clone(member), sender.clone());
             let answer = question(Arc::clone(&member.chain));
+            let in_time = self.patience.slower;
             tokio::spawn(async move {
-                let reply = member.reply(answer).await;
+                let reply = member.reply(answer, in_time).await;
                 drop(permit);
                 // Nobody may be waiting any more.
                 let _ = sender.send((index, reply)).await;
@@ -263,7 +264,12 @@ impl Members {
 }
 
 impl Member {
-    async fn reply<T>(&self, answer: impl Future<Output = Result<T, ChainError>>) -> Result<T, ChainError> {
+    /// Its answer. One that comes `in_time`, even if nobody waits for it any more, earns it the usual wait again.
+    async fn reply<T>(
+        &self,
+        answer: impl Future<Output = Result<T, ChainError>>,
+        in_time: Duration,
+    ) -> Result<T, ChainError> {
         let started = Instant::now();
         let reply = match self.belongs().await {
             Ok(()) => answer.await,
@@ -275,7 +281,7 @@ impl Member {
         };
         // What a server refuses it has answered.
         self.is_up.store(!matches!(reply, Err(ChainError::Unreachable(_) | ChainError::Malformed(_))), Relaxed);
-        if started.elapsed() <= LATE_PATIENCE {
+        if started.elapsed() <= in_time {
             self.is_late.store(false, Relaxed);
         }
         reply

@@ -164,7 +164,7 @@ async fn contested(
     Ok(match (effects.shown(chain).await?, is_past) {
         (Shown::All, _) | (Shown::Some, Ok(true)) => Some(Ok(prepared.signature)),
         // Where nothing could be seen, that nothing is seen means nothing.
-        (Shown::Nothing, Ok(true)) if !effects.is_empty() => {
+        (Shown::Nothing, Ok(true)) if !effects.is_empty() && effects.shown_nowhere(chain).await? => {
             Some(Err(SubmitError::Expired { signature: prepared.signature }))
         }
         (Shown::Some | Shown::Nothing, Ok(_)) => None,

@@ -75,14 +75,26 @@ impl Effects {
         if self.is_empty() {
             return Ok(Shown::Nothing);
         }
-        let addresses: Vec<Address> = self.0.iter().map(|effect| effect.channel).collect();
-        let accounts = chain.accounts(&addresses).await?;
-        let seen = self.0.iter().zip(&accounts).filter(|(effect, account)| effect.is_in(account.as_ref())).count();
-        Ok(match seen {
+        let accounts = chain.accounts(&self.addresses()).await?;
+        Ok(match self.seen_in(&accounts) {
             0 => Shown::Nothing,
             seen if seen == self.0.len() => Shown::All,
             _ => Shown::Some,
         })
+    }
+
+    /// True if no server shows anything of it: the newest read is one server's word.
+    pub(super) async fn shown_nowhere(&self, chain: &dyn ChainClient) -> Result<bool, ChainError> {
+        let views = chain.accounts_by_server(&self.addresses()).await?;
+        Ok(views.iter().all(|accounts| self.seen_in(accounts) == 0))
+    }
+
+    fn addresses(&self) -> Vec<Address> {
+        self.0.iter().map(|effect| effect.channel).collect()
+    }
+
+    fn seen_in(&self, accounts: &[Option<Account>]) -> usize {
+        self.0.iter().zip(accounts).filter(|(effect, account)| effect.is_in(account.as_ref())).count()
     }
 }
 

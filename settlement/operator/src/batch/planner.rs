@@ -81,7 +81,7 @@ impl Planner {
             // A closing channel is settled at once but not closed unless its node says so: the node may hold a better
             // voucher that is still on its way, and a close would cut that off.
             let kind = if candidate.asked { Kind::Close } else { Kind::Settle };
-            let entry = Entry::of(signed, channel, trace, due);
+            let entry = Entry::of(signed, channel, trace, due, facts.now);
             groups.entry((kind, candidate.node, entry.voucher.2 != NEVER)).or_default().push(entry);
         }
         let mut planned = Vec::new();
@@ -272,17 +272,20 @@ impl Source {
 }
 
 impl Entry {
-    /// A stored voucher; where the trace carries no signature its channel closes where the chain stands.
-    fn of(signed: &SignedVoucher, account: &Channel, trace: Trace, due: Due) -> Self {
+    /// A stored voucher at the chain's unix second `now`. It goes along as long as it lives, even if the chain seems to
+    /// have settled as much: the program then does not look at it, and where a server has lied about the watermark the
+    /// channel does not close below it. One that has expired is left out: its channel closes where the chain stands.
+    // r[impl settlement.close.best_voucher]
+    fn of(signed: &SignedVoucher, account: &Channel, trace: Trace, due: Due, now: i64) -> Self {
         let channel = signed.voucher.channel;
         let item = Item { channel, voucher: Some(signed.voucher.cumulative), trace };
         let address = Address::new_from_array(channel.to_bytes());
         let deadline = if account.status == status::CLOSING { account.deadline } else { NO_DEADLINE };
         let due = Some(due);
-        let Some(signature) = trace.voucher_signature else {
+        if is_expired(signed.voucher.expires_at, now) {
             return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline, due };
-        };
-        let entry = VoucherEntry { signature, cumulative: signed.voucher.cumulative.get() };
+        }
+        let entry = VoucherEntry { signature: signed.signature, cumulative: signed.voucher.cumulative.get() };
         Self { item, voucher: (address, entry, signed.voucher.expires_at), deadline, due }
     }
 
@@ -518,6 +521,20 @@ pub(crate) mod tests {
         assert_eq!(planned[0].kind, Kind::Close);
         assert_eq!(planned[0].source.entries[0].voucher.1, NO_VOUCHER);
         assert_eq!(planned[0].items[0].voucher, Some(Amount::new(500)));
+    }
+
+    // r[verify settlement.close.best_voucher]
+    #[test]
+    fn close_carries_its_voucher_whatever_the_chain_is_said_to_have_settled() {
+        let planner = planner();
+        let mut facts = facts();
+        let id = add_channel(&mut facts, 1, 1);
+        facts.channels.get_mut(&id).unwrap().settled = 500;
+        let stored = voucher(id, 1, 500, 0, true);
+        let planned = planner.plan(&facts, &[stored], &HashSet::new());
+        let entry = VoucherEntry { signature: stored.signed.signature, cumulative: 500 };
+        assert_eq!((planned[0].kind, &planned[0].source.entries[0].voucher.1), (Kind::Close, &entry));
+        assert_eq!(planned[0].items[0].trace.voucher_signature, None, "nothing is to be credited");
     }
 
     #[test]

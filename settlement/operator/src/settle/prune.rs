@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use aro_proto::{Amount, ChannelId};
-use settlement_chain::{Account, Address};
+use settlement_chain::{Account, Address, CLOCK, clock_of};
 use settlement_interface::accounts::{Channel, status};
 
 use super::{SettleError, Settler, channels, snapshot};
@@ -80,9 +80,14 @@ impl Settler {
             return prunable;
         }
         let address = |stored: &StoredVoucher| Address::new_from_array(stored.channel().to_bytes());
-        let addresses: Vec<Address> = prunable.iter().map(address).collect();
+        let addresses: Vec<Address> = prunable.iter().map(address).chain([CLOCK]).collect();
         match self.chain.accounts_by_server(&addresses).await {
             Ok(views) => {
+                // The earliest of their clocks: by a late one a voucher would have expired.
+                let clock = |view: &Vec<Option<Account>>| clock_of(view.last().and_then(Option::as_ref)).ok();
+                let Some(now) = views.iter().map(clock).try_fold(now, |now, own| Some(now.min(own?))) else {
+                    return Vec::new();
+                };
                 let done_in = |index: usize, stored: &StoredVoucher, view: &[Option<Account>]| {
                     view.get(index).is_some_and(|account| self.is_done_with(stored, account.as_ref(), now))
                 };
