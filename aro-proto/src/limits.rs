@@ -21,6 +21,12 @@ pub const MAX_FETCH_ITEMS: usize = 256;
 pub const MAX_RANGES: usize = 256;
 /// Vouchers in one handoff to an operator: 112 bytes each, so the frame stays under its bound.
 pub const MAX_HANDOFF: usize = 256;
+/// Uploads at once on one connection: so many stream windows are half of the connection's, and the control stream
+/// always gets through.
+pub const MAX_PUBLISHES_PER_CONNECTION: usize = 4;
+/// Bytes of one upload that a node holds in memory: one batch is written while the next one gathers, each with the
+/// hashes that prove it.
+pub const MAX_PUBLISH_BUFFER: usize = 2 * (256 << 10) + (16 << 10);
 /// Unit kinds of one tariff.
 pub const MAX_TARIFF_KINDS: usize = 16;
 
@@ -39,11 +45,12 @@ pub const MAX_REQUEST_STREAMS: u32 = 256;
 pub const STREAM_WINDOW: u32 = 2 << 20;
 /// Receive window of one connection in bytes: 32 MiB, shared by its streams.
 pub const CONNECTION_WINDOW: u32 = 32 << 20;
-/// Receive window of one stream at a server, in bytes: 128 KiB. A server receives only frames, of which two of the
-/// largest fit, so a client cannot make it hold more.
-pub const SERVER_STREAM_WINDOW: u32 = 128 << 10;
-/// Receive window of one connection at a server, in bytes: 2 MiB, sixteen streams full of frames that wait.
-pub const SERVER_CONNECTION_WINDOW: u32 = 2 << 20;
+/// Receive window of one stream at a server, in bytes: 1 MiB, which an upload fills and frames never do.
+pub const SERVER_STREAM_WINDOW: u32 = 1 << 20;
+/// Receive window of one connection at a server, in bytes: 8 MiB. Uploads that wait for their payment may fill half
+/// of it (see [`MAX_PUBLISHES_PER_CONNECTION`]); the other half is for the control stream, which brings the payment,
+/// and for requests.
+pub const SERVER_CONNECTION_WINDOW: u32 = 8 << 20;
 /// UDP socket buffers asked of the system, in bytes.
 pub const UDP_BUFFER: usize = 4 << 20;
 /// Handshakes in progress that an endpoint holds before it refuses more.
