@@ -24,9 +24,21 @@ pub const MAX_HANDOFF: usize = 256;
 /// Uploads at once on one connection: so many stream windows are half of the connection's, and the control stream
 /// always gets through.
 pub const MAX_PUBLISHES_PER_CONNECTION: usize = 4;
-/// Bytes of one upload that a node holds in memory: one batch is written while the next one gathers, each with the
-/// hashes that prove it.
-pub const MAX_PUBLISH_BUFFER: usize = 2 * (256 << 10) + (16 << 10);
+/// Uploads at once over all connections, unless a node says otherwise: each holds two batches, half a MiB, and a file.
+pub const PUBLISHES_AT_ONCE: usize = 64;
+/// Uploads at once of one publisher, unless a node says otherwise: it cannot keep the others out.
+pub const PUBLISHES_AT_ONCE_PER_PUBLISHER: usize = 8;
+/// Bytes of the largest content that a node takes, unless it says otherwise: 16 GiB.
+pub const PUBLISH_CONTENT_BYTES: u64 = 16 << 30;
+/// Bytes that one publisher may have at a node, unless that says otherwise: 64 GiB.
+pub const PUBLISH_QUOTA_PER_PUBLISHER: u64 = 64 << 30;
+/// Bytes that all publishers together may have at a node, unless that says otherwise: 256 GiB.
+pub const PUBLISH_QUOTA: u64 = 256 << 30;
+/// Bytes of broken-off uploads that a node keeps for their resumption, unless it says otherwise: 16 GiB. Beyond it the
+/// oldest go first.
+pub const PUBLISH_PARTIAL_BYTES: u64 = 16 << 30;
+/// Seconds for which a node keeps a broken-off upload, unless it says otherwise: one day.
+pub const PUBLISH_PARTIAL_KEEP_S: u64 = 24 * 60 * 60;
 /// Unit kinds of one tariff.
 pub const MAX_TARIFF_KINDS: usize = 16;
 

@@ -2,8 +2,12 @@
 
 mod import;
 mod outboard;
+mod partial;
+mod spool;
 mod store;
 
 pub use import::Stored;
 pub(crate) use outboard::{Batch, BatchReader};
+pub(crate) use partial::{Intake, IntakeError, Partial};
+pub(crate) use spool::Spool;
 pub use store::{ContentStore, StoreError, StoredContent};
