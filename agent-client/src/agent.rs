@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
-use aro_proto::{Address, Amount, ChannelId, NodeId};
+use aro_proto::{Address, Amount, ChannelId, NodeAddress, NodeId};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address as ChainAddress, ChainClient, ChainError, Program};
 use thiserror::Error;
@@ -15,6 +15,7 @@ use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder};
+use crate::publish::{PublishBuilder, PublishSource};
 use crate::transport::{Endpoints, Session, SessionSetup};
 use crate::wallet::{ChannelRecord, Money, Wallet, WalletError};
 
@@ -133,6 +134,11 @@ impl Agent {
     /// Begins a fetch.
     pub fn fetch(&self, address: &Address) -> FetchBuilder {
         FetchBuilder::new(self.clone(), address.clone())
+    }
+
+    /// Begins to publish a file or a stream at a node.
+    pub fn publish(&self, node: &NodeAddress, source: impl Into<PublishSource>) -> PublishBuilder {
+        PublishBuilder::new(self.clone(), node.clone(), source.into())
     }
 
     /// What a fetch of these ranges would cost, signed by the node. Free, and needs no channel.

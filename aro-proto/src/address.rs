@@ -174,7 +174,6 @@ fn read_place(place: &str) -> Option<Result<(&str, u16), AddressError>> {
     Some(port.map(|port| (host, port)))
 }
 
-
 fn is_host(host: &str) -> bool {
     if host.contains(':') {
         return host.parse::<Ipv6Addr>().is_ok();

@@ -15,10 +15,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::channels::{Channels, Freshness, PaidChannel, follow};
 use crate::config::{FeeKey, NodeConfig};
-use crate::content::ContentStore;
+use crate::content::{ContentStore, Shelf};
 use crate::error::{HandoffError, ShutdownError, StartError};
 use crate::handoff::{self, Desk, HandoffReport};
 use crate::ledger::{Committer, RedbLedger};
+use crate::service;
 use crate::shared::{Bell, Counters, OnChain, Phase, Shared};
 use crate::status::{self, NodeStatus};
 use crate::transport::{ConnectionSlots, run_accepting, server_endpoint};
@@ -65,6 +66,8 @@ impl Node {
         }
         let store = ContentStore::open(&config.dir)?;
         let ledger = Arc::new(RedbLedger::open(&config.dir)?);
+        // Only now: the ledger is locked, so no other node is at the uploads.
+        let shelf = Shelf::open(&config.dir, &store, config.publish.clone())?;
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
         let mint = reads::config(&*chain, &program).await?.mint;
@@ -87,7 +90,7 @@ impl Node {
             registered: watch::Sender::new(on_chain),
             freshness: Freshness::new(Duration::from_secs(config.stale_after_s), blind, Clock::now()),
             desks: config.operators.iter().cloned().map(Desk::new).collect(),
-            channels: Channels::new(config.tariff, owner_bytes, Arc::clone(&ledger))?,
+            channels: Channels::new(config.tariff, config.publish.tariff, owner_bytes, Arc::clone(&ledger))?,
             slots: ConnectionSlots::new(config.max_connections, config.max_connections_per_ip),
             requests: Semaphore::new(config.max_requests),
             committer: handle,
@@ -100,6 +103,7 @@ impl Node {
             chain,
             program,
             store,
+            shelf,
             ledger,
             config,
             _alive: alive,
@@ -115,6 +119,7 @@ impl Node {
         let interval = Duration::from_millis(shared.config.follow_interval_ms);
         tasks.spawn(follow::run(Arc::clone(&shared), interval));
         tasks.spawn(tower::run(Arc::clone(&shared)));
+        tasks.spawn(service::sweep_uploads(Arc::clone(&shared)));
         tracing::info!(node = %id, %local_addr, "serving");
         let endpoint = ClosingEndpoint(endpoint);
         Ok(RunningNode { shared, endpoint, local_addr, tasks, committer, gone })

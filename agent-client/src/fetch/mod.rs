@@ -1,9 +1,9 @@
 //! Fetching: one request, one answer, every byte proven before anyone sees it and before it is paid.
 
-mod account;
-mod progress;
+pub(crate) mod account;
+pub(crate) mod progress;
 mod receive;
-mod request;
+pub(crate) mod request;
 mod sink;
 
 use std::path::Path;

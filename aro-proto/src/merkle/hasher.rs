@@ -13,6 +13,11 @@ impl ContentHasher {
         self.0.update(bytes);
     }
 
+    /// How many bytes have come.
+    pub fn count(&self) -> u64 {
+        self.0.count()
+    }
+
     /// The id of all bytes so far, and how many they are.
     pub fn finish(&self) -> (ContentId, u64) {
         (ContentId::from_bytes(*self.0.finalize().as_bytes()), self.0.count())

@@ -62,8 +62,7 @@ impl Message for NodeHello {
     }
 
     fn from_body(body: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
-        let ((minor_version, chain, tariff, max_request_streams, min_grace_s), rest) =
-            from_postcard(body, Self::NAME)?;
+        let ((minor_version, chain, tariff, max_request_streams, min_grace_s), rest) = from_postcard(body, Self::NAME)?;
         let fields = read_extensions(rest)?;
         let terms = fields.iter().find(|field| field.tag == PUBLISH_TAG);
         let publish = terms.map(|field| from_postcard(field.value, Self::NAME).map(|(terms, _)| terms)).transpose()?;

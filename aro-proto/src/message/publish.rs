@@ -162,8 +162,7 @@ mod tests {
         let signed = receipt.sign(&key);
         assert_eq!(signed.verify(&key.node_id()), Ok(receipt));
         assert!(signed.verify(&SecretKey::from_bytes(&[8; 32]).node_id()).is_err());
-        let larger =
-            SignedPublishReceipt { receipt: PublishReceipt { size: ByteCount::new(2), ..receipt }, ..signed };
+        let larger = SignedPublishReceipt { receipt: PublishReceipt { size: ByteCount::new(2), ..receipt }, ..signed };
         assert!(larger.verify(&key.node_id()).is_err());
     }
 

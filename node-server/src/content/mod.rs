@@ -3,11 +3,13 @@
 mod import;
 mod outboard;
 mod partial;
+mod shelf;
 mod spool;
 mod store;
 
 pub use import::Stored;
 pub(crate) use outboard::{Batch, BatchReader};
 pub(crate) use partial::{Intake, IntakeError, Partial};
+pub(crate) use shelf::{Place, Shelf, ShelfError};
 pub(crate) use spool::Spool;
 pub use store::{ContentStore, StoreError, StoredContent};

@@ -81,11 +81,6 @@ impl Partial {
         self.held == self.size && self.size > 0
     }
 
-    /// The file that grows, for syncing it meanwhile.
-    pub(crate) fn data(&self) -> Arc<File> {
-        Arc::clone(&self.data)
-    }
-
     /// Makes the content durable, and then gives it its name. Blocks on the disk.
     // r[impl publish.durable]
     pub(crate) fn finish(self, contents: &Path, publisher: &AgentId) -> Result<(), StoreError> {
@@ -136,7 +131,13 @@ impl Intake {
     pub(crate) fn new(partial: Partial, answered: AnsweredRanges) -> Self {
         debug_assert!(answered.size() <= MAX_CONTENT_SIZE);
         let decoder = Decoder::new(partial.content, answered.clone()).expect("announced sizes are bounded");
-        Self { partial, decoder, steps: Encoder::new(answered) }
+        let held = answered.iter().next().map_or(0, |first| first.start);
+        Self { partial: Partial { held, ..partial }, decoder, steps: Encoder::new(answered) }
+    }
+
+    /// The file that grows, for syncing it meanwhile.
+    pub(crate) fn data(&self) -> Arc<File> {
+        Arc::clone(&self.partial.data)
     }
 
     /// Takes whole items in wire order: proves each, then writes it. Returns the content bytes among them. Blocks on
@@ -301,10 +302,8 @@ mod tests {
         let (answered, mut wire) = encoding(&bytes, 0);
         let at = wire.len() - 200_000;
         wire[at] ^= 1;
-        let mut intake = Intake::new(
-            Partial::open(dir.path(), ContentId::of(&bytes), 400_000, None).unwrap(),
-            answered,
-        );
+        let mut intake =
+            Intake::new(Partial::open(dir.path(), ContentId::of(&bytes), 400_000, None).unwrap(), answered);
         assert!(matches!(intake.take(&wire), Err(IntakeError::Wrong(VerifyError::LeafMismatch { .. }))));
         assert!(matches!(intake.take(&wire), Err(IntakeError::Wrong(VerifyError::AfterError))));
         let written = fs::read(dir.path().join(DATA)).unwrap();

@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aro_proto::{AgentId, ContentId};
 use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::outboard_len;
+use aro_proto::{AgentId, ContentId};
 use thiserror::Error;
 
 use super::import::{self, Stored};
