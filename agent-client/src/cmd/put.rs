@@ -1,12 +1,14 @@
 //! `aro put`: publish a file, or what comes through a pipe.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, stderr, stdin};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use agent_client::{FetchError, Progress, PublishReport, PublishSource};
 use aro_proto::{Amount, NodeAddress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::fs::File;
 
 use crate::Global;
 use crate::output::{Failure, Output};
@@ -36,7 +38,7 @@ impl Put {
         let bar = bar()?;
         let shown = bar.clone();
         let source = if self.source.as_os_str() == "-" {
-            PublishSource::stream(tokio::io::stdin())
+            PublishSource::stream(pipe()?)
         } else {
             PublishSource::from(&self.source)
         };
@@ -59,6 +61,12 @@ impl Put {
         let report = published?;
         output.result(&report, || describe(&report))
     }
+}
+
+/// The standard input as a file, read ahead by the runtime.
+fn pipe() -> Result<File, Failure> {
+    let input = stdin().as_fd().try_clone_to_owned().map_err(|error| Failure::internal(&error))?;
+    Ok(File::from_std(input.into()))
 }
 
 fn bar() -> Result<ProgressBar, Failure> {

@@ -11,6 +11,7 @@ mod chain;
 mod closing;
 mod garbage;
 mod handing_over;
+mod publishing;
 mod refusals;
 mod restarting;
 mod serving;

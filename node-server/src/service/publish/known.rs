@@ -1,7 +1,6 @@
 //! An upload of a content whose id and size are known: only what is missing travels, and every group is proven.
 
 use std::iter::Peekable;
-use std::time::Duration;
 
 use aro_proto::channel::BATCH_BYTES;
 use aro_proto::merkle::{ByteRanges, Encoder, PAIR_LEN, Step};
@@ -75,11 +74,11 @@ impl Upload<'_> {
                     let mut buffer = buffers.pop().unwrap_or_default();
                     buffer.clear();
                     // A batch, not a byte, is what must come in time: who drips must not keep a place.
-                    match timeout(patience, self.read_to(&mut buffer, wire)).await {
-                        Ok(whole) if whole? => Some((buffer, content)),
-                        Ok(_) => return Err(refused(RefusalCode::BadRequest, "the upload ends before its content")),
-                        Err(_) => return Err(stalled(patience)),
+                    let read = timeout(patience, self.read_to(&mut buffer, wire)).await;
+                    if !read.map_err(|_| stalled(patience))?? {
+                        return Err(refused(RefusalCode::BadRequest, "the upload ends before its content"));
                     }
+                    Some((buffer, content))
                 }
                 None => None,
             };
