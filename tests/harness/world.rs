@@ -104,6 +104,14 @@ impl World {
     /// # Errors
     /// It cannot be registered or started.
     pub async fn node(&self, dir: &Path, tariff: Tariff, operator: &OperatorHere) -> Result<NodeHere> {
+        self.node_with(NodeConfig { tariff, ..NodeConfig::new(dir) }, operator).await
+    }
+
+    /// The same with other settings.
+    ///
+    /// # Errors
+    /// It cannot be registered or started.
+    pub async fn node_with(&self, config: NodeConfig, operator: &OperatorHere) -> Result<NodeHere> {
         let (owner, key) = (Keypair::new(), random_key()?);
         let registration = Registration {
             payer: &self.payer,
@@ -117,7 +125,7 @@ impl World {
         let registered = node_server::register(&*self.chain, &self.program, &registration).await?;
         let endpoint =
             OperatorEndpoint { id: operator.running.id(), address: operator.running.local_addr().to_string() };
-        let config = NodeConfig { tariff, program: self.program.id, operators: vec![endpoint], ..NodeConfig::new(dir) };
+        let config = NodeConfig { program: self.program.id, operators: vec![endpoint], ..config };
         let running = Node::start(config, key, self.chain.clone()).await.context("the node does not start")?;
         self.chain.airdrop(&owner.pubkey(), LAMPORTS_PER_SOL)?;
         Ok(NodeHere { running, owner, account: registered.account, payout: registered.payout })

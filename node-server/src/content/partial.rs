@@ -162,6 +162,10 @@ impl Intake {
                 break;
             }
         }
+        if !rest.is_empty() {
+            // Cut wrongly, too much, or after an error.
+            self.decoder.accept(rest)?;
+        }
         self.write_pairs(&pairs)?;
         let taken = self.decoder.proven_bytes() - before;
         self.partial.held += taken;

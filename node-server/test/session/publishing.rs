@@ -233,7 +233,7 @@ async fn what_was_taken_before_a_lie_a_reset_or_a_crash_is_not_asked_for_again()
     let refusal = refusal_of(&node, &agent, &request(&content), &key()).await;
     assert_eq!(refusal.code(), RefusalCode::OverCapacity);
     let wire = encoding(&content, &head.missing);
-    send.write_all(&wire[..wire.len() / 2]).await.unwrap();
+    send.write_all(&wire[..wire.len() / 4 * 3]).await.unwrap();
     let Word::Taken(more) = word(&node, &mut receive).await else { panic!("not taken") };
     send.reset(VarInt::from_u32(close::CANCELLED)).unwrap();
 

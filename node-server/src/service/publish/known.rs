@@ -62,11 +62,31 @@ impl Upload<'_> {
         Ok(Durable { content, size })
     }
 
+    /// Takes the encoding. If it breaks off, what is being written still counts.
+    async fn receive(&mut self, intake: Intake, batches: Batches, place: &mut Place) -> Result<Partial, Ending> {
+        let (start, mut writing) = (place.held(), None);
+        let outcome = self.pump(intake, batches, place, &mut writing).await;
+        if let Some(written) = writing
+            && let Ok((_, _, Ok(bytes))) = written.await
+        {
+            // The agent may be gone; then this is for our own count.
+            let _ = self.acknowledge(bytes).await;
+            place.holds(start + self.taken);
+        }
+        outcome
+    }
+
     /// Reads, bills, proves, writes and acknowledges batch by batch; one is written while the next is read.
-    async fn receive(&mut self, intake: Intake, mut batches: Batches, place: &mut Place) -> Result<Partial, Ending> {
+    async fn pump(
+        &mut self,
+        intake: Intake,
+        mut batches: Batches,
+        place: &mut Place,
+        writing: &mut Option<Writing>,
+    ) -> Result<Partial, Ending> {
         let (start, data, patience) = (place.held(), intake.data(), self.session.stall_timeout());
         let mut buffers = vec![Vec::new(), Vec::new()];
-        let (mut writing, mut idle): (Option<Writing>, Option<Intake>) = (None, Some(intake));
+        let mut idle = Some(intake);
         let (mut syncing, mut unsynced): (Option<JoinHandle<_>>, u64) = (None, 0);
         loop {
             let next = match batches.next() {
@@ -92,7 +112,7 @@ impl Upload<'_> {
             let Some(mut intake) = idle.take() else { return Err(cut_off()) };
             let Some((buffer, content)) = next else { return Ok(intake.into_partial()) };
             self.bill(content).await?;
-            writing = Some(tokio::task::spawn_blocking(move || {
+            *writing = Some(tokio::task::spawn_blocking(move || {
                 let taken = intake.take(&buffer);
                 (intake, buffer, taken)
             }));
