@@ -3,6 +3,7 @@
 //! Each subcommand is a file or a folder of its own that returns a [`report::Report`]. A figure is measured, never
 //! estimated, and what was measured is checked to have been right; speed itself is not asserted, for machines differ.
 
+mod publish;
 mod report;
 mod rounds;
 mod settlement;
@@ -24,6 +25,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// Uploads to durable storage, beside hashing and writing the same bytes.
+    Publish(publish::Arguments),
     /// What closing, opening and refunding cost on chain, and how many vouchers an operator takes.
     Settlement(settlement::Arguments),
 }
@@ -31,6 +34,7 @@ enum What {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match arguments.what {
+        What::Publish(arguments) => publish::measure(&arguments),
         What::Settlement(arguments) => settlement::measure(&arguments),
     };
     report::conclude(measured, arguments.json)
