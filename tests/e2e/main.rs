@@ -9,6 +9,7 @@
 mod crashes;
 mod demo;
 mod market;
+mod publishing;
 mod quick_start;
 mod refusals;
 mod watchtower;

@@ -117,6 +117,12 @@ impl PublishBuilder {
             }
             PublishSource::Stream(mut bytes) => terms.send(None, max_bytes, Body::Stream(&mut *bytes)).await,
         };
+        if let Err(FetchError::ChannelUnusable { channel }) = &sent {
+            agent.forget_session(node.node()).await;
+            if let Err(error) = agent.look_up_channel(*channel).await {
+                tracing::debug!(%error, %channel, "the chain does not say what became of the channel");
+            }
+        }
         let (sent, acknowledged) = sent.map_err(|error| explain(&agent, error, max_price, left))?;
         let receipt = sent.receipt.receipt;
         Ok(PublishReport {
