@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
-use aro_proto::{Address, Amount, ChannelId, ContentId, NodeId};
+use aro_proto::{Address, Amount, ChannelId, ContentId, NodeAddress, NodeId};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address as ChainAddress, ChainClient, ChainError, Program};
 use thiserror::Error;
@@ -15,6 +15,7 @@ use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
+use crate::publish::{PublishBuilder, PublishSource};
 use crate::transport::{Endpoints, Session, SessionSetup};
 use crate::wallet::{ChannelRecord, Money, Wallet, WalletError};
 
@@ -135,6 +136,11 @@ impl Agent {
         FetchBuilder::new(self.clone(), address.clone())
     }
 
+    /// Begins to publish a file or a stream at a node.
+    pub fn publish(&self, node: &NodeAddress, source: impl Into<PublishSource>) -> PublishBuilder {
+        PublishBuilder::new(self.clone(), node.clone(), source.into())
+    }
+
     /// Begins a fetch of many whole contents from the node of an address, whose own content does not count: one
     /// signature and one stream for dozens of them. For small contents; large ones are as fast one by one.
     pub fn fetch_many(&self, node: &Address, contents: Vec<ContentId>) -> FetchManyBuilder {
@@ -237,7 +243,7 @@ impl Agent {
     }
 
     /// Reads one channel from the chain into the wallet's record. A reclaimed one is remembered as closed.
-    async fn look_up_channel(&self, channel: ChannelId) -> Result<(), FetchError> {
+    pub(crate) async fn look_up_channel(&self, channel: ChannelId) -> Result<(), FetchError> {
         let Some(known) = self.inner.wallet.record(channel)? else { return Ok(()) };
         let address = ChainAddress::new_from_array(channel.to_bytes());
         let found = reads::channel(self.chain(), self.program(), &address).await?;

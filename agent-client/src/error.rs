@@ -1,4 +1,4 @@
-//! Why a fetch fails, sorted by blame: the node said no, the node lied, the way there is broken, or it is us.
+//! Why a fetch or an upload fails, sorted by blame: the node said no, the node lied, the way there is broken, or it is us.
 //!
 //! Every error answers the same questions: what happened, who must act, what to do next, and which amount it speaks
 //! of. Errors clone, for one broken connection fails every fetch on it.
@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::budget::BudgetExceeded;
 use crate::wallet::WalletError;
 
-/// Why a fetch or a quote failed. Nothing unproven was delivered, and nothing was paid but for proven bytes.
+/// Why a fetch, a quote or an upload failed. Nothing unproven was delivered, and nothing was paid but for proven bytes.
 #[derive(Clone, Debug, Error)]
 pub enum FetchError {
     // The node said no.
@@ -134,6 +134,9 @@ pub enum FetchError {
     /// The request does not fit a frame.
     #[error(transparent)]
     Request(#[from] EncodeError),
+    /// What is to be published could not be read.
+    #[error("the source cannot be read: {0}")]
+    Source(Arc<io::Error>),
     /// The bytes could not be written.
     #[error("writing failed: {0}")]
     Sink(Arc<io::Error>),
@@ -193,6 +196,17 @@ pub enum Misbehaviour {
     /// It acknowledged what was never signed.
     #[error(transparent)]
     Credit(PayerError),
+    /// It acknowledged more of an upload than was sent, or less than before.
+    #[error("it acknowledges {claimed} bytes of an upload of which {sent} were sent")]
+    Taken {
+        /// Bytes acknowledged.
+        claimed: u64,
+        /// Bytes sent.
+        sent: u64,
+    },
+    /// Its receipt for an upload is for something else, or not signed by it.
+    #[error("its receipt is not signed by it, or for another upload")]
+    Receipt,
     /// Its quote is for something else, or not signed by it.
     #[error("its quote is not signed by it, or for another request")]
     Quote,
@@ -217,6 +231,7 @@ impl FetchError {
             Self::BudgetExceeded(_) => "BudgetExceeded",
             Self::TooLarge { .. } => "TooLarge",
             Self::Request(_) => "Request",
+            Self::Source(_) => "Source",
             Self::Sink(_) => "Sink",
             Self::Wallet(_) => "Wallet",
             Self::Chain(_) => "Chain",
@@ -235,9 +250,12 @@ impl FetchError {
             Self::Wallet(error) if !error.is_retryable() => WhoActs::Authorise,
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Wallet(_) => WhoActs::RetryHere,
             Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
-            Self::WrongChain { .. } | Self::TooLarge { .. } | Self::Request(_) | Self::Sink(_) | Self::Chain(_) => {
-                WhoActs::GiveUp
-            }
+            Self::WrongChain { .. }
+            | Self::TooLarge { .. }
+            | Self::Request(_)
+            | Self::Source(_)
+            | Self::Sink(_)
+            | Self::Chain(_) => WhoActs::GiveUp,
         }
     }
 
@@ -270,8 +288,9 @@ impl FetchError {
             Self::Unreachable { .. } => "check that the node runs and that UDP reaches it, then try again".into(),
             Self::Timeout { .. } => "try again, or ask another node".into(),
             Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
-            Self::TooLarge { .. } => "ask for a range, or take more".into(),
+            Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
+            Self::Source(_) => "check the file and its permissions, and that nobody writes to it".into(),
             Self::Sink(_) => "check the folder, its permissions and the space left".into(),
             Self::Wallet(error) => error.next_step().into(),
             Self::Chain(_) => "check --rpc and that the chain runs, then try again".into(),

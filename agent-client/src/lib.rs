@@ -33,6 +33,7 @@
 //! |-------------|-------------------------------------------------------------------------|
 //! | `agent`     | the handle: chain, wallet, budget, and one connection for each node     |
 //! | `fetch`     | request, receive and verify, write, report                              |
+//! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
 //! | `transport` | sockets, connections, frames, the control stream                        |
@@ -44,6 +45,7 @@ mod budget;
 mod config;
 mod error;
 mod fetch;
+mod publish;
 mod transport;
 mod wallet;
 
@@ -52,6 +54,7 @@ pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour};
 pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReport, Fetched, Progress};
+pub use publish::{PublishBuilder, PublishReport, PublishSource};
 pub use wallet::{
     ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,
 };

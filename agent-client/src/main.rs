@@ -14,7 +14,7 @@ use aro_proto::Amount;
 use clap::{Parser, Subcommand};
 use settlement_chain::{Address, Program, connect};
 
-use cmd::{channel, get, keys, quote, wallet};
+use cmd::{channel, get, keys, put, quote, wallet};
 use output::{Failure, Output};
 
 /// Fetch content by address, pay for it, prove every byte.
@@ -59,6 +59,8 @@ enum Command {
     Quote(quote::QuoteCommand),
     /// Fetch a content into a file
     Get(get::Get),
+    /// Publish a file or a pipe at a node
+    Put(put::Put),
 }
 
 impl Global {
@@ -107,5 +109,6 @@ async fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
         Command::Channel(command) => command.run(global, output).await,
         Command::Quote(command) => command.run(global, output).await,
         Command::Get(command) => command.run(global, output).await,
+        Command::Put(command) => command.run(global, output).await,
     }
 }

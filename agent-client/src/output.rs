@@ -103,7 +103,7 @@ impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         let exit = match &error {
             FetchError::Proof { .. } => 7,
-            FetchError::Sink(_) => 1,
+            FetchError::Sink(_) | FetchError::Source(_) => 1,
             FetchError::Request(_) => USAGE,
             FetchError::Wallet(_) => KEYS,
             FetchError::PriceTooHigh { .. } | FetchError::BudgetExceeded(_) => PAY,

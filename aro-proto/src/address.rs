@@ -77,11 +77,7 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { content, node, host, port } = self;
-        if host.contains(':') {
-            write!(f, "aro://{content}@{node}@[{host}]:{port}")
-        } else {
-            write!(f, "aro://{content}@{node}@{host}:{port}")
-        }
+        write!(f, "aro://{content}@{node}@{}", Place(host, *port))
     }
 }
 
@@ -95,17 +91,87 @@ impl FromStr for Address {
             return Err(AddressError::Shape);
         };
         let (content, node) = (content.parse()?, node.parse()?);
-        let (host, port) = place.rsplit_once(':').ok_or(AddressError::Shape)?;
-        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => inner,
-            Some(_) => return Err(AddressError::Host),
-            None if host.contains(':') => return Err(AddressError::Host),
-            None => host,
-        };
-        let strict = !port.starts_with('0') && port.bytes().all(|b| b.is_ascii_digit());
-        let port = port.parse().ok().filter(|_| strict).ok_or(AddressError::Port)?;
+        let (host, port) = read_place(place).ok_or(AddressError::Shape)??;
         Self::new(content, node, host, port)
     }
+}
+
+/// A node's place by itself, as it is written where no content is meant: `<node id>@<host>:<port>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodeAddress {
+    node: NodeId,
+    host: String,
+    port: u16,
+}
+
+/// Why a text is not a node's address.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NodeAddressError {
+    /// It does not have two parts parted by `@`.
+    #[error("a node's address reads <node id>@<host>:<port>")]
+    Shape,
+    /// A part of it is wrong.
+    #[error(transparent)]
+    Part(#[from] AddressError),
+}
+
+impl NodeAddress {
+    /// The address of a content at this node.
+    pub fn with_content(&self, content: ContentId) -> Address {
+        Address { content, node: self.node, host: self.host.clone(), port: self.port }
+    }
+
+    /// The node that is dialled.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+}
+
+impl From<&Address> for NodeAddress {
+    fn from(address: &Address) -> Self {
+        Self { node: address.node, host: address.host.clone(), port: address.port }
+    }
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.node, Place(&self.host, self.port))
+    }
+}
+
+impl FromStr for NodeAddress {
+    type Err = NodeAddressError;
+    fn from_str(text: &str) -> Result<Self, NodeAddressError> {
+        let (node, place) = text.split_once('@').ok_or(NodeAddressError::Shape)?;
+        let (host, port) = read_place(place).ok_or(NodeAddressError::Shape)??;
+        let node = node.parse().map_err(AddressError::Id)?;
+        // The same checks as of a content's address.
+        Ok(Self::from(&Address::new(ContentId::from_bytes([0; 32]), node, host, port)?))
+    }
+}
+
+/// Host and port as they are written.
+struct Place<'a>(&'a str, u16);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(host, port) = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// Reads host and port; `None` if there is no colon between them.
+fn read_place(place: &str) -> Option<Result<(&str, u16), AddressError>> {
+    let (host, port) = place.rsplit_once(':')?;
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => inner,
+        Some(_) => return Some(Err(AddressError::Host)),
+        None if host.contains(':') => return Some(Err(AddressError::Host)),
+        None => host,
+    };
+    let strict = !port.starts_with('0') && port.bytes().all(|b| b.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| strict).ok_or(AddressError::Port);
+    Some(port.map(|port| (host, port)))
 }
 
 fn is_host(host: &str) -> bool {
@@ -166,5 +232,21 @@ mod tests {
         }
         assert!(matches!(format!("{good} ").parse::<Address>(), Err(AddressError::Port)));
         assert!(matches!(good.replace(&content.to_string(), "x").parse::<Address>(), Err(AddressError::Id(_))));
+    }
+
+    #[test]
+    fn a_nodes_address_reads_back_and_anything_else_is_refused() {
+        let node = NodeId::from_bytes([7; 32]);
+        for place in ["127.0.0.1:4433", "[::1]:1", "node.example:65535"] {
+            let address: NodeAddress = format!("{node}@{place}").parse().unwrap();
+            assert_eq!(address.to_string(), format!("{node}@{place}"));
+            let content = ContentId::of(b"x");
+            assert_eq!(address.with_content(content).to_string(), format!("aro://{content}@{node}@{place}"));
+            assert_eq!(NodeAddress::from(&address.with_content(content)), address);
+        }
+        let bad = ["", "127.0.0.1:1", "x@127.0.0.1:1", &format!("{node}@host"), &format!("{node}@::1:1")];
+        for bad in bad.into_iter().chain([&*format!("{node}@host:0"), &*format!("aro://{node}@host:1")]) {
+            assert!(bad.parse::<NodeAddress>().is_err(), "{bad}");
+        }
     }
 }

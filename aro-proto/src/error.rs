@@ -70,14 +70,24 @@ refusal_codes! {
     UnsupportedVersion = 11, GiveUp, "update the older side";
     /// Genesis hash, program or mint differ.
     WrongChain = 12, GiveUp, "use a node of your own chain, or point the agent at the node's chain";
+    /// What was uploaded is not what was announced: its bytes do not prove, or its size is another.
+    WrongContent = 13, GiveUp, "read the source anew: it has changed, or it is not the announced content";
+    /// The content has more bytes than this node takes, or than were announced.
+    ContentTooLarge = 14, RetryElsewhere, "publish it in parts, or at a node that takes larger contents";
     /// A signature does not hold here: wrong key, other stream, other connection, or altered.
     Unauthorised = 20, Authorise, "sign with the key that the channel names, on this very connection";
+    /// The node takes no uploads from this key.
+    PublishDenied = 21, Authorise, "ask the node's owner to list your key (aro keys show), or publish elsewhere";
     /// The node does not hold this content.
     NotFound = 30, RetryElsewhere, "check the content id, or ask another node";
     /// The node has too much to do.
     OverCapacity = 31, RetryHere, "try again in a moment, or ask another node";
     /// The node is going away.
     ShuttingDown = 32, RetryElsewhere, "ask another node, or this one after its restart";
+    /// The publisher's quota at this node, or the node's for all publishers, is used up.
+    QuotaExceeded = 33, RetryElsewhere, "publish at another node, or ask this one's owner for a larger quota";
+    /// The node's disk is full.
+    StorageFull = 34, RetryElsewhere, "publish at another node, or here when its owner has made room";
     /// The node asks more than the request allows; the amount is its price.
     PriceTooHigh = 40, Authorise, "allow the price with --max-price, or ask a cheaper node";
     /// The request costs money and the connection is bound to no channel.

@@ -42,7 +42,7 @@ pub mod tariff;
 pub mod transport;
 pub mod wire;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, NodeAddress, NodeAddressError};
 pub use amount::{Amount, ByteCount};
 pub use error::{Refusal, RefusalCode, WhoActs};
 pub use identity::SecretKey;

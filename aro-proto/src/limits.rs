@@ -21,6 +21,24 @@ pub const MAX_FETCH_ITEMS: usize = 256;
 pub const MAX_RANGES: usize = 256;
 /// Vouchers in one handoff to an operator: 112 bytes each, so the frame stays under its bound.
 pub const MAX_HANDOFF: usize = 256;
+/// Uploads at once on one connection: so many stream windows are half of the connection's, and the control stream
+/// always gets through.
+pub const MAX_PUBLISHES_PER_CONNECTION: usize = 4;
+/// Uploads at once over all connections, unless a node says otherwise: each holds two batches, half a MiB, and a file.
+pub const PUBLISHES_AT_ONCE: usize = 64;
+/// Uploads at once of one publisher, unless a node says otherwise: it cannot keep the others out.
+pub const PUBLISHES_AT_ONCE_PER_PUBLISHER: usize = 8;
+/// Bytes of the largest content that a node takes, unless it says otherwise: 16 GiB.
+pub const PUBLISH_CONTENT_BYTES: u64 = 16 << 30;
+/// Bytes that one publisher may have at a node, unless that says otherwise: 64 GiB.
+pub const PUBLISH_QUOTA_PER_PUBLISHER: u64 = 64 << 30;
+/// Bytes that all publishers together may have at a node, unless that says otherwise: 256 GiB.
+pub const PUBLISH_QUOTA: u64 = 256 << 30;
+/// Bytes of broken-off uploads that a node keeps for their resumption, unless it says otherwise: 16 GiB. Beyond it the
+/// oldest go first.
+pub const PUBLISH_PARTIAL_BYTES: u64 = 16 << 30;
+/// Seconds for which a node keeps a broken-off upload, unless it says otherwise: one day.
+pub const PUBLISH_PARTIAL_KEEP_S: u64 = 24 * 60 * 60;
 /// Unit kinds of one tariff.
 pub const MAX_TARIFF_KINDS: usize = 16;
 
@@ -39,14 +57,15 @@ pub const MAX_REQUEST_STREAMS: u32 = 256;
 pub const STREAM_WINDOW: u32 = 2 << 20;
 /// Receive window of one connection in bytes: 32 MiB, shared by its streams.
 pub const CONNECTION_WINDOW: u32 = 32 << 20;
-/// Receive window of one stream at a server, in bytes: 128 KiB. A server receives only frames, of which two of the
-/// largest fit, so a client cannot make it hold more.
-pub const SERVER_STREAM_WINDOW: u32 = 128 << 10;
-/// Receive window of one connection at a server, in bytes: 2 MiB, sixteen streams full of frames that wait.
-pub const SERVER_CONNECTION_WINDOW: u32 = 2 << 20;
 /// Bytes that a server sends on a new connection before the first acknowledgement: 32 packets, as content networks do. A
 /// chunk group of 16 KiB then comes in one round trip, which the 10 packets of RFC 9002 would make two.
 pub const INITIAL_WINDOW: u64 = 32 * 1_200;
+/// Receive window of one stream at a server, in bytes: 1 MiB, which an upload fills and frames never do.
+pub const SERVER_STREAM_WINDOW: u32 = 1 << 20;
+/// Receive window of one connection at a server, in bytes: 8 MiB. Uploads that wait for their payment may fill half
+/// of it (see [`MAX_PUBLISHES_PER_CONNECTION`]); the other half is for the control stream, which brings the payment,
+/// and for requests.
+pub const SERVER_CONNECTION_WINDOW: u32 = 8 << 20;
 /// UDP socket buffers asked of the system, in bytes.
 pub const UDP_BUFFER: usize = 4 << 20;
 /// Handshakes in progress that an endpoint holds before it refuses more.

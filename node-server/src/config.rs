@@ -1,12 +1,18 @@
 //! What a node is set to.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use aro_proto::limits::{EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, MAX_WINDOW_BYTES, PAYMENT_TIMEOUT_MS};
+use aro_proto::limits::{
+    EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, MAX_WINDOW_BYTES, PAYMENT_TIMEOUT_MS, PUBLISH_CONTENT_BYTES,
+    PUBLISH_PARTIAL_BYTES, PUBLISH_PARTIAL_KEEP_S, PUBLISH_QUOTA, PUBLISH_QUOTA_PER_PUBLISHER, PUBLISHES_AT_ONCE,
+    PUBLISHES_AT_ONCE_PER_PUBLISHER,
+};
+use aro_proto::message::PublishTerms;
 use aro_proto::transport::TransportSettings;
-use aro_proto::{NodeId, Tariff};
+use aro_proto::{AgentId, NodeId, Tariff};
 use settlement_chain::{Address, Keypair, Program, Signer};
 
 use crate::content::DEFAULT_HOT_BYTES;
@@ -26,6 +32,8 @@ pub struct NodeConfig {
     pub public_host: Option<String>,
     /// The price list. Default free.
     pub tariff: Tariff,
+    /// Who may give contents to this node, and on which terms. Default nobody.
+    pub publish: PublishConfig,
     /// Address of the settlement program. Default that of local chains.
     pub program: Address,
     /// Who gets this node's vouchers; without any, they only gather. The one that the node's account names on chain may
@@ -89,6 +97,74 @@ pub struct NodeConfig {
     pub shutdown_grace_ms: u64,
 }
 
+/// What a node takes from publishers, and from whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishConfig {
+    /// Who may publish. Default nobody.
+    pub publishers: Publishers,
+    /// The price of content bytes that are taken. Default free, which goes with listed publishers only.
+    pub tariff: Tariff,
+    /// Bytes of the largest content. Default 16 GiB.
+    pub max_content_bytes: u64,
+    /// Bytes that one publisher may have here, broken-off uploads included. Default 64 GiB.
+    pub quota_bytes_per_publisher: u64,
+    /// Bytes that all publishers may have here together. Default 256 GiB. Raise it only with the disk.
+    pub quota_bytes: u64,
+    /// Uploads at once. Default 64; each holds two batches, half a MiB.
+    pub max_at_once: usize,
+    /// Uploads at once of one publisher. Default 8.
+    pub max_at_once_per_publisher: usize,
+    /// Seconds for which a broken-off upload is kept, so that it can go on. Default one day.
+    pub partial_keep_s: u64,
+    /// Bytes of broken-off uploads that are kept; beyond it the oldest go first. Default 16 GiB.
+    pub max_partial_bytes: u64,
+}
+
+/// Who may publish at a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Publishers {
+    /// Nobody: contents are only added by hand.
+    #[default]
+    Nobody,
+    /// These keys, which sign the requests.
+    Listed(BTreeSet<AgentId>),
+    /// Anybody whose channel pays for it; the price must not be zero.
+    WhoPays,
+}
+
+impl Default for PublishConfig {
+    fn default() -> Self {
+        Self {
+            publishers: Publishers::Nobody,
+            tariff: Tariff::default(),
+            max_content_bytes: PUBLISH_CONTENT_BYTES,
+            quota_bytes_per_publisher: PUBLISH_QUOTA_PER_PUBLISHER,
+            quota_bytes: PUBLISH_QUOTA,
+            max_at_once: PUBLISHES_AT_ONCE,
+            max_at_once_per_publisher: PUBLISHES_AT_ONCE_PER_PUBLISHER,
+            partial_keep_s: PUBLISH_PARTIAL_KEEP_S,
+            max_partial_bytes: PUBLISH_PARTIAL_BYTES,
+        }
+    }
+}
+
+impl PublishConfig {
+    /// What the node's hello says of it; none if it takes nothing.
+    pub(crate) fn terms(&self) -> Option<PublishTerms> {
+        let is_open = self.publishers != Publishers::Nobody;
+        is_open.then_some(PublishTerms { tariff: self.tariff, max_content_bytes: self.max_content_bytes })
+    }
+
+    // r[impl publish.authorised]
+    pub(crate) fn allows(&self, publisher: &AgentId) -> bool {
+        match &self.publishers {
+            Publishers::Nobody => false,
+            Publishers::Listed(keys) => keys.contains(publisher),
+            Publishers::WhoPays => !self.tariff.is_free(),
+        }
+    }
+}
+
 /// A key that pays fees. It shows its address and never its secret.
 #[derive(Clone)]
 pub struct FeeKey(Arc<Keypair>);
@@ -133,6 +209,7 @@ impl NodeConfig {
             endpoints: 1,
             public_host: None,
             tariff: Tariff::default(),
+            publish: PublishConfig::default(),
             program: Program::local().id,
             operators: Vec::new(),
             fee_key: None,
@@ -197,6 +274,21 @@ mod tests {
         for bad in ["", "x@127.0.0.1:1", &format!("{id}"), &format!("{id}@host"), &format!("{id}@:1")] {
             assert!(bad.parse::<OperatorEndpoint>().is_err(), "{bad}");
         }
+    }
+
+    // r[verify publish.authorised]
+    #[test]
+    fn nobody_publishes_by_default_and_nobody_unlisted_for_nothing() {
+        let (listed, other) = (AgentId::from_bytes([1; 32]), AgentId::from_bytes([2; 32]));
+        let allowed = |publishers, per_mib| {
+            let config = PublishConfig { publishers, tariff: Tariff { per_mib }, ..PublishConfig::default() };
+            [config.allows(&listed), config.allows(&other)]
+        };
+        assert_eq!(PublishConfig::default().terms(), None);
+        assert_eq!(allowed(Publishers::Nobody, 1), [false, false]);
+        assert_eq!(allowed(Publishers::Listed([listed].into()), 0), [true, false]);
+        assert_eq!(allowed(Publishers::WhoPays, 1), [true, true]);
+        assert_eq!(allowed(Publishers::WhoPays, 0), [false, false]);
     }
 
     #[test]

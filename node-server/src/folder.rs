@@ -6,6 +6,7 @@
 //! contents/     see `add`          ledger.redb vouchers          control.sock   while it serves
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aro_proto::transport::Congestion;
-use aro_proto::{SecretKey, Tariff};
-use node_server::{FeeKey, NodeConfig, OperatorEndpoint};
+use aro_proto::{AgentId, SecretKey, Tariff};
+use node_server::{FeeKey, NodeConfig, OperatorEndpoint, PublishConfig, Publishers};
 use serde::{Deserialize, Serialize};
 use settlement_chain::{Address, ChainClient, Keypair, connect, keyfile};
 
@@ -47,6 +48,9 @@ pub(crate) struct Settings {
     pub(crate) small_contents_bytes: Option<usize>,
     /// Base units of $ARO per MiB.
     pub(crate) price_per_mib: u64,
+    /// Who may publish here, and on which terms; nobody if it is not there.
+    #[serde(default)]
+    pub(crate) publish: Option<PublishSettings>,
     /// `<operator id>@<host>:<port>` of each that gets vouchers. An older file has one `operator`.
     #[serde(default, alias = "operator", deserialize_with = "one_or_many")]
     pub(crate) operators: Vec<String>,
@@ -83,6 +87,49 @@ pub(crate) struct Settings {
     /// Bytes of memory for what is asked for most.
     #[serde(default)]
     pub(crate) hot_bytes: Option<usize>,
+}
+
+/// `publish` of `config.json`. What is not there has the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PublishSettings {
+    /// The keys that may publish.
+    pub(crate) publishers: Vec<String>,
+    /// Whether everybody may who pays; the price must then not be zero.
+    pub(crate) anybody_who_pays: bool,
+    /// Base units of $ARO per MiB that is taken.
+    pub(crate) price_per_mib: u64,
+    /// Bytes of the largest content.
+    pub(crate) max_content_bytes: Option<u64>,
+    /// Bytes that one publisher may have here.
+    pub(crate) quota_bytes_per_publisher: Option<u64>,
+    /// Bytes that all publishers may have here together.
+    pub(crate) quota_bytes: Option<u64>,
+}
+
+impl PublishSettings {
+    fn config(&self) -> Result<PublishConfig, Failure> {
+        let wrong = |message: String| Failure::usage(message, "correct `publish` in config.json");
+        if self.anybody_who_pays && self.price_per_mib == 0 {
+            return Err(wrong("anybody who pays may publish, but the price is 0".into()));
+        }
+        let keys = self.publishers.iter().map(|key| key.parse()).collect::<Result<BTreeSet<AgentId>, _>>();
+        let keys = keys.map_err(|error| wrong(error.to_string()))?;
+        let publishers = match (self.anybody_who_pays, keys.is_empty()) {
+            (true, _) => Publishers::WhoPays,
+            (false, true) => Publishers::Nobody,
+            (false, false) => Publishers::Listed(keys),
+        };
+        let default = PublishConfig::default();
+        Ok(PublishConfig {
+            publishers,
+            tariff: Tariff { per_mib: self.price_per_mib },
+            max_content_bytes: self.max_content_bytes.unwrap_or(default.max_content_bytes),
+            quota_bytes_per_publisher: self.quota_bytes_per_publisher.unwrap_or(default.quota_bytes_per_publisher),
+            quota_bytes: self.quota_bytes.unwrap_or(default.quota_bytes),
+            ..default
+        })
+    }
 }
 
 /// A node's folder with its settings read.
@@ -144,6 +191,7 @@ impl Folder {
             listen,
             public_host: public_host.clone(),
             tariff: Tariff { per_mib: price_per_mib },
+            publish: self.settings.publish.clone().unwrap_or_default().config()?,
             program: self.program_id()?,
             operators: operators.map_err(|error| Failure::usage(error, "correct `operators` in config.json"))?,
             ..NodeConfig::new(&self.dir)

@@ -26,8 +26,8 @@
 //! |-------------|--------------------------------------------------------------------------|
 //! | `node`      | start, status, shutdown                                                  |
 //! | `transport` | endpoint, frames, connections, the control stream                        |
-//! | `service`   | requests: describe and fetch                                             |
-//! | `content`   | contents on disk: imported and hashed once, read in batches              |
+//! | `service`   | requests: describe, fetch and publish                                    |
+//! | `content`   | contents on disk: imported or uploaded, hashed once, read in batches     |
 //! | `channels`  | one payee for each channel, and the follower that keeps them current     |
 //! | `ledger`    | vouchers in redb, by group commit, before they give credit               |
 //! | `handoff`   | the best vouchers to the operators, until the chain has taken them       |
@@ -51,7 +51,7 @@ mod watch;
 pub use account::{
     AccountError, NodeChange, NodeTerms, Registered, Registration, Withdrawn, register, update, withdraw,
 };
-pub use config::{FeeKey, NodeConfig, OperatorEndpoint, OperatorEndpointError};
+pub use config::{FeeKey, NodeConfig, OperatorEndpoint, OperatorEndpointError, PublishConfig, Publishers};
 pub use content::{ContentStore, StoreError, Stored, StoredContent};
 pub use error::{HandoffError, ShutdownError, StartError};
 pub use handoff::{HandedVoucher, HandoffReport};

@@ -15,10 +15,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::channels::{Channels, Freshness, PaidChannel, follow};
 use crate::config::{FeeKey, NodeConfig};
-use crate::content::ContentStore;
+use crate::content::{ContentStore, Shelf};
 use crate::error::{HandoffError, ShutdownError, StartError};
 use crate::handoff::{self, Desk, HandoffReport};
 use crate::ledger::{Committer, RedbLedger};
+use crate::service;
 use crate::shared::{Bell, Counters, OnChain, Phase, Shared};
 use crate::status::{self, NodeStatus};
 use crate::transport::{ConnectionSlots, run_accepting, server_endpoints};
@@ -80,6 +81,8 @@ impl Node {
         let store = ContentStore::open_with(&config.dir, config.hot_bytes)?;
         let store = store.with_small_contents(config.small_contents_bytes);
         let ledger = Arc::new(RedbLedger::open(&config.dir)?);
+        // Only now: the ledger is locked, so no other node is at the uploads.
+        let shelf = Shelf::open(&config.dir, &store, config.publish.clone())?;
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
         let mint = reads::config(&*chain, &program).await?.mint;
@@ -102,7 +105,7 @@ impl Node {
             registered: watch::Sender::new(on_chain),
             freshness: Freshness::new(Duration::from_secs(config.stale_after_s), blind, Clock::now()),
             desks: config.operators.iter().cloned().map(Desk::new).collect(),
-            channels: Channels::new(config.tariff, owner_bytes, Arc::clone(&ledger))?,
+            channels: Channels::new(config.tariff, config.publish.tariff, owner_bytes, Arc::clone(&ledger))?,
             slots: ConnectionSlots::new(config.max_connections, config.max_connections_per_ip),
             requests: Semaphore::new(config.max_requests),
             committer: handle,
@@ -115,6 +118,7 @@ impl Node {
             chain,
             program,
             store,
+            shelf,
             ledger,
             config,
             _alive: alive,
@@ -135,6 +139,7 @@ impl Node {
         let interval = Duration::from_millis(shared.config.follow_interval_ms);
         tasks.spawn(follow::run(Arc::clone(&shared), interval));
         tasks.spawn(tower::run(Arc::clone(&shared)));
+        tasks.spawn(service::sweep_uploads(Arc::clone(&shared)));
         tracing::info!(node = %id, %local_addr, "serving");
         Ok(RunningNode { shared, endpoints, local_addr, tasks, committer, gone })
     }

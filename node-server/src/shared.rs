@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::channels::{Channels, Freshness};
 use crate::config::NodeConfig;
-use crate::content::ContentStore;
+use crate::content::{ContentStore, Shelf};
 use crate::handoff::Desk;
 use crate::ledger::{CommitterHandle, RedbLedger};
 use crate::transport::ConnectionSlots;
@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     /// One for each operator of the configuration.
     pub(crate) desks: Vec<Desk>,
     pub(crate) store: ContentStore,
+    pub(crate) shelf: Shelf,
     pub(crate) ledger: Arc<RedbLedger>,
     pub(crate) channels: Channels,
     pub(crate) committer: CommitterHandle,
@@ -90,7 +91,9 @@ pub(crate) enum Phase {
 pub(crate) struct Counters {
     /// Content bytes handed to the transport.
     pub(crate) content_bytes: AtomicU64,
-    /// Requests answered with content or a description.
+    /// Content bytes taken from publishers.
+    pub(crate) taken_bytes: AtomicU64,
+    /// Requests answered with content, a description or a receipt.
     pub(crate) answered: AtomicU64,
     /// Requests refused.
     pub(crate) refused: AtomicU64,

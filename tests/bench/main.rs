@@ -7,6 +7,7 @@ mod connections;
 mod import;
 mod latency;
 mod lossy;
+mod publish;
 mod ranges;
 mod raw;
 mod report;
@@ -33,6 +34,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// Uploads to durable storage, beside hashing and writing the same bytes.
+    Publish(publish::Arguments),
     /// What closing, opening and refunding cost on chain, and how many vouchers an operator takes.
     Settlement(settlement::Arguments),
     /// What a node holds for an idle connection.
@@ -54,6 +57,7 @@ enum What {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match arguments.what {
+        What::Publish(arguments) => publish::measure(&arguments),
         What::Settlement(arguments) => settlement::measure(&arguments),
         What::Connections(arguments) => connections::measure(&arguments),
         What::Import(arguments) => import::measure(&arguments),

@@ -104,14 +104,14 @@ impl World {
     /// # Errors
     /// It cannot be registered or started.
     pub async fn node(&self, dir: &Path, tariff: Tariff, operator: &OperatorHere) -> Result<NodeHere> {
-        self.node_with(operator, NodeConfig { tariff, ..NodeConfig::new(dir) }).await
+        self.node_with(NodeConfig { tariff, ..NodeConfig::new(dir) }, operator).await
     }
 
-    /// The same with other settings; program and operators are filled in.
+    /// The same with other settings.
     ///
     /// # Errors
     /// It cannot be registered or started.
-    pub async fn node_with(&self, operator: &OperatorHere, config: NodeConfig) -> Result<NodeHere> {
+    pub async fn node_with(&self, config: NodeConfig, operator: &OperatorHere) -> Result<NodeHere> {
         let (owner, key) = (Keypair::new(), random_key()?);
         let registration = Registration {
             payer: &self.payer,

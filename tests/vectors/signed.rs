@@ -2,7 +2,7 @@
 
 use aro_proto::SecretKey;
 use aro_proto::identity::{Binding, EnvelopeError, Signed};
-use aro_proto::message::{Describe, Fetch, Message};
+use aro_proto::message::{Describe, Fetch, Message, Publish};
 use aro_proto::wire::FRAME_HEAD;
 
 use crate::file::Vector;
@@ -10,9 +10,10 @@ use crate::file::Vector;
 // r[verify request.signature.bound]
 #[test]
 fn signed_requests_hold_as_the_vectors_say() {
-    crate::run("signed", 6, |vector| match vector.header("message") {
+    crate::run("signed", 8, |vector| match vector.header("message") {
         "Describe" => check::<Describe>(vector),
         "Fetch" => check::<Fetch>(vector),
+        "Publish" => check::<Publish>(vector),
         other => panic!("no such message: {other}"),
     });
 }

@@ -3,6 +3,7 @@
 pub(crate) mod channel;
 pub(crate) mod get;
 pub(crate) mod keys;
+pub(crate) mod put;
 pub(crate) mod quote;
 pub(crate) mod wallet;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aro_proto::channel::StreamKey;
-use aro_proto::{Amount, ByteCount};
+use aro_proto::{Amount, ByteCount, Tariff};
 
 use crate::error::FetchError;
 use crate::transport::{BindStatus, Control, Session};
@@ -43,8 +43,20 @@ impl StreamAccount {
         price: Amount,
         lane: Option<Arc<Lane>>,
     ) -> Result<(), FetchError> {
+        let tariff = lane.as_ref().map(|lane| lane.tariff()).unwrap_or_default();
+        self.accept_at(bytes, price, tariff, lane)
+    }
+
+    /// The same for an upload, which has a price of its own.
+    pub(crate) fn accept_at(
+        &mut self,
+        bytes: ByteCount,
+        price: Amount,
+        tariff: Tariff,
+        lane: Option<Arc<Lane>>,
+    ) -> Result<(), FetchError> {
         if let Some(lane) = &lane {
-            lane.begin(StreamKey(self.stream), bytes, price)?;
+            lane.begin(StreamKey(self.stream), tariff, bytes, price)?;
             self.vouchers_before = lane.vouchers();
         }
         self.lane = lane;
@@ -63,7 +75,7 @@ impl StreamAccount {
         match (&self.lane, lane) {
             (Some(lane), _) => lane.grow(StreamKey(self.stream), bytes, price)?,
             (None, Some(lane)) => {
-                lane.begin(StreamKey(self.stream), bytes, price)?;
+                lane.begin(StreamKey(self.stream), lane.tariff(), bytes, price)?;
                 self.vouchers_before = lane.vouchers();
                 self.lane = Some(Arc::clone(lane));
             }
@@ -81,6 +93,11 @@ impl StreamAccount {
     /// The node refused: nothing was begun on either side.
     pub(crate) fn refused(&mut self) {
         self.is_open = false;
+    }
+
+    /// What was counted is all there is, although more was announced: the end of a stream came before its bound.
+    pub(crate) fn whole(&mut self) {
+        self.expected = Some(self.proven);
     }
 
     /// Counts proven bytes, and pays when enough have gathered.

@@ -1,10 +1,10 @@
 //! Fetching: one request, one answer, every byte proven before anyone sees it and before it is paid.
 
-mod account;
+pub(crate) mod account;
 mod many;
-mod progress;
+pub(crate) mod progress;
 mod receive;
-mod request;
+pub(crate) mod request;
 mod sink;
 
 use std::path::Path;

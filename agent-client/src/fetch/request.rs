@@ -235,11 +235,11 @@ pub(super) fn read_failure(session: &Session, error: &ReadError) -> FetchError {
     }
 }
 
-fn decode<M: Message>(session: &Session, frame: &Frame) -> Result<M, FetchError> {
+pub(crate) fn decode<M: Message>(session: &Session, frame: &Frame) -> Result<M, FetchError> {
     frame.decode().map_err(|error| broken_framing(session, error))
 }
 
-fn frame_failure(session: &Session, error: FrameError) -> FetchError {
+pub(crate) fn frame_failure(session: &Session, error: FrameError) -> FetchError {
     match error {
         FrameError::Read(error) => read_failure(session, &error),
         FrameError::Ended => FetchError::misbehaved(session.node(), Misbehaviour::Ended("an answer")),

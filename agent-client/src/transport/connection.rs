@@ -8,7 +8,7 @@ use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MINOR_VERSION};
 use aro_proto::message::{Bind, ChainIds, Hello, Message};
 use aro_proto::transport::{SERVER_NAME, client_config_with};
 use aro_proto::wire::encode_frame;
-use aro_proto::{Address, ChannelId, NodeId, error::close};
+use aro_proto::{Address, AgentId, ChannelId, NodeId, error::close};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::watch;
 
@@ -39,6 +39,13 @@ pub(crate) struct Session {
     wallet: Wallet,
     control: Control,
     channel: Option<ChannelId>,
+}
+
+/// An upload that was asked for: it goes out on `send` once the node is ready.
+pub(crate) struct Upload {
+    pub(crate) stream: u64,
+    pub(crate) send: SendStream,
+    pub(crate) recv: RecvStream,
 }
 
 /// A request on its way: what came back is read from `recv`.
@@ -124,6 +131,27 @@ impl Session {
             Ok(Exchange { stream, recv })
         };
         in_time("asking", limit_ms, asking).await
+    }
+
+    /// Sends a signed request on a stream of its own that stays open for what is to follow, as [`request`](Self::request)
+    /// does.
+    // r[impl request.first_flight]
+    pub(crate) async fn upload<M: Message>(&self, message: &M, limit_ms: u64) -> Result<Upload, FetchError> {
+        let asking = async {
+            let (mut send, recv) = self.connection.open_bi().await.map_err(|error| self.broken(&error))?;
+            let stream = stream_id(&send);
+            let signed = Signed::new(message, self.wallet.signer_key(), &Binding { exporter: self.exporter, stream })?;
+            if send.write_all(&signed.to_frame()).await.is_err() {
+                tracing::debug!(stream, "the node stopped reading the request");
+            }
+            Ok(Upload { stream, send, recv })
+        };
+        in_time("asking", limit_ms, asking).await
+    }
+
+    /// The key that signs requests.
+    pub(crate) fn signer(&self) -> AgentId {
+        self.wallet.signer()
     }
 
     /// False once the connection is closed, the node is going away, or the session has failed.

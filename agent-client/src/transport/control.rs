@@ -293,10 +293,12 @@ async fn take_in(frame: &Frame, control: &Control, setup: &LaneSetup) -> Result<
 
 async fn bind(bound: Bound, control: &Control, setup: &LaneSetup) -> Result<(), FetchError> {
     let status = &control.shared.status;
-    let tariff = status.borrow().hello.map(|hello| hello.tariff).unwrap_or_default();
+    let hello = status.borrow().hello;
+    let tariff = hello.map(|hello| hello.tariff).unwrap_or_default();
+    let publish = hello.and_then(|hello| hello.publish).map(|terms| terms.tariff).unwrap_or_default();
     let Some(record) = setup.record else { return Ok(()) };
     let (wallet, budget, prepay) = (setup.wallet.clone(), setup.budget.clone(), setup.prepay);
-    let open = move || Lane::open(wallet, budget, tariff, prepay, &record, &bound);
+    let open = move || Lane::open(wallet, budget, tariff, publish, prepay, &record, &bound);
     let (lane, resend) = blocking(open).await?;
     if let Some(voucher) = resend {
         control.post(&Pay { voucher });

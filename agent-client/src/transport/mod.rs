@@ -5,7 +5,7 @@ mod control;
 mod endpoint;
 mod framed;
 
-pub(crate) use connection::{Exchange, Session, SessionSetup};
-pub(crate) use control::{BindStatus, Control};
+pub(crate) use connection::{Exchange, Session, SessionSetup, Upload};
+pub(crate) use control::{BindStatus, Control, Status};
 pub(crate) use endpoint::Endpoints;
 pub(crate) use framed::{Frame, FrameError, read_any_frame};

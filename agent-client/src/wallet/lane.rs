@@ -30,7 +30,7 @@ struct Books {
     /// Permits of all open streams in one, less what was signed.
     pot: SpendPermit,
     /// Content bytes that open streams may still bring.
-    left: HashMap<StreamKey, ByteCount>,
+    left: HashMap<StreamKey, (Tariff, ByteCount)>,
     vouchers: u64,
 }
 
@@ -42,6 +42,7 @@ impl Lane {
         wallet: Wallet,
         guard: BudgetGuard,
         tariff: Tariff,
+        publish: Tariff,
         prepay: Amount,
         record: &ChannelRecord,
         bound: &Bound,
@@ -55,6 +56,7 @@ impl Lane {
         let conceded = Charge::from_parts(record.conceded);
         let mut payer =
             Payer::new(record.terms(wallet.signer()), tariff, record.signed, prepay).with_conceded(conceded);
+        payer = payer.with_price(publish);
         let watermark = bound.watermark.map(|shown| off_wire(channel, shown));
         let outcome = payer
             .reconcile(watermark, Charge::from_parts(bound.billed))
@@ -72,16 +74,27 @@ impl Lane {
         Ok((Self { wallet, guard, tariff, channel, books }, resend.map(on_wire)))
     }
 
+    /// What content costs at the node.
+    pub(crate) fn tariff(&self) -> Tariff {
+        self.tariff
+    }
+
     pub(crate) fn channel(&self) -> ChannelId {
         self.channel
     }
 
-    /// Announces an answer: its price is set aside in the budget and in the deposit.
-    pub(crate) fn begin(&self, stream: StreamKey, bytes: ByteCount, price: Amount) -> Result<(), FetchError> {
+    /// Announces an answer or an upload: its price is set aside in the budget and in the deposit.
+    pub(crate) fn begin(
+        &self,
+        stream: StreamKey,
+        tariff: Tariff,
+        bytes: ByteCount,
+        price: Amount,
+    ) -> Result<(), FetchError> {
         let permit = self.guard.reserve(Spending::Vouchers, price)?;
         let mut books = self.lock();
-        books.payer.begin(stream, bytes).map_err(|error| self.unable(error))?;
-        books.left.insert(stream, bytes);
+        books.payer.begin_at(stream, tariff, bytes).map_err(|error| self.unable(error))?;
+        books.left.insert(stream, (tariff, bytes));
         books.pot.merge(permit).expect(ONE_GUARD);
         Ok(())
     }
@@ -91,8 +104,9 @@ impl Lane {
         let permit = self.guard.reserve(Spending::Vouchers, price)?;
         let mut books = self.lock();
         books.payer.grow(stream, bytes).map_err(|error| self.unable(error))?;
-        let left = books.left.entry(stream).or_default();
-        *left = ByteCount::new(left.get().saturating_add(bytes.get()));
+        if let Some((_, left)) = books.left.get_mut(&stream) {
+            *left = left.saturating_add(bytes);
+        }
         books.pot.merge(permit).expect(ONE_GUARD);
         Ok(())
     }
@@ -102,10 +116,10 @@ impl Lane {
     pub(crate) fn proved(&self, stream: StreamKey, bytes: ByteCount) -> (Amount, bool) {
         let mut books = self.lock();
         let before = books.payer.owes().to_amount();
-        books.payer.proved(stream, bytes).expect("the decoder proves no more than the head announced");
+        books.payer.proved(stream, bytes).expect("no more is counted than the head announced");
         let after = books.payer.owes().to_amount();
         let rise = after.unwrap_or_default().saturating_sub(before.unwrap_or_default());
-        if let Some(left) = books.left.get_mut(&stream) {
+        if let Some((_, left)) = books.left.get_mut(&stream) {
             *left = left.saturating_sub(bytes);
         }
         (rise, books.payer.due(false).is_some())
@@ -117,7 +131,7 @@ impl Lane {
         if books.left.remove(&stream).is_some() {
             books.payer.end(stream).expect("a stream that is counted here is open in the machine");
         }
-        books.trim(&self.tariff);
+        books.trim();
     }
 
     /// Whether [`pay`](Self::pay) has a voucher to sign. Cheap, and never blocks on a disk.
@@ -154,14 +168,14 @@ impl Lane {
             Ok(signed) => {
                 books.payer.record_signed(cumulative);
                 books.vouchers += 1;
-                books.trim(&self.tariff);
+                books.trim();
                 Ok(Some(on_wire(signed)))
             }
             Err((permit, error)) => {
                 books.pot.merge(permit).expect(ONE_GUARD);
                 let WalletError::NotRising { signed, .. } = error else { return Err(error.into()) };
                 books.payer.record_signed(signed);
-                books.trim(&self.tariff);
+                books.trim();
                 drop(books);
                 self.last_voucher()
             }
@@ -231,9 +245,9 @@ impl Lane {
 impl Books {
     /// Gives back what neither unpaid proven bytes nor open streams can need. Each part is rounded up by itself, so
     /// the sum never falls short of what will be signed.
-    fn trim(&mut self, tariff: &Tariff) {
+    fn trim(&mut self) {
         let unpaid = self.payer.owes().to_amount().unwrap_or(self.pot.amount()).saturating_sub(self.payer.signed());
-        let open = self.left.values().map(|bytes| tariff.price(*bytes).unwrap_or(self.pot.amount()));
+        let open = self.left.values().map(|(tariff, bytes)| tariff.price(*bytes).unwrap_or(self.pot.amount()));
         let needed = open.fold(unpaid, Amount::saturating_add);
         self.pot.shrink_to(needed);
     }
@@ -288,7 +302,8 @@ mod tests {
                 window: Amount::new(100),
             };
             let (wallet, guard) = (self.wallet.clone(), self.guard.clone());
-            Lane::open(wallet, guard, Tariff { per_mib: 100 }, Amount::ZERO, &self.record, &bound).unwrap().0
+            let tariff = Tariff { per_mib: 100 };
+            Lane::open(wallet, guard, tariff, tariff, Amount::ZERO, &self.record, &bound).unwrap().0
         }
 
         fn signed(&self) -> u64 {
@@ -301,7 +316,7 @@ mod tests {
     }
 
     fn begin_and_prove(lane: &Lane, proven: u64) {
-        lane.begin(A, ByteCount::new(4 * MIB), Amount::new(400)).unwrap();
+        lane.begin(A, lane.tariff(), ByteCount::new(4 * MIB), Amount::new(400)).unwrap();
         lane.proved(A, ByteCount::new(proven));
     }
 

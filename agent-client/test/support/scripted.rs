@@ -277,6 +277,7 @@ impl ScriptedNode {
                     }
                     let chain = if let Script::Chain(ids) = script { ids } else { self.inner.chain_ids };
                     let hello = NodeHello {
+                        publish: None,
                         minor_version: 0,
                         chain,
                         tariff: self.inner.tariff,

@@ -139,6 +139,12 @@ impl Payee {
     /// Admits a request: reserves the charge of its `content_bytes` in the deposit.
     // r[impl channel.reserve]
     pub fn begin(&mut self, stream: StreamKey, content_bytes: ByteCount) -> Result<(), BeginError> {
+        self.begin_at(stream, self.tariff, content_bytes)
+    }
+
+    /// The same for a stream with a price of its own, such as an upload: that price measures its window too.
+    // r[impl channel.stream.price]
+    pub fn begin_at(&mut self, stream: StreamKey, tariff: Tariff, content_bytes: ByteCount) -> Result<(), BeginError> {
         if self.action(Event::Begin) == Action::Refuse {
             return Err(BeginError::ChannelClosing);
         }
@@ -146,13 +152,13 @@ impl Payee {
             return Err(BeginError::DuplicateStream(stream));
         }
         // r[impl channel.cancel.settle]
-        if self.disputed() > dispute_limit(self.window(), &self.tariff) {
+        if self.disputed() > dispute_limit(credit_window(self.paid(), &tariff), &tariff) {
             return Err(BeginError::Unpaid { owed: self.owed().to_amount().unwrap_or(self.terms.deposit) });
         }
-        if let Some(missing) = self.streams.missing(self.billed, self.terms.deposit, &self.tariff, content_bytes) {
+        if let Some(missing) = self.streams.missing(self.billed, self.terms.deposit, &tariff, content_bytes) {
             return Err(BeginError::DepositExhausted { missing });
         }
-        self.streams.open(stream, &self.tariff, content_bytes);
+        self.streams.open(stream, &tariff, content_bytes);
         Ok(())
     }
 
@@ -167,11 +173,12 @@ impl Payee {
             return Err(SendError::BatchTooLarge(bytes));
         }
         self.streams.check(stream, bytes)?;
-        let billed = add(self.billed, self.tariff.charge(bytes));
-        if billed > add(Charge::from_amount(self.paid()), Charge::from_amount(self.window())) {
+        let tariff = self.streams.tariff(stream)?;
+        let (paid, billed) = (self.paid(), add(self.billed, tariff.charge(bytes)));
+        if billed > add(Charge::from_amount(paid), Charge::from_amount(credit_window(paid, &tariff))) {
             return Ok(Permit::Wait);
         }
-        self.streams.count(stream, &self.tariff, bytes)?;
+        self.streams.count(stream, bytes)?;
         self.billed = billed;
         Ok(Permit::Granted)
     }
@@ -184,10 +191,10 @@ impl Payee {
     /// `None` comes back for a stream that is not open, as when both sides end it at once.
     // r[impl channel.cancel.settle]
     pub fn end(&mut self, stream: StreamKey, proven: Option<ByteCount>) -> Option<Settled> {
-        let sent = self.streams.close(stream, &self.tariff).ok()?;
+        let (sent, tariff) = self.streams.close(stream).ok()?;
         let lost = sent.saturating_sub(proven.unwrap_or(sent));
-        let difference = self.tariff.charge(lost);
-        let left = counting_allowance(self.paid(), &self.tariff).saturating_sub(self.forgiven);
+        let difference = tariff.charge(lost);
+        let left = counting_allowance(self.paid(), &tariff).saturating_sub(self.forgiven);
         let forgiven = difference.min(left);
         let disputed = difference.saturating_sub(forgiven);
         self.billed = self.billed.saturating_sub(forgiven);
@@ -242,7 +249,13 @@ impl Payee {
         self.disputed = self.disputed();
     }
 
-    /// What is delivered and not paid. Never more than [`window`](Self::window).
+    /// What an open stream is billed at.
+    pub fn tariff_of(&self, stream: StreamKey) -> Option<Tariff> {
+        self.streams.tariff(stream).ok()
+    }
+
+    /// What is delivered or taken and not paid. Never more than the [`window`](Self::window) at the price of the
+    /// stream that was billed last.
     pub fn owed(&self) -> Charge {
         self.billed.saturating_sub(Charge::from_amount(self.paid()))
     }

@@ -17,6 +17,8 @@ use crate::tariff::{Charge, Tariff};
 pub struct Payer {
     terms: ChannelTerms,
     tariff: Tariff,
+    /// The dearest price that the node's streams may have: measures what a broken connection explains.
+    dearest: Tariff,
     prepay: Amount,
     signed: Amount,
     accepted: Amount,
@@ -106,6 +108,7 @@ impl Payer {
         Self {
             terms,
             tariff,
+            dearest: tariff,
             prepay,
             signed,
             accepted: terms.settled,
@@ -123,35 +126,48 @@ impl Payer {
         self
     }
 
+    /// The same, towards a node whose streams have other prices too, such as that of uploads.
+    pub fn with_price(mut self, other: Tariff) -> Self {
+        self.dearest.per_mib = self.dearest.per_mib.max(other.per_mib);
+        self
+    }
+
     /// Announces a request for `content_bytes`: reserves its charge in the deposit.
     // r[impl channel.reserve]
     pub fn begin(&mut self, stream: StreamKey, content_bytes: ByteCount) -> Result<(), PayerError> {
+        self.begin_at(stream, self.tariff, content_bytes)
+    }
+
+    /// The same for a stream with a price of its own, such as an upload.
+    // r[impl channel.stream.price]
+    pub fn begin_at(&mut self, stream: StreamKey, tariff: Tariff, content_bytes: ByteCount) -> Result<(), PayerError> {
         if self.terms.state != ChannelState::Open {
             return Err(PayerError::ChannelNotOpen);
         }
         if self.streams.contains(stream) {
             return Err(PayerError::DuplicateStream(stream));
         }
-        if let Some(missing) = self.streams.missing(self.owes, self.terms.deposit, &self.tariff, content_bytes) {
+        if let Some(missing) = self.streams.missing(self.owes, self.terms.deposit, &tariff, content_bytes) {
             return Err(PayerError::DepositExhausted { missing });
         }
-        self.streams.open(stream, &self.tariff, content_bytes);
+        self.streams.open(stream, &tariff, content_bytes);
         Ok(())
     }
 
     /// Announces `content_bytes` more on an open stream, where one request brings several contents: reserves their charge
     /// too.
     pub fn grow(&mut self, stream: StreamKey, content_bytes: ByteCount) -> Result<(), PayerError> {
-        if let Some(missing) = self.streams.missing(self.owes, self.terms.deposit, &self.tariff, content_bytes) {
+        let tariff = self.streams.tariff(stream)?;
+        if let Some(missing) = self.streams.missing(self.owes, self.terms.deposit, &tariff, content_bytes) {
             return Err(PayerError::DepositExhausted { missing });
         }
-        Ok(self.streams.grow(stream, &self.tariff, content_bytes)?)
+        Ok(self.streams.grow(stream, content_bytes)?)
     }
 
-    /// Counts `bytes` of content that have just been proven.
+    /// Counts `bytes` of content that have just been proven: here, or in an upload by the node, which says so.
     // r[impl channel.pay_proven_only]
     pub fn proved(&mut self, stream: StreamKey, bytes: ByteCount) -> Result<(), PayerError> {
-        let charge = self.streams.count(stream, &self.tariff, bytes)?;
+        let charge = self.streams.count(stream, bytes)?;
         self.owes = add(self.owes, charge);
         self.is_guess = false;
         Ok(())
@@ -160,7 +176,7 @@ impl Payer {
     /// Ends a stream, whole or cancelled, and releases the rest of its reservation. Returns the proven bytes: what
     /// to tell the node if the stream was cancelled.
     pub fn end(&mut self, stream: StreamKey) -> Result<ByteCount, PayerError> {
-        Ok(self.streams.close(stream, &self.tariff)?)
+        Ok(self.streams.close(stream)?.0)
     }
 
     /// The node says what it has accepted and what window it gives now. A window below the protocol's least is not
@@ -185,7 +201,7 @@ impl Payer {
         let ahead = Charge::from_amount(self.prepay).min(self.streams.reserved());
         let goal = add(self.owes, ahead).to_amount().unwrap_or(self.terms.deposit).min(self.terms.deposit);
         let rise = goal.saturating_sub(self.signed);
-        let enough = if flush { LEAST } else { payment_step(self.window, &self.tariff) };
+        let enough = if flush { LEAST } else { self.step() };
         (rise >= enough).then_some(Due { cumulative: goal })
     }
 
@@ -263,6 +279,15 @@ impl Payer {
         !self.streams.is_empty()
     }
 
+    /// The least step of the open streams: where a cheap one waits at its window, a dear one's step may never come.
+    fn step(&self) -> Amount {
+        let step_at = |tariff: Tariff| {
+            let window = if tariff == self.tariff { self.window } else { credit_window(self.accepted, &tariff) };
+            payment_step(window, &tariff)
+        };
+        self.streams.tariffs().map(step_at).min().unwrap_or_else(|| step_at(self.tariff))
+    }
+
     /// Takes up an amount that we have signed by all evidence, although our record does not know it.
     fn adopt(&mut self, cumulative: Amount) -> bool {
         let is_news = cumulative > self.signed;
@@ -291,7 +316,7 @@ impl Payer {
         // What open streams may still bring is no difference yet.
         let explained = add(self.owes, self.streams.reserved());
         let difference = billed.saturating_sub(explained);
-        let left = counting_allowance(self.signed, &self.tariff).saturating_sub(self.conceded);
+        let left = counting_allowance(self.signed, &self.dearest).saturating_sub(self.conceded);
         let room = Charge::from_amount(self.terms.deposit).saturating_sub(explained);
         if difference > left.min(room) {
             let amount = |charge: Charge| charge.to_amount().unwrap_or(Amount::new(u64::MAX));

@@ -20,7 +20,7 @@ pub(super) enum CountError {
     Beyond { stream: StreamKey, left: ByteCount },
 }
 
-/// Open streams, each with its total and how much of it has been counted.
+/// Open streams, each with its price, its total and how much of it has been counted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Streams {
     open: HashMap<StreamKey, Progress>,
@@ -30,6 +30,7 @@ pub(super) struct Streams {
 
 #[derive(Clone, Copy, Debug)]
 struct Progress {
+    tariff: Tariff,
     total: ByteCount,
     counted: ByteCount,
 }
@@ -62,14 +63,25 @@ impl Streams {
     /// Opens a stream that [`missing`](Self::missing) found room for.
     pub(super) fn open(&mut self, stream: StreamKey, tariff: &Tariff, total: ByteCount) {
         self.reserved = add(self.reserved, tariff.charge(total));
-        self.open.insert(stream, Progress { total, counted: ByteCount::ZERO });
+        self.open.insert(stream, Progress { tariff: *tariff, total, counted: ByteCount::ZERO });
+    }
+
+    /// What a stream is billed at.
+    pub(super) fn tariff(&self, stream: StreamKey) -> Result<Tariff, CountError> {
+        self.open.get(&stream).map(|progress| progress.tariff).ok_or(CountError::Unknown(stream))
+    }
+
+    /// The prices of the open streams.
+    pub(super) fn tariffs(&self) -> impl Iterator<Item = Tariff> + '_ {
+        self.open.values().map(|progress| progress.tariff)
     }
 
     /// Lets a stream bring more, which [`missing`](Self::missing) found room for.
-    pub(super) fn grow(&mut self, stream: StreamKey, tariff: &Tariff, more: ByteCount) -> Result<(), CountError> {
+    pub(super) fn grow(&mut self, stream: StreamKey, more: ByteCount) -> Result<(), CountError> {
         let progress = self.open.get_mut(&stream).ok_or(CountError::Unknown(stream))?;
         progress.total = ByteCount::new(progress.total.get().saturating_add(more.get()));
-        self.reserved = add(self.reserved, tariff.charge(more));
+        let charge = progress.tariff.charge(more);
+        self.reserved = add(self.reserved, charge);
         Ok(())
     }
 
@@ -81,21 +93,21 @@ impl Streams {
     }
 
     /// Counts `bytes`: their charge leaves the reservation and is returned.
-    pub(super) fn count(&mut self, stream: StreamKey, tariff: &Tariff, bytes: ByteCount) -> Result<Charge, CountError> {
+    pub(super) fn count(&mut self, stream: StreamKey, bytes: ByteCount) -> Result<Charge, CountError> {
         self.check(stream, bytes)?;
         let progress = self.open.get_mut(&stream).ok_or(CountError::Unknown(stream))?;
         progress.counted = progress.counted.saturating_add(bytes);
-        let charge = tariff.charge(bytes);
+        let charge = progress.tariff.charge(bytes);
         self.reserved = self.reserved.saturating_sub(charge);
         Ok(charge)
     }
 
-    /// Closes a stream, releases what it did not use, and returns what it counted.
-    pub(super) fn close(&mut self, stream: StreamKey, tariff: &Tariff) -> Result<ByteCount, CountError> {
+    /// Closes a stream, releases what it did not use, and returns what it counted and at which price.
+    pub(super) fn close(&mut self, stream: StreamKey) -> Result<(ByteCount, Tariff), CountError> {
         let progress = self.open.remove(&stream).ok_or(CountError::Unknown(stream))?;
         let unused = progress.total.saturating_sub(progress.counted);
-        self.reserved = self.reserved.saturating_sub(tariff.charge(unused));
-        Ok(progress.counted)
+        self.reserved = self.reserved.saturating_sub(progress.tariff.charge(unused));
+        Ok((progress.counted, progress.tariff))
     }
 }
 

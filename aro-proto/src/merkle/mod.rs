@@ -37,6 +37,8 @@ mod builder;
 mod decode;
 mod encode;
 mod geometry;
+mod hasher;
+mod inner;
 mod outboard;
 mod ranges;
 #[doc(hidden)]
@@ -50,6 +52,8 @@ pub use builder::{OutboardBuilder, SizeMismatch};
 pub use decode::{Decoder, ProvenLeaf, SizeTooLarge, VerifyError};
 pub use encode::{Encoder, Step};
 pub use geometry::{GroupIndex, GroupSize, GroupSizeError, PAIR_LEN, ParentIndex};
+pub use hasher::ContentHasher;
+pub use inner::inner_pairs;
 pub use outboard::{Outboard, OutboardError, PreOrderOutboard, outboard_len, parent_offset};
 pub use ranges::{ByteRanges, RangesError};
 

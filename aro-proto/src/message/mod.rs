@@ -22,6 +22,10 @@
 //! | 0x23 | [`FetchHead`]      | request | node → agent          |        |
 //! | 0x24 | [`Handoff`]        | request | node → operator       | yes    |
 //! | 0x25 | [`HandoffAck`]     | request | operator → node       |        |
+//! | 0x26 | [`Publish`]        | request | agent → node          | yes    |
+//! | 0x27 | [`PublishHead`]    | request | node → agent          |        |
+//! | 0x28 | [`Taken`]          | request | node → agent          |        |
+//! | 0x29 | [`Published`]      | request | node → agent          | itself |
 //! | 0x3f | [`Refused`]        | both    | server → client       |        |
 
 mod describe;
@@ -29,6 +33,7 @@ mod fetch;
 mod handoff;
 mod hello;
 mod payment;
+mod publish;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +43,9 @@ pub use fetch::{Fetch, FetchHead, FetchItem};
 pub use handoff::{Handoff, HandoffAck, HandoffVerdict, HandoffVoucher};
 pub use hello::{ChainIds, Goaway, Hello, NodeHello, OperatorHello};
 pub use payment::{Bind, Bound, Credit, Pay, PayRefused, StreamEnd, ToppedUp, VoucherOnWire};
+pub use publish::{
+    Publish, PublishHead, PublishReceipt, PublishTerms, Published, SignedPublishReceipt, TRAILER_LEN, Taken, Trailer,
+};
 
 use crate::error::Refusal;
 use crate::wire::DecodeError;

@@ -33,6 +33,19 @@ pub fn read_extensions(mut bytes: &[u8]) -> Result<Vec<Extension<'_>>, DecodeErr
     Ok(fields)
 }
 
+/// Writes one optional field behind a message's own fields, which the caller keeps in the order of their tags.
+pub(crate) fn write_extension(body: &mut Vec<u8>, field: Extension<'_>) {
+    write_varint(body, field.tag);
+    write_varint(body, field.value.len() as u64);
+    body.extend_from_slice(field.value);
+}
+
+fn write_varint(body: &mut Vec<u8>, value: u64) {
+    let mut room = [0; 10];
+    let written = postcard::to_slice(&value, &mut room).expect("a u64 varint takes at most 10 bytes");
+    body.extend_from_slice(written);
+}
+
 fn read_varint(bytes: &[u8]) -> Result<(u64, &[u8]), DecodeError> {
     postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Truncated)
 }
@@ -66,15 +79,7 @@ mod tests {
 
     fn write_extensions(body: &mut Vec<u8>, fields: &[Extension<'_>]) {
         for field in fields {
-            write_varint(body, field.tag);
-            write_varint(body, field.value.len() as u64);
-            body.extend_from_slice(field.value);
+            write_extension(body, *field);
         }
-    }
-
-    fn write_varint(body: &mut Vec<u8>, value: u64) {
-        let mut room = [0; 10];
-        let written = postcard::to_slice(&value, &mut room).expect("a u64 varint takes at most 10 bytes");
-        body.extend_from_slice(written);
     }
 }

@@ -26,6 +26,8 @@ use crate::ledger::{Handed, LedgerError, RedbLedger};
 /// All channels to this node that the chain has, as far as it was followed.
 pub(crate) struct Channels {
     tariff: Tariff,
+    /// The dearest of the node's prices: measures what owners may owe.
+    dearest: Tariff,
     /// Bytes' worth that one owner's channels may owe together.
     owner_bytes: ByteCount,
     ledger: Arc<RedbLedger>,
@@ -49,9 +51,15 @@ pub(crate) enum ChannelError {
 
 impl Channels {
     /// No channels yet; vouchers come from the ledger when the chain shows their channels.
-    pub(crate) fn new(tariff: Tariff, owner_bytes: ByteCount, ledger: Arc<RedbLedger>) -> Result<Self, LedgerError> {
+    pub(crate) fn new(
+        tariff: Tariff,
+        publish: Tariff,
+        owner_bytes: ByteCount,
+        ledger: Arc<RedbLedger>,
+    ) -> Result<Self, LedgerError> {
         let handed = ledger.handed()?.into_iter().collect();
-        Ok(Self { tariff, owner_bytes, ledger, handed, known: Mutex::default(), owners: Mutex::default() })
+        let dearest = Tariff { per_mib: tariff.per_mib.max(publish.per_mib) };
+        Ok(Self { tariff, dearest, owner_bytes, ledger, handed, known: Mutex::default(), owners: Mutex::default() })
     }
 
     /// A channel, if it is known.
@@ -95,7 +103,7 @@ impl Channels {
         if let Some(tab) = owners.get(&agent).and_then(Weak::upgrade) {
             return tab;
         }
-        let tab = Arc::new(OwnerTab::new(self.tariff.charge(self.owner_bytes)));
+        let tab = Arc::new(OwnerTab::new(self.dearest.charge(self.owner_bytes)));
         owners.insert(agent, Arc::downgrade(&tab));
         tab
     }

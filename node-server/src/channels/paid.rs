@@ -152,6 +152,11 @@ impl PaidChannel {
 
     /// Admits a request.
     pub(crate) fn begin(&self, content_bytes: ByteCount) -> Result<StreamKey, BeginError> {
+        self.begin_at(self.tariff, content_bytes)
+    }
+
+    /// Admits a request that has a price of its own.
+    pub(crate) fn begin_at(&self, tariff: Tariff, content_bytes: ByteCount) -> Result<StreamKey, BeginError> {
         let mut state = self.lock();
         if state.retired || !state.is_usable(unix_now()) {
             return Err(BeginError::ChannelClosing);
@@ -161,7 +166,7 @@ impl PaidChannel {
             return Err(BeginError::Unpaid { owed: owed.to_amount().unwrap_or(state.payee.terms().deposit) });
         }
         let key = StreamKey(state.next_stream);
-        state.payee.begin(key, content_bytes)?;
+        state.payee.begin_at(key, tariff, content_bytes)?;
         state.next_stream += 1;
         state.last_used = Instant::now();
         Ok(key)
@@ -175,7 +180,8 @@ impl PaidChannel {
         }
         let mut tab = self.tab.open();
         let paid = Charge::from_amount(state.payee.paid());
-        let billed = state.payee.billed().checked_add(self.tariff.charge(bytes));
+        let tariff = state.payee.tariff_of(stream).unwrap_or(self.tariff);
+        let billed = state.payee.billed().checked_add(tariff.charge(bytes));
         if !billed.is_some_and(|billed| tab.has_room(state.counted, billed.saturating_sub(paid))) {
             return Ok(Permit::Wait);
         }
@@ -219,6 +225,11 @@ impl PaidChannel {
             credit
         };
         self.wake(Some(credit));
+    }
+
+    /// What new requests may still cost, in base units.
+    pub(crate) fn deposit_left(&self) -> Amount {
+        self.lock().payee.deposit_left()
     }
 
     /// Where the channel stands.

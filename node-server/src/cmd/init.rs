@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use aro_proto::Amount;
 use aro_proto::limits::CLOSING_MARGIN_S;
 use aro_proto::transport::Congestion;
+use aro_proto::{AgentId, Amount};
 use clap::Args;
 use node_server::{OperatorEndpoint, Registration, register};
 use serde_json::json;
 use settlement_chain::{Address, Program, Signer, connect, keyfile};
 
-use crate::folder::{Folder, NODE_KEY, OWNER_KEY, Settings, secret_key};
+use crate::folder::{Folder, NODE_KEY, OWNER_KEY, PublishSettings, Settings, secret_key};
 use crate::output::{self, Failure};
 
 /// Make the node's keys, register it on chain, and write its settings.
@@ -35,6 +35,15 @@ pub(crate) struct Init {
     /// Price in $ARO per MiB, such as 0.0001; 0 serves for free.
     #[arg(long)]
     price: Amount,
+    /// Key of an agent that may publish here (its signer, as `aro keys show` prints it); may be given several times.
+    #[arg(long, value_name = "KEY")]
+    publisher: Vec<AgentId>,
+    /// Let everybody publish who pays for it.
+    #[arg(long, requires = "publish_price", conflicts_with = "publisher")]
+    publish_for_pay: bool,
+    /// Price in $ARO per MiB that is published.
+    #[arg(long, value_name = "ARO")]
+    publish_price: Option<Amount>,
     /// Key file that pays fees and rent.
     #[arg(long)]
     payer: PathBuf,
@@ -71,6 +80,17 @@ impl Init {
             let message = format!("--min-grace must be above {CLOSING_MARGIN_S}, the seconds that settling may take");
             return Err(Failure::usage(message, "choose a longer --min-grace, such as the default"));
         }
+        let publish_price = self.publish_price.unwrap_or_default();
+        if self.publish_for_pay && publish_price.is_zero() {
+            let message = "--publish-for-pay needs a price above 0";
+            return Err(Failure::usage(message, "give --publish-price ARO, or list keys with --publisher"));
+        }
+        let publish = (self.publish_for_pay || !self.publisher.is_empty()).then(|| PublishSettings {
+            publishers: self.publisher.iter().map(ToString::to_string).collect(),
+            anybody_who_pays: self.publish_for_pay,
+            price_per_mib: publish_price.get(),
+            ..PublishSettings::default()
+        });
         std::fs::create_dir_all(&self.dir).map_err(Failure::internal)?;
         let payer = keyfile::read(&self.payer)?;
         // The node may be started from elsewhere.
@@ -104,6 +124,7 @@ impl Init {
             max_connections_per_ip: None,
             small_contents_bytes: None,
             price_per_mib: self.price.get(),
+            publish,
             operators: self.operator.iter().chain(&self.watchtower).map(ToString::to_string).collect(),
             fee_keypair,
             handoff_interval_ms: None,

@@ -218,7 +218,7 @@ fn is_dead(incoming: &Path, age: Duration) -> bool {
     is_old && File::open(&data).map_or(true, |file| file.try_lock().is_ok())
 }
 
-fn sync_folder(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|folder| folder.sync_all())
         .map_err(|source| StoreError::Io { path: path.to_owned(), source })

@@ -4,11 +4,17 @@ mod hot;
 mod import;
 mod outboard;
 mod pages;
+mod partial;
+mod shelf;
 mod small;
+mod spool;
 mod store;
 
 pub(crate) use hot::DEFAULT_HOT_BYTES;
 pub use import::Stored;
 pub(crate) use outboard::{Batch, BatchReader};
+pub(crate) use partial::{Intake, IntakeError, Partial};
+pub(crate) use shelf::{Place, Shelf, ShelfError};
 pub(crate) use small::SmallContent;
+pub(crate) use spool::Spool;
 pub use store::{ContentStore, StoreError, StoredContent};

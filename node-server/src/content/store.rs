@@ -3,6 +3,7 @@
 //! ```text
 //! contents/<content id>/data              the bytes
 //! contents/<content id>/outboard.obao4    their hashes, see aro_proto::merkle::parent_offset
+//! contents/<content id>/publisher            the key of who uploaded it, if it was uploaded
 //! contents/.incoming-<random>/            being added; becomes <content id> by one rename
 //! ```
 //! A folder of that name is whole, for it appears by a rename only. No database knows of contents, so that `add`
@@ -16,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aro_proto::ContentId;
 use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::outboard_len;
+use aro_proto::{AgentId, ContentId};
 use thiserror::Error;
 
 use super::hot::{DEFAULT_HOT_BYTES, Hot};
@@ -219,6 +220,24 @@ impl ContentStore {
         Ok(found)
     }
 
+    /// The folder of all contents.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.contents
+    }
+
+    /// Who uploaded a content; `None` if it was added by hand or is not here. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the note cannot be read.
+    pub fn publisher(&self, id: ContentId) -> Result<Option<AgentId>, StoreError> {
+        let path = self.contents.join(id.to_string()).join(PUBLISHER);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Io { path, source }),
+        }
+    }
+
     fn open_content(&self, id: ContentId) -> Result<Option<StoredContent>, StoreError> {
         let folder = self.contents.join(id.to_string());
         let Some(data) = open_if_there(&folder.join(DATA))? else { return Ok(None) };
@@ -261,6 +280,8 @@ const CONTENTS: &str = "contents";
 pub(super) const DATA: &str = "data";
 /// A content's hashes; the ending is that of other tools which keep the same layout.
 pub(super) const OUTBOARD: &str = "outboard.obao4";
+/// The key of who uploaded a content, in base58.
+pub(super) const PUBLISHER: &str = "publisher";
 /// Contents kept open: two descriptors each, far below the usual limit of 1,024.
 const MAX_OPEN: usize = 128;
 /// An add that has not moved for this long, and holds no lock, is dead.

@@ -118,7 +118,7 @@ async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item
 }
 
 /// Reads the channel anew; if the chain does not answer, what is known stays.
-async fn look_again(session: &Session, channel: &PaidChannel) {
+pub(super) async fn look_again(session: &Session, channel: &PaidChannel) {
     match timeout(session.exchange_timeout(), follow::look_up(&session.node, channel.id())).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(channel = %channel.id(), %error, "a channel could not be read anew"),
@@ -140,7 +140,7 @@ async fn look_up(node: &Arc<Shared>, fetch: &Fetch, tariff: Tariff) -> Result<Ve
     items.collect()
 }
 
-fn with_price(refusal: Refusal, price: Amount) -> Refusal {
+pub(super) fn with_price(refusal: Refusal, price: Amount) -> Refusal {
     if refusal.code() == RefusalCode::NoChannel { refusal.with_amount(price) } else { refusal }
 }
 

@@ -1,14 +1,18 @@
 //! Requests: one task and one stream each.
 
+mod credit;
 mod describe;
 mod fetch;
+mod publish;
+
+pub(crate) use publish::sweep_uploads;
 
 use std::sync::Arc;
 
 use aro_proto::error::close;
 use aro_proto::identity::{EnvelopeError, Signed, Verified};
 use aro_proto::merkle::GroupSize;
-use aro_proto::message::{Describe, Fetch, Message, Refused};
+use aro_proto::message::{Describe, Fetch, Message, Publish, Refused};
 use aro_proto::wire::DecodeError;
 use aro_proto::{ByteCount, Refusal, RefusalCode};
 use quinn::{RecvStream, SendStream, VarInt};
@@ -68,7 +72,7 @@ async fn serve(
     let outcome = if session.node.is_stopping() {
         Outcome::Refused(Refusal::new(RefusalCode::ShuttingDown, "the node is stopping"))
     } else {
-        dispatch(session, send, &frame, ended).await?
+        dispatch(session, send, &mut frames, &frame, ended).await?
     };
     match outcome {
         Outcome::Done => Counters::add(&session.node.counters.answered, 1),
@@ -85,6 +89,7 @@ async fn serve(
 async fn dispatch(
     session: &Arc<Session>,
     send: &mut SendStream,
+    frames: &mut FrameReader,
     frame: &Frame,
     ended: oneshot::Receiver<ByteCount>,
 ) -> Result<Outcome, Fault> {
@@ -98,7 +103,11 @@ async fn dispatch(
             Ok(request) => fetch::answer(session, &request, send, ended).await,
             Err(refusal) => Ok(Outcome::Refused(refusal)),
         },
-        found => Err(DecodeError::Unexpected { found, expected: "Describe or Fetch" }.into()),
+        Publish::KIND => match verify::<Publish>(session, send, &signed)? {
+            Ok(request) => Ok(publish::answer(session, &request, send, frames.stream(), ended).await),
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        },
+        found => Err(DecodeError::Unexpected { found, expected: "Describe, Fetch or Publish" }.into()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aro_proto::error::close;
 use aro_proto::identity::Binding;
-use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_BAD_SIGNATURES};
+use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_BAD_SIGNATURES, MAX_PUBLISHES_PER_CONNECTION};
 use aro_proto::wire::DecodeError;
 use aro_proto::{ByteCount, Refusal, RefusalCode};
 use quinn::{Connection, Endpoint, Incoming, ReadError, StreamId, VarInt, WriteError};
@@ -29,6 +29,8 @@ pub(crate) struct Session {
     exporter: [u8; EXPORTER_LEN],
     /// Places for fetches of this connection.
     pub(crate) fetches: Semaphore,
+    /// Places for uploads of this connection.
+    pub(crate) uploads: Semaphore,
     /// When the hello was right.
     greeted: watch::Sender<Option<Instant>>,
     /// Requests that are open.
@@ -163,6 +165,7 @@ impl Session {
             connection,
             exporter,
             fetches: Semaphore::new(fetches),
+            uploads: Semaphore::new(MAX_PUBLISHES_PER_CONNECTION),
             greeted: watch::Sender::new(None),
             open: watch::Sender::new(0),
             bound: watch::Sender::default(),

@@ -63,6 +63,7 @@ impl Control {
             tariff: node.config.tariff,
             max_request_streams: MAX_REQUEST_STREAMS,
             min_grace_s: node.registered.borrow().min_grace_s,
+            publish: node.config.publish.terms(),
         };
         self.say(&answer).await?;
         self.session.greet();

@@ -72,6 +72,11 @@ impl FrameReader {
         }
     }
 
+    /// The stream, for what follows the frames; no byte of it has been read.
+    pub(crate) fn stream(&mut self) -> &mut RecvStream {
+        &mut self.stream
+    }
+
     /// The stream, for its end.
     pub(crate) fn into_stream(self) -> RecvStream {
         self.stream

@@ -42,7 +42,7 @@ impl Scene {
         let start = |name, per_mib, hot_bytes| {
             let tariff = Tariff { per_mib };
             let config = NodeConfig { tariff, transport, hot_bytes, ..NodeConfig::new(dir.join(name)) };
-            world.node_with(&operator, config)
+            world.node_with(config, &operator)
         };
         let nodes =
             [start("free", 0, hot).await?, start("paid", PER_MIB, hot).await?, start("disk", PER_MIB, 0).await?];

@@ -1,0 +1,91 @@
+//! `aro put`: publish a file, or what comes through a pipe.
+
+use std::io::{IsTerminal, stderr, stdin};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use agent_client::{FetchError, Progress, PublishReport, PublishSource};
+use aro_proto::{Amount, NodeAddress};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::fs::File;
+
+use crate::Global;
+use crate::output::{Failure, Output};
+
+#[derive(Args)]
+pub(crate) struct Put {
+    /// File to publish; - reads from a pipe
+    #[arg(value_name = "FILE|-")]
+    source: PathBuf,
+    /// <node id>@<host>:<port>
+    #[arg(value_name = "NODE_ADDRESS")]
+    node: NodeAddress,
+    /// Refuse if the node asks more $ARO than this for the whole upload
+    #[arg(long, value_name = "ARO")]
+    max_price: Option<Amount>,
+    /// Spend no more $ARO than this
+    #[arg(long, value_name = "ARO")]
+    budget: Option<Amount>,
+    /// The most that a pipe may bring, in bytes [default: 1 GiB]
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
+}
+
+impl Put {
+    pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
+        let agent = global.agent(self.budget).await?;
+        let bar = bar()?;
+        let shown = bar.clone();
+        let source = if self.source.as_os_str() == "-" {
+            PublishSource::stream(pipe()?)
+        } else {
+            PublishSource::from(&self.source)
+        };
+        let mut publish = agent.publish(&self.node, source).progress(move |progress| show(&shown, &progress));
+        if let Some(max_price) = self.max_price {
+            publish = publish.max_price(max_price);
+        }
+        if let Some(budget) = self.budget {
+            publish = publish.budget(budget);
+        }
+        if let Some(max_bytes) = self.max_bytes {
+            publish = publish.max_bytes(max_bytes);
+        }
+        let published: Result<PublishReport, Failure> = tokio::select! {
+            published = publish.run() => published.map_err(|error: FetchError| error.into()),
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        };
+        bar.finish_and_clear();
+        agent.close().await;
+        let report = published?;
+        output.result(&report, || describe(&report))
+    }
+}
+
+/// The standard input as a file, read ahead by the runtime.
+fn pipe() -> Result<File, Failure> {
+    let input = stdin().as_fd().try_clone_to_owned().map_err(|error| Failure::internal(&error))?;
+    Ok(File::from_std(input.into()))
+}
+
+fn bar() -> Result<ProgressBar, Failure> {
+    let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} taken, {bytes_per_sec}, {msg} $ARO")
+        .map_err(|error| Failure::internal(&error))?;
+    Ok(ProgressBar::with_draw_target(None, target).with_style(style))
+}
+
+fn show(bar: &ProgressBar, progress: &Progress) {
+    bar.set_length(progress.total_bytes);
+    bar.set_position(progress.proven_bytes);
+    bar.set_message(progress.spent.to_string());
+}
+
+fn describe(report: &PublishReport) -> String {
+    let PublishReport { address, size, taken_bytes, paid, vouchers, elapsed, .. } = report;
+    format!(
+        "{address}\n{size} bytes, {taken_bytes} of them sent, {paid} $ARO paid with {vouchers} vouchers, {} ms",
+        elapsed.as_millis()
+    )
+}

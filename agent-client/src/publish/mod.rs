@@ -1,0 +1,196 @@
+//! Publishing: giving a content to a node, which proves it, keeps it and serves it.
+//!
+//! A file is hashed first, so that only what the node lacks is sent: an upload that broke off goes on where it was. The
+//! agent pays for what the node acknowledges, step by step, and takes the node's receipt only if it follows from its own
+//! sums.
+
+mod source;
+mod upload;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aro_proto::merkle::GroupSize;
+use aro_proto::message::{Publish, SignedPublishReceipt};
+use aro_proto::{Address, Amount, ContentId, NodeAddress};
+use serde::{Serialize, Serializer};
+
+pub use source::PublishSource;
+
+use crate::agent::Agent;
+use crate::budget::{BudgetExceeded, Spending};
+use crate::error::FetchError;
+use crate::fetch::progress::{Progress, Reporter};
+use source::HashedFile;
+use upload::{Sending, Sent};
+
+/// An upload being put together; [`run`](Self::run) runs it.
+///
+/// Dropping the running future cancels the upload: what was acknowledged is paid, and a file goes on from there when
+/// it is published again.
+#[must_use = "nothing is published until run is awaited"]
+pub struct PublishBuilder {
+    agent: Agent,
+    node: NodeAddress,
+    source: PublishSource,
+    max_price: Option<Amount>,
+    budget: Option<Amount>,
+    max_bytes: u64,
+    progress: Reporter,
+}
+
+/// What an upload brought and cost.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PublishReport {
+    /// Where the content can be fetched now.
+    #[serde(serialize_with = "as_text")]
+    pub address: Address,
+    /// The content.
+    #[serde(serialize_with = "as_text")]
+    pub content: ContentId,
+    /// Its bytes.
+    pub size: u64,
+    /// Content bytes that this upload brought; the node had the others.
+    pub taken_bytes: u64,
+    /// Bytes sent on the upload's stream, proofs included.
+    pub wire_bytes: u64,
+    /// What this upload added to the channel's bill, in base units.
+    pub paid: Amount,
+    /// Vouchers signed on the channel while this upload ran.
+    pub vouchers: u64,
+    /// Whether the node acknowledged the last voucher in time. If not, it gets it again at the next connection.
+    pub acknowledged: bool,
+    /// The node's signed word that the content is durable there.
+    #[serde(skip)]
+    pub receipt: SignedPublishReceipt,
+    /// From the call to the end, in whole milliseconds where it is written out.
+    #[serde(rename = "elapsed_ms", serialize_with = "as_millis")]
+    pub elapsed: Duration,
+}
+
+impl PublishBuilder {
+    pub(crate) fn new(agent: Agent, node: NodeAddress, source: PublishSource) -> Self {
+        let progress = Reporter::default();
+        Self { agent, node, source, max_price: None, budget: None, max_bytes: MAX_STREAM_BYTES, progress }
+    }
+
+    /// The most that the node may ask, in base units; default whatever the budget leaves.
+    pub fn max_price(mut self, max_price: Amount) -> Self {
+        self.max_price = Some(max_price);
+        self
+    }
+
+    /// The most that this upload may cost, in base units; default whatever the agent's budget leaves.
+    pub fn budget(mut self, budget: Amount) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// The most that a stream may bring, in bytes; default 1 GiB. Its price is set aside while the stream runs.
+    pub fn max_bytes(mut self, max_bytes: u64) -> Self {
+        self.max_bytes = max_bytes.min(aro_proto::limits::MAX_CONTENT_SIZE);
+        self
+    }
+
+    /// Called as the node takes bytes, at most once for each 256 KiB, and at the end of a file. It must not block.
+    pub fn progress(mut self, report: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Reporter::new(Arc::new(report));
+        self
+    }
+
+    /// Publishes. Returns when the content is durable at the node.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn run(self) -> Result<PublishReport, FetchError> {
+        let Self { agent, node, source, max_price, budget, max_bytes, progress } = self;
+        let started = Instant::now();
+        let left = budget.unwrap_or(UNBOUNDED).min(agent.budget().left(Spending::Vouchers));
+        let allowed = max_price.unwrap_or(UNBOUNDED).min(left);
+        let terms = Terms { agent: &agent, node: &node, allowed, progress: &progress };
+        let sent = match source {
+            PublishSource::File(path) => {
+                let opened = tokio::task::spawn_blocking(move || HashedFile::open(&path)).await;
+                let file = opened.map_err(|error| source::source(std::io::Error::other(error)))??;
+                terms.send(Some(file.content), file.size, Body::File(&Arc::new(file))).await
+            }
+            PublishSource::Stream(mut bytes) => terms.send(None, max_bytes, Body::Stream(&mut *bytes)).await,
+        };
+        if let Err(FetchError::ChannelUnusable { channel }) = &sent {
+            agent.forget_session(node.node()).await;
+            if let Err(error) = agent.look_up_channel(*channel).await {
+                tracing::debug!(%error, %channel, "the chain does not say what became of the channel");
+            }
+        }
+        let (sent, acknowledged) = sent.map_err(|error| explain(&agent, error, max_price, left))?;
+        let receipt = sent.receipt.receipt;
+        Ok(PublishReport {
+            address: node.with_content(receipt.content),
+            content: receipt.content,
+            size: receipt.size.get(),
+            taken_bytes: receipt.taken.get(),
+            wire_bytes: sent.wire_bytes,
+            paid: sent.account.cost(),
+            vouchers: sent.account.vouchers(),
+            acknowledged,
+            receipt: sent.receipt,
+            elapsed: started.elapsed(),
+        })
+    }
+}
+
+/// What an upload is sent under.
+struct Terms<'a> {
+    agent: &'a Agent,
+    node: &'a NodeAddress,
+    allowed: Amount,
+    progress: &'a Reporter,
+}
+
+enum Body<'a> {
+    File(&'a Arc<HashedFile>),
+    Stream(&'a mut (dyn tokio::io::AsyncRead + Send + Unpin)),
+}
+
+impl Terms<'_> {
+    async fn send(&self, content: Option<ContentId>, size: u64, body: Body<'_>) -> Result<(Sent, bool), FetchError> {
+        let nowhere = ContentId::from_bytes([0; 32]);
+        let session = self.agent.session(&self.node.with_content(content.unwrap_or(nowhere))).await?;
+        let request = Publish { content, size, group_log2: GroupSize::KIB64.log2(), max_price: self.allowed };
+        let sending = Sending { session: &session, config: self.agent.config(), request, progress: self.progress };
+        let mut sent = match body {
+            Body::File(file) => sending.file(file).await?,
+            Body::Stream(bytes) => sending.stream(bytes).await?,
+        };
+        let acknowledged = sent.account.settle(&session, self.agent.config().credit_timeout_ms).await;
+        Ok((sent, acknowledged))
+    }
+}
+
+/// Puts an error into the caller's terms.
+fn explain(agent: &Agent, error: FetchError, max_price: Option<Amount>, left: Amount) -> FetchError {
+    let max_price = max_price.unwrap_or(UNBOUNDED);
+    match error {
+        FetchError::PriceTooHigh { price, .. } if price <= max_price => {
+            // Where the agent's own cap is what holds, what it has let go already counts too.
+            let reserved = agent.budget().reserve(Spending::Vouchers, price);
+            let sufficient = reserved.err().map_or(price, |exceeded| exceeded.sufficient);
+            BudgetExceeded { needed: price, left, sufficient }.into()
+        }
+        FetchError::PriceTooHigh { price, .. } => FetchError::PriceTooHigh { price, allowed: max_price },
+        other => other,
+    }
+}
+
+fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+fn as_millis<S: Serializer>(elapsed: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+const UNBOUNDED: Amount = Amount::new(u64::MAX);
+/// The most that a stream brings, if its sender does not say otherwise: 1 GiB.
+const MAX_STREAM_BYTES: u64 = 1 << 30;
