@@ -177,6 +177,20 @@ async fn the_most_that_all_may_cost_holds_over_all_requests() {
     scene.assert_paid(3 * 16_384).await;
 }
 
+// r[verify request.max_price]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_unit_that_small_contents_cost_are_added_up_before_they_are_rounded() {
+    let scene = Scene::new().await;
+    let a = content(1_024);
+    let (ids, all) = (vec![ContentId::of(&a); 3], 3 * a.len());
+    assert!(price(all) < 3 * price(a.len()), "each alone is rounded up");
+    scene.node.follow(Script::RequestBytes(item(&a).repeat(3)));
+    let fetch = scene.agent.fetch_many(&scene.node.address(), ids).max_price(Amount::new(price(all)));
+    let (report, _) = fetch.to_bytes(1 << 20).await.unwrap();
+    assert_eq!((report.fetched, report.paid.get()), (3, price(all)));
+    scene.assert_paid(all).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_everything_is_the_fetchs_own_error() {
     let scene = Scene::new().await;

@@ -73,7 +73,7 @@ impl StreamAccount {
         lane: Option<&Arc<Lane>>,
     ) -> Result<(), FetchError> {
         match (&self.lane, lane) {
-            (Some(lane), _) => lane.grow(StreamKey(self.stream), bytes, price)?,
+            (Some(lane), _) => lane.grow(StreamKey(self.stream), bytes)?,
             (None, Some(lane)) => {
                 lane.begin(StreamKey(self.stream), lane.tariff(), bytes, price)?;
                 self.vouchers_before = lane.vouchers();

@@ -11,7 +11,7 @@ use aro_proto::limits::MAX_FETCH_ITEMS;
 use aro_proto::merkle::{ByteRanges, Decoder, GroupSize};
 use aro_proto::message::{Fetch, FetchHead, FetchItem, Message, Refused};
 use aro_proto::wire::{FRAME_HEAD, FrameHead, decode_body};
-use aro_proto::{Address, Amount, ByteCount, ContentId, Tariff, error::close};
+use aro_proto::{Address, Amount, ByteCount, Charge, ContentId, Tariff, error::close};
 use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, VarInt};
 use serde::Serialize;
@@ -101,13 +101,14 @@ impl FetchManyBuilder {
         let shared = Arc::new(Shared {
             session: Arc::clone(&session),
             agent: agent.clone(),
-            allowance: Mutex::new(Allowance { price: allowed, bytes: limit }),
+            allowance: Mutex::new(Allowance { charge: Charge::ZERO, bytes: limit }),
             limit,
             allowed,
         });
+        // However it ends, also if nobody waits for it any more: what is proven is paid now.
+        let paying = PaysAtTheEnd(Arc::clone(&session));
         let fetched = self.run(&shared).await;
-        // Whatever it ended with: what is proven is paid now.
-        session.control().flush_payment();
+        drop(paying);
         let acknowledged = acknowledged(&session, agent.config().credit_timeout_ms).await;
         let done = match fetched {
             Ok(done) => done,
@@ -186,6 +187,15 @@ impl FetchManyBuilder {
     }
 }
 
+/// Has everything proven paid when dropped.
+struct PaysAtTheEnd(Arc<Session>);
+
+impl Drop for PaysAtTheEnd {
+    fn drop(&mut self) {
+        self.0.control().flush_payment();
+    }
+}
+
 /// What the requests of one fetch share.
 struct Shared {
     session: Arc<Session>,
@@ -195,10 +205,12 @@ struct Shared {
     allowed: Amount,
 }
 
-/// What may still be accepted.
+/// What was accepted, and what may still be.
 #[derive(Clone, Copy)]
 struct Allowance {
-    price: Amount,
+    /// Of everything accepted, exactly: contents are smaller than what a base unit pays for, and bills add up charges.
+    charge: Charge,
+    /// Bytes that may still come.
     bytes: u64,
 }
 
@@ -213,7 +225,7 @@ impl Shared {
     /// One signed request, its answer proven content by content.
     async fn fetch(&self, contents: Vec<ContentId>) -> Result<Batch, FetchError> {
         let items = contents.iter().map(|content| FetchItem { content: *content, ranges: ByteRanges::all() }).collect();
-        let max_price = self.left().price;
+        let max_price = self.left();
         let fetch = Fetch { items, group_log2: GROUP.log2(), max_price };
         let Exchange { stream, recv } = self.session.request(&fetch, self.agent.config().answer_timeout_ms).await?;
         let account = StreamAccount::open(self.session.control().clone(), stream);
@@ -241,22 +253,25 @@ impl Shared {
         Ok(Batch { results, wire_bytes: answer.reader.wire_bytes, paid: answer.account.cost() })
     }
 
-    fn left(&self) -> Allowance {
-        *self.allowance.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the rest may cost.
+    fn left(&self) -> Amount {
+        let accepted = self.allowance.lock().unwrap_or_else(PoisonError::into_inner).charge;
+        self.allowed.saturating_sub(accepted.to_amount().unwrap_or(self.allowed))
     }
 
-    /// Takes a content's price and bytes from what may still be accepted.
-    fn take(&self, price: Amount, bytes: u64) -> Result<(), FetchError> {
+    /// Takes a content's charge and bytes from what may still be accepted.
+    fn take(&self, charge: Charge, bytes: u64) -> Result<(), FetchError> {
         let mut left = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(rest) = left.bytes.checked_sub(bytes) else {
             let size = self.limit.saturating_sub(left.bytes).saturating_add(bytes);
             return Err(FetchError::TooLarge { size, limit: self.limit });
         };
-        let Some(price) = left.price.checked_sub(price) else {
-            let price = self.allowed.saturating_sub(left.price).saturating_add(price);
+        let charge = left.charge.checked_add(charge).unwrap_or(left.charge);
+        let price = charge.to_amount().unwrap_or(UNBOUNDED);
+        if price > self.allowed {
             return Err(FetchError::PriceTooHigh { price, allowed: self.allowed });
-        };
-        *left = Allowance { price, bytes: rest };
+        }
+        *left = Allowance { charge, bytes: rest };
         Ok(())
     }
 }
@@ -297,11 +312,12 @@ impl ManyAnswer<'_> {
             None => *self.tariff.insert(hello(session, config).await?),
         };
         let (answered, price) = request.check_head(session, &head, &tariff)?;
-        self.shared.take(price, head.size.get())?;
+        let content_bytes = ByteCount::new(answered.content_bytes());
+        self.shared.take(tariff.charge(content_bytes), head.size.get())?;
         if self.lane.is_none() && !price.is_zero() {
             self.lane = Some(request.lane(session, config).await?);
         }
-        self.account.accept_one_of_many(ByteCount::new(answered.content_bytes()), price, self.lane.as_ref())?;
+        self.account.accept_one_of_many(content_bytes, price, self.lane.as_ref())?;
         let size = head.size.get();
         let decoder = Decoder::new(request.content, answered)
             .map_err(|_| FetchError::misbehaved(session.node(), Misbehaviour::Size(size)))?;

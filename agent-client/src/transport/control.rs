@@ -352,10 +352,8 @@ async fn write_and_pay(
                 Some(Outgoing::Frame(frame)) => written(send.write_all(&frame).await.is_ok()),
                 Some(Outgoing::Resend) => resend(&mut send, shared).await,
                 Some(Outgoing::Drain(done)) => {
-                    // What would be paid in a moment is paid now.
-                    if shared.flushing_soon.load(Ordering::Acquire) {
-                        shared.flush.store(true, Ordering::Release);
-                    }
+                    // Nothing is left for later: all that is proven is paid now.
+                    shared.flush.store(true, Ordering::Release);
                     let paying = pay_all(&mut send, shared).await;
                     if matches!(paying, Paying::GoesOn) && send.finish().is_ok() {
                         // Either way there is nothing left to wait for.

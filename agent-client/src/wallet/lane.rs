@@ -99,14 +99,17 @@ impl Lane {
         Ok(())
     }
 
-    /// Announces another content of an answer that has begun: its price is set aside too.
-    pub(crate) fn grow(&self, stream: StreamKey, bytes: ByteCount, price: Amount) -> Result<(), FetchError> {
-        let permit = self.guard.reserve(Spending::Vouchers, price)?;
+    /// Announces another content of an answer that has begun: by how much it raises the price of what is left is set
+    /// aside too.
+    pub(crate) fn grow(&self, stream: StreamKey, bytes: ByteCount) -> Result<(), FetchError> {
         let mut books = self.lock();
+        let unusable = || FetchError::ChannelUnusable { channel: self.channel };
+        let (tariff, left) = books.left.get(&stream).copied().ok_or_else(unusable)?;
+        let more = left.saturating_add(bytes);
+        let price = |bytes| tariff.price(bytes).ok_or_else(unusable);
+        let permit = self.guard.reserve(Spending::Vouchers, price(more)?.saturating_sub(price(left)?))?;
         books.payer.grow(stream, bytes).map_err(|error| self.unable(error))?;
-        if let Some((_, left)) = books.left.get_mut(&stream) {
-            *left = left.saturating_add(bytes);
-        }
+        books.left.insert(stream, (tariff, more));
         books.pot.merge(permit).expect(ONE_GUARD);
         Ok(())
     }

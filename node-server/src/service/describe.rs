@@ -7,7 +7,6 @@ use aro_proto::{ByteCount, ContentId, Refusal, RefusalCode};
 use quinn::SendStream;
 
 use super::{Outcome, group_size, say_last};
-use crate::content::StoreError;
 use crate::shared::{Shared, unix_now};
 use crate::transport::{Fault, Session};
 
@@ -28,7 +27,7 @@ pub(super) async fn answer(
 
 async fn quote(node: &Arc<Shared>, request: &Describe) -> Result<Quote, Refusal> {
     let group = group_size(request.group_log2)?;
-    let size = sizes(node, vec![request.content]).await?.pop().flatten().ok_or_else(|| not_found(request.content))?;
+    let size = size(node, request.content).await?.ok_or_else(|| not_found(request.content))?;
     let content_bytes = ByteCount::new(request.ranges.answered(size, group).content_bytes());
     let tariff = node.config.tariff;
     let price = tariff.price(content_bytes).ok_or_else(unpayable)?;
@@ -36,27 +35,33 @@ async fn quote(node: &Arc<Shared>, request: &Describe) -> Result<Quote, Refusal>
     Ok(Quote { content: request.content, size: ByteCount::new(size), content_bytes, price, tariff, valid_until })
 }
 
-/// The sizes of contents, `None` for those that are not here. Only what is neither open nor in memory costs a disk
-/// access; small contents are in memory then.
-pub(super) async fn sizes(node: &Arc<Shared>, contents: Vec<ContentId>) -> Result<Vec<Option<u64>>, Refusal> {
+/// The size of a content, `None` if it is not here; see [`sizes`].
+pub(super) async fn size(node: &Arc<Shared>, content: ContentId) -> Result<Option<u64>, Refusal> {
+    sizes(node, vec![content]).await?.pop().unwrap_or(Ok(None))
+}
+
+/// The sizes of contents, `None` for those that are not here, a refusal for each that cannot be read. Only what is neither
+/// open nor in memory costs a disk access; small contents are in memory then.
+pub(super) async fn sizes(
+    node: &Arc<Shared>,
+    contents: Vec<ContentId>,
+) -> Result<Vec<Result<Option<u64>, Refusal>>, Refusal> {
     let at_hand = contents.iter().map(|id| {
         let small = node.store.small(*id).map(|content| content.size());
-        small.or_else(|| node.store.cached(*id).map(|content| content.size())).map(Some)
+        small.or_else(|| node.store.cached(*id).map(|content| content.size())).map(|size| Ok(Some(size)))
     });
     if let Some(sizes) = at_hand.collect::<Option<Vec<_>>>() {
         return Ok(sizes);
     }
     let store = node.store.clone();
-    let look =
-        move || -> Result<Vec<Option<u64>>, StoreError> { contents.into_iter().map(|id| store.look_up(id)).collect() };
-    match tokio::task::spawn_blocking(look).await {
-        Ok(Ok(sizes)) => Ok(sizes),
-        Ok(Err(error)) => {
+    let look = move |id| {
+        store.look_up(id).map_err(|error| {
             tracing::error!(%error, "a content cannot be read");
-            Err(unreadable())
-        }
-        Err(_) => Err(unreadable()),
-    }
+            unreadable()
+        })
+    };
+    let looked = tokio::task::spawn_blocking(move || contents.into_iter().map(look).collect()).await;
+    looked.map_err(|_| unreadable())
 }
 
 pub(super) fn not_found(content: ContentId) -> Refusal {

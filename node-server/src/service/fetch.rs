@@ -130,7 +130,12 @@ async fn look_up(node: &Arc<Shared>, fetch: &Fetch, tariff: Tariff) -> Result<Ve
     let group = group_size(fetch.group_log2)?;
     let sizes = sizes(node, fetch.items.iter().map(|item| item.content).collect()).await?;
     let items = fetch.items.iter().zip(sizes).map(|(item, size)| {
-        let Some(size) = size else { return Ok(Item::Refuse(not_found(item.content))) };
+        // One that is damaged does not stand in the way of the others.
+        let size = match size {
+            Ok(Some(size)) => size,
+            Ok(None) => return Ok(Item::Refuse(not_found(item.content))),
+            Err(refusal) => return Ok(Item::Refuse(refusal)),
+        };
         let answered = item.ranges.answered(size, group);
         let content_bytes = ByteCount::new(answered.content_bytes());
         let price = tariff.price(content_bytes).ok_or_else(unpayable)?;

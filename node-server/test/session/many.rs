@@ -1,7 +1,7 @@
 //! Many contents under one signature, small ones from memory: the same bytes as from disk.
 
 use aro_proto::merkle::{ByteRanges, GroupSize};
-use aro_proto::message::{Fetch, FetchItem};
+use aro_proto::message::{Fetch, FetchItem, Message, Refused};
 use aro_proto::{Amount, ContentId};
 
 use crate::agent::{Agent, soon};
@@ -43,6 +43,25 @@ async fn small_contents_in_memory_answer_byte_for_byte_as_from_disk() {
     assert_eq!(from_disk[..3], from_disk[3..]);
     assert_eq!(from_disk, from_memory);
     assert!(from_disk.iter().all(|answer| answer.len() > 100_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_content_is_refused_in_its_place_and_the_others_are_served() {
+    let world = World::new().await;
+    let node = world.start(world.config()).await;
+    let funded = world.fund(1_000_000).await;
+    let agent = Agent::bound(&world, &node, &funded).await;
+    let (sound, rotten) = (bytes(20_000), bytes(30_000));
+    let ids = [&rotten, &sound].map(|content| store(&node, world.dir.path(), content));
+    let data = world.config().dir.join("contents").join(ids[0].to_string()).join("data");
+    std::fs::write(data, vec![9; 30_000]).unwrap();
+    let items = ids.iter().map(|id| FetchItem { content: *id, ranges: ByteRanges::all() }).collect();
+    let fetch = Fetch { items, group_log2: GroupSize::KIB64.log2(), max_price: Amount::new(u64::MAX) };
+    let (_send, mut receive) = agent.ask(&fetch, &funded.signer).await;
+    let answer = soon(receive.read_to_end(1 << 20)).await.unwrap();
+    assert_eq!(answer[0], Refused::KIND);
+    assert!(answer.ends_with(&sound[sound.len() - 1_000..]), "{} bytes", answer.len());
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use aro_proto::{ByteCount, ContentId, RefusalCode};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::super::describe::sizes;
+use super::super::describe::size as stored_size;
 use super::super::group_size;
 use super::{Durable, Ending, Upload, blocking, disk, refused, stalled, store, sweep};
 use crate::content::{Intake, IntakeError, Partial, Place};
@@ -21,8 +21,7 @@ impl Upload<'_> {
         let size = self.request.message().size;
         let group = group_size(self.request.message().group_log2).map_err(Ending::Refused)?;
         let node = self.session.node.clone();
-        let stored = sizes(&node, vec![content]).await.map_err(Ending::Refused)?;
-        if let Some(stored) = stored.into_iter().flatten().next() {
+        if let Some(stored) = stored_size(&node, content).await.map_err(Ending::Refused)? {
             return if stored == size { Ok(Durable { content, size }) } else { Err(wrong_size(stored, size)) };
         }
         // Before a place is taken: a request that waits for its channel must not keep others out.

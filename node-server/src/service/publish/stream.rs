@@ -75,8 +75,8 @@ impl Upload<'_> {
             let reason = format!("{size} bytes of {content} came, the trailer says otherwise");
             return Err(refused(RefusalCode::WrongContent, reason));
         }
-        let known = super::super::describe::sizes(&node, vec![content]).await.map_err(Ending::Refused)?;
-        if known.into_iter().flatten().next().is_some() {
+        let known = super::super::describe::size(&node, content).await.map_err(Ending::Refused)?;
+        if known.is_some() {
             let _ = blocking(move || drop(spool)).await;
             return Ok(Durable { content, size });
         }
