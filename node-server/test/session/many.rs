@@ -2,6 +2,7 @@
 
 use aro_proto::merkle::{ByteRanges, GroupSize};
 use aro_proto::message::{Fetch, FetchItem, Message, Refused};
+use aro_proto::wire::{FRAME_HEAD, FrameHead};
 use aro_proto::{Amount, ContentId};
 
 use crate::agent::{Agent, soon};
@@ -59,7 +60,8 @@ async fn a_damaged_content_is_refused_in_its_place_and_the_others_are_served() {
     let fetch = Fetch { items, group_log2: GroupSize::KIB64.log2(), max_price: Amount::new(u64::MAX) };
     let (_send, mut receive) = agent.ask(&fetch, &funded.signer).await;
     let answer = soon(receive.read_to_end(1 << 20)).await.unwrap();
-    assert_eq!(answer[0], Refused::KIND);
+    let head = FrameHead::parse(answer.first_chunk::<FRAME_HEAD>().unwrap()).unwrap();
+    assert_eq!(head.kind, Refused::KIND);
     assert!(answer.ends_with(&sound[sound.len() - 1_000..]), "{} bytes", answer.len());
     node.shutdown().await.unwrap();
 }
