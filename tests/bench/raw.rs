@@ -6,13 +6,25 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use aro_proto::NodeId;
-use aro_proto::transport::{SERVER_NAME, client_config, server_config};
+use aro_proto::limits::UDP_BUFFER;
+use aro_proto::transport::{SERVER_NAME, TransportSettings, client_config, endpoint_config, server_config};
 use bytes::Bytes;
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, TokioRuntime};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::scene::random_key;
+
+/// A socket as ours are.
+pub(crate) fn endpoint(server: Option<ServerConfig>, settings: TransportSettings) -> Result<Endpoint> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    // The system may grant less, to us as well.
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER);
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    Ok(Endpoint::new(endpoint_config(settings), server, socket.into(), Arc::new(TokioRuntime))?)
+}
 
 /// A server and a connection to it.
 pub(crate) struct Raw {
@@ -25,8 +37,8 @@ impl Raw {
     /// Serves `block` to whoever connects.
     pub(crate) fn serve(block: Bytes) -> Result<Self> {
         let key = random_key()?;
-        let server = Endpoint::server(server_config(&key), (Ipv4Addr::LOCALHOST, 0).into())?;
-        let client = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into())?;
+        let server = endpoint(Some(server_config(&key)), TransportSettings::default())?;
+        let client = endpoint(None, TransportSettings::default())?;
         let accepting = server.clone();
         tokio::spawn(async move {
             while let Some(incoming) = accepting.accept().await {

@@ -23,23 +23,18 @@ pub(crate) fn server_endpoints(
     count: usize,
 ) -> io::Result<Vec<Endpoint>> {
     let config = server_config_with(key, settings);
-    let mut address = listen;
-    let mut endpoints = Vec::with_capacity(count);
-    for number in 0..count.max(1) {
-        let socket = socket(address, count > 1)?;
-        if number == 0 {
-            for shortfall in size_buffers(&socket, UDP_BUFFER) {
-                tracing::warn!("{shortfall}");
-            }
-        } else {
-            let _ = size_buffers(&socket, UDP_BUFFER);
-        }
-        let endpoint = endpoint(socket, Some(config.clone()), settings)?;
-        // The port that the first was given is the port of all.
-        address = endpoint.local_addr()?;
-        endpoints.push(endpoint);
+    let is_shared = count > 1;
+    let address = if is_shared { vacant(listen)? } else { listen };
+    // All of them before the first answers: a handshake that another socket then gets would be lost.
+    let sockets = (0..count.max(1)).map(|_| socket(address, is_shared)).collect::<io::Result<Vec<_>>>()?;
+    let mut shortfalls = Vec::new();
+    for socket in &sockets {
+        shortfalls = size_buffers(socket, UDP_BUFFER);
     }
-    Ok(endpoints)
+    for shortfall in shortfalls {
+        tracing::warn!("{shortfall}");
+    }
+    sockets.into_iter().map(|socket| endpoint(socket, Some(config.clone()), settings)).collect()
 }
 
 /// Dials out, from any port of the family of `peer`. Must be called within a tokio runtime.
@@ -49,6 +44,13 @@ pub(crate) fn client_endpoint(peer: SocketAddr) -> io::Result<Endpoint> {
     // Vouchers are few: whatever the system gives will do.
     let _ = size_buffers(&socket, UDP_BUFFER);
     endpoint(socket, None, TransportSettings::default())
+}
+
+/// The address, with its port if the system is to choose one, once it is sure that nobody has it: another who shares
+/// addresses as well would be given a part of the peers.
+fn vacant(address: SocketAddr) -> io::Result<SocketAddr> {
+    let alone = socket(address, false)?;
+    alone.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
@@ -222,11 +224,14 @@ mod tests {
     #[tokio::test]
     async fn an_address_in_use_is_not_shared_by_chance() {
         let key = SecretKey::from_bytes(&[7; 32]);
-        let one = server_endpoints((Ipv4Addr::LOCALHOST, 0).into(), &key, TransportSettings::default(), 1).unwrap();
-        let address = one[0].local_addr().unwrap();
-        for count in [1, 2] {
-            let error = server_endpoints(address, &key, TransportSettings::default(), count).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        for holders in [1, 2] {
+            let any = (Ipv4Addr::LOCALHOST, 0).into();
+            let held = server_endpoints(any, &key, TransportSettings::default(), holders).unwrap();
+            let address = held[0].local_addr().unwrap();
+            for count in [1, 2] {
+                let error = server_endpoints(address, &key, TransportSettings::default(), count).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{holders} {count}");
+            }
         }
     }
 

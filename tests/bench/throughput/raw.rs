@@ -6,20 +6,19 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aro_proto::SecretKey;
 use aro_proto::identity::{pkcs8_der, spki_der};
-use aro_proto::limits::UDP_BUFFER;
-use aro_proto::transport::{SERVER_NAME, TransportSettings, client_config_with, endpoint_config, server_config_with};
+use aro_proto::transport::{SERVER_NAME, TransportSettings, client_config_with, server_config_with};
 use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Connection, Endpoint, ServerConfig, TokioRuntime, VarInt};
+use quinn::{ClientConfig, Connection, Endpoint, ServerConfig, VarInt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, SignatureScheme};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::meter::{Meter, Sample};
+use crate::raw::endpoint;
 
 /// A server which sends as much of the content as it is asked for, and a client.
 pub(super) struct Line {
@@ -109,16 +108,6 @@ fn stock_configs() -> Result<(ServerConfig, ClientConfig)> {
         ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server)?)),
         ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?)),
     ))
-}
-
-/// A socket as ours are.
-fn endpoint(server: Option<ServerConfig>, settings: TransportSettings) -> Result<Endpoint> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    // The system may grant less, to us as well.
-    let _ = socket.set_recv_buffer_size(UDP_BUFFER);
-    let _ = socket.set_send_buffer_size(UDP_BUFFER);
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    Ok(Endpoint::new(endpoint_config(settings), server, socket.into(), Arc::new(TokioRuntime))?)
 }
 
 /// Whoever answers is the server of this process.
