@@ -13,6 +13,8 @@ use settlement_interface::instructions::tag;
 #[derive(Clone)]
 pub(super) struct Meter {
     inner: EmbeddedChain,
+    /// One at a time, or the fee of another that lands meanwhile would count as well.
+    scales: Arc<tokio::sync::Mutex<()>>,
     weighed: Arc<Mutex<Vec<Weight>>>,
 }
 
@@ -45,7 +47,7 @@ impl Weight {
 
 impl Meter {
     pub(super) fn new(inner: EmbeddedChain) -> Self {
-        Self { inner, weighed: Arc::default() }
+        Self { inner, scales: Arc::default(), weighed: Arc::default() }
     }
 
     /// The transaction of this instruction with the most channels.
@@ -57,6 +59,7 @@ impl Meter {
     /// Sends a transaction and weighs it, if it lands with one instruction of the program in it.
     async fn weigh(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
         let bytes = check_size(transaction)?;
+        let _alone = self.scales.lock().await;
         let simulation = self.inner.simulate(transaction).await?;
         let parties = transaction.message.static_account_keys();
         let before = self.lamports(parties).await?;
