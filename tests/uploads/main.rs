@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use agent_client::{Agent, FetchError, PublishSource, Spending, Wallet};
 use aro_proto::{Amount, ByteCount, ContentId, NodeAddress, RefusalCode, Tariff};
@@ -69,6 +70,16 @@ fn price(tariff: Tariff, bytes: usize) -> u64 {
     tariff.price(ByteCount::new(bytes as u64)).unwrap().get()
 }
 
+/// What a broken-off upload brought is paid beside it; then nothing is set aside any more.
+async fn nothing_stays_reserved(agent: &Agent) {
+    let settled = async {
+        while agent.budget().reserved(Spending::Vouchers) > Amount::ZERO {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), settled).await.expect("nothing stays reserved");
+}
+
 // r[verify publish.receipt.checked]
 // r[verify publish.pay.acknowledged]
 // r[verify publish.head.checked]
@@ -86,7 +97,7 @@ async fn what_one_agent_publishes_another_fetches_and_both_have_paid_exactly() {
     assert_eq!((report.taken_bytes, report.paid.get()), (report.size, price(PUBLISH, bytes.len())));
     assert!(report.acknowledged && report.vouchers >= 5 && report.wire_bytes > report.size);
     assert_eq!(scene.watermark(&publisher).await, report.paid.get());
-    assert_eq!(publisher.budget().reserved(Spending::Vouchers), Amount::ZERO);
+    nothing_stays_reserved(&publisher).await;
     let last = *reports.lock().unwrap().last().unwrap();
     assert_eq!((last.proven_bytes, last.spent), (report.size, report.paid));
 
@@ -105,7 +116,7 @@ async fn what_one_agent_publishes_another_fetches_and_both_have_paid_exactly() {
     let stream = publisher.publish(&scene.address(), piped).max_bytes(4 * MIB as u64).run().await.unwrap();
     assert_eq!((stream.content, stream.size), (ContentId::of(&bytes[..3 * MIB]), 3 * MIB as u64));
     assert_eq!(scene.watermark(&publisher).await, price(PUBLISH, bytes.len() + 3 * MIB));
-    assert_eq!(publisher.budget().reserved(Spending::Vouchers), Amount::ZERO);
+    nothing_stays_reserved(&publisher).await;
     publisher.close().await;
     reader.close().await;
     scene.node.running.shutdown().await.unwrap();
@@ -137,7 +148,7 @@ async fn an_upload_that_breaks_off_goes_on_and_nothing_is_paid_twice() {
     // What was in flight when it broke off may be the node's loss, never the agent's.
     let paid = publisher.channels().await.unwrap()[0].signed.get();
     assert!(paid <= price(PUBLISH, bytes.len()), "{paid}");
-    assert_eq!(publisher.budget().reserved(Spending::Vouchers), Amount::ZERO);
+    nothing_stays_reserved(&publisher).await;
     publisher.close().await;
     scene.node.running.shutdown().await.unwrap();
 }
@@ -158,7 +169,7 @@ async fn caps_hold_and_refusals_say_who_must_act() {
     assert!(matches!(cut, Err(FetchError::TooLarge { limit, .. }) if limit == MIB as u64), "{cut:?}");
     let missing = publisher.publish(&node, &scene.home.path().join("none")).run().await;
     assert!(matches!(missing, Err(FetchError::Source(_))), "{missing:?}");
-    assert_eq!(publisher.budget().reserved(Spending::Vouchers), Amount::ZERO);
+    nothing_stays_reserved(&publisher).await;
     publisher.close().await;
     scene.node.running.shutdown().await.unwrap();
 }
