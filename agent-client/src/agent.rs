@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
@@ -15,6 +16,7 @@ use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
+use crate::ledger::Hold;
 use crate::publish::{PublishBuilder, PublishSource};
 use crate::transport::{Endpoints, Session, SessionSetup};
 use crate::wallet::{ChannelRecord, Money, Wallet, WalletError};
@@ -208,6 +210,10 @@ impl Agent {
             return Ok(Arc::clone(session));
         }
         let record = self.channel_to(address.node()).await?;
+        let hold = match &record {
+            Some(record) => Some(self.hold(record.channel).await?),
+            None => None,
+        };
         let setup = SessionSetup {
             endpoints: &self.inner.endpoints,
             wallet: self.inner.wallet.clone(),
@@ -215,6 +221,7 @@ impl Agent {
             config: self.inner.config,
             chain: self.inner.chain_ids,
             record,
+            hold,
         };
         let session = Arc::new(Session::dial(address, setup).await?);
         *slot = Some(Arc::clone(&session));
@@ -263,8 +270,21 @@ impl Agent {
             Ok(remembered) => remembered,
             Err(panicked) => match panicked.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(ending) => Err(WalletError::Store(std::io::Error::other(ending).into())),
+                Err(_) => Err(WalletError::Ending),
             },
+        }
+    }
+
+    /// Takes a channel for this process, and waits a while for another one that has it.
+    async fn hold(&self, channel: ChannelId) -> Result<Arc<Hold>, WalletError> {
+        let deadline = Instant::now() + Duration::from_millis(self.inner.config.channel_wait_ms);
+        loop {
+            match self.inner.wallet.hold(channel) {
+                Err(WalletError::ChannelInUse(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(HOLD_INTERVAL).await;
+                }
+                held => return held,
+            }
         }
     }
 
@@ -297,4 +317,6 @@ impl std::fmt::Debug for Agent {
 }
 
 /// Time for nodes to acknowledge the end of connections.
-const GOODBYE: std::time::Duration = std::time::Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Between looks at a channel that another process has.
+const HOLD_INTERVAL: Duration = Duration::from_millis(20);
