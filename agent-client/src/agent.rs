@@ -12,7 +12,7 @@ use settlement_chain::{Address as ChainAddress, ChainClient, ChainError, Program
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use crate::budget::BudgetGuard;
+use crate::budget::{Approval, Approver, BudgetGuard, NotApproved, Policy, PolicyError};
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
@@ -33,6 +33,7 @@ struct Inner {
     chain_ids: ChainIds,
     wallet: Wallet,
     budget: BudgetGuard,
+    approver: Option<Arc<dyn Approver>>,
     config: AgentConfig,
     endpoints: Endpoints,
     pool: Mutex<HashMap<NodeId, Slot>>,
@@ -49,6 +50,8 @@ pub struct AgentBuilder {
     program: Option<ChainAddress>,
     wallet: Option<Wallet>,
     budget: Option<Amount>,
+    policy: Option<Policy>,
+    approver: Option<Arc<dyn Approver>>,
     config: AgentConfig,
 }
 
@@ -61,6 +64,9 @@ pub enum BuildError {
     /// The chain could not be asked which chain it is, or the program is not set up on it.
     #[error(transparent)]
     Chain(#[from] ReadError),
+    /// The budget cannot be held: then nothing is allowed rather than everything.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 impl From<ChainError> for BuildError {
@@ -88,10 +94,22 @@ impl AgentBuilder {
         self
     }
 
-    /// The most that this agent signs away in all, and the most that it locks in channels, in base units. Default:
-    /// no cap, so that each fetch's own bounds and the deposits are what holds.
+    /// The most that this agent signs away from now on, and the most that it locks in channels, in base units. Default:
+    /// no such cap. What the wallet's `budget.json` and [`policy`](Self::policy) cap is capped all the same.
     pub fn budget(mut self, budget: Amount) -> Self {
         self.budget = Some(budget);
+        self
+    }
+
+    /// Caps that hold beside those of the wallet's `budget.json`: where both speak, the tighter holds.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// Who is asked about amounts above a policy's `ask_above`. Default: nobody, and they are refused.
+    pub fn approver(mut self, approver: Arc<dyn Approver>) -> Self {
+        self.approver = Some(approver);
         self
     }
 
@@ -111,6 +129,8 @@ impl AgentBuilder {
         let program = self.program.map_or(Program::local(), Program::new);
         let genesis_hash = chain.genesis_hash().await?;
         let config = reads::config(&*chain, &program).await?;
+        let policies: Vec<Policy> = Policy::load(wallet.dir())?.into_iter().chain(self.policy).collect();
+        let budget = wallet.guard(policies, self.budget)?;
         let chain_ids = ChainIds { genesis_hash, program: program.id.to_bytes(), mint: config.mint };
         Ok(Agent {
             inner: Arc::new(Inner {
@@ -118,7 +138,8 @@ impl AgentBuilder {
                 program,
                 chain_ids,
                 wallet,
-                budget: self.budget.map_or_else(BudgetGuard::unlimited, BudgetGuard::new),
+                budget,
+                approver: self.approver,
                 config: self.config,
                 endpoints: Endpoints::default(),
                 pool: Mutex::default(),
@@ -167,6 +188,14 @@ impl Agent {
         &self.inner.budget
     }
 
+    /// Base units that this wallet has signed away on all channels that it knows, by the vouchers themselves.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn signed_in_all(&self) -> Result<Amount, WalletError> {
+        self.inner.wallet.signed_in_all()
+    }
+
     /// Says goodbye to every node, once they have everything that was signed; bounded in time.
     pub async fn close(&self) {
         let slots: Vec<Slot> = self.inner.pool.lock().await.drain().map(|(_, slot)| slot).collect();
@@ -177,6 +206,14 @@ impl Agent {
             }
         }
         let idle = self.inner.endpoints.wait_idle();
+        let (budget, scribe) = (self.inner.budget.clone(), Arc::clone(self.inner.wallet.scribe()));
+        let settle = move || {
+            scribe.flush();
+            budget.settle()
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(settle).await {
+            tracing::debug!(%error, "the budget's lease is given back later");
+        }
         if tokio::time::timeout(GOODBYE, idle).await.is_err() {
             tracing::debug!("a node did not say goodbye in time");
         }
@@ -200,6 +237,24 @@ impl Agent {
 
     pub(crate) fn config(&self) -> &AgentConfig {
         &self.inner.config
+    }
+
+    /// What the open channel to a node still holds, as far as the wallet knows; none if there is no channel.
+    pub(crate) fn deposit_left(&self, node: NodeId) -> Result<Option<Amount>, WalletError> {
+        let open = self.inner.wallet.open_channel_to(node)?;
+        Ok(open.map(|record| record.deposit.saturating_sub(record.signed)))
+    }
+
+    /// Asks about an amount above the threshold. Nothing is signed before this returns.
+    pub(crate) async fn approve(&self, approval: Approval) -> Result<(), NotApproved> {
+        let Approval { amount, threshold, .. } = approval;
+        if amount <= threshold {
+            return Ok(());
+        }
+        match &self.inner.approver {
+            Some(approver) if approver.approve(&approval).await => Ok(()),
+            _ => Err(NotApproved { amount, threshold }),
+        }
     }
 
     /// The connection to an address's node, dialled if there is none.

@@ -14,7 +14,7 @@ use settlement_chain::ChainError;
 use settlement_chain::reads::ReadError;
 use thiserror::Error;
 
-use crate::budget::BudgetExceeded;
+use crate::budget::{BudgetError, BudgetExceeded, NotApproved};
 use crate::wallet::WalletError;
 
 /// Why a fetch, a quote or an upload failed. Nothing unproven was delivered, and nothing was paid but for proven bytes.
@@ -123,6 +123,9 @@ pub enum FetchError {
     /// The budget does not allow it.
     #[error(transparent)]
     BudgetExceeded(#[from] BudgetExceeded),
+    /// It costs more than may be spent unasked, and nobody has approved it.
+    #[error(transparent)]
+    NotApproved(#[from] NotApproved),
     /// The content is larger than the caller takes.
     #[error("the answer would have {size} bytes, the caller takes at most {limit}")]
     TooLarge {
@@ -229,6 +232,7 @@ impl FetchError {
             Self::Unreachable { .. } => "Unreachable",
             Self::Timeout { .. } => "Timeout",
             Self::BudgetExceeded(_) => "BudgetExceeded",
+            Self::NotApproved(_) => "NotApproved",
             Self::TooLarge { .. } => "TooLarge",
             Self::Request(_) => "Request",
             Self::Source(_) => "Source",
@@ -246,7 +250,7 @@ impl FetchError {
                 WhoActs::RetryElsewhere
             }
             Self::NoChannel { .. } | Self::DepositExhausted { .. } | Self::ChannelUnusable { .. } => WhoActs::Pay,
-            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => WhoActs::Authorise,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) | Self::NotApproved(_) => WhoActs::Authorise,
             Self::Wallet(error) if !error.is_retryable() => WhoActs::Authorise,
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Wallet(_) => WhoActs::RetryHere,
             Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
@@ -287,7 +291,8 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "check the address: the node may have moved, or another runs there".into(),
             Self::Unreachable { .. } => "check that the node runs and that UDP reaches it, then try again".into(),
             Self::Timeout { .. } => "try again, or ask another node".into(),
-            Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
+            Self::BudgetExceeded(error) => error.next_step(),
+            Self::NotApproved(_) => NotApproved::NEXT_STEP.into(),
             Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
             Self::Source(_) => "check the file and its permissions, and that nobody writes to it".into(),
@@ -303,6 +308,7 @@ impl FetchError {
             Self::PriceTooHigh { price, .. } => Some(*price),
             Self::DepositExhausted { missing, .. } => Some(*missing),
             Self::BudgetExceeded(error) => Some(error.needed),
+            Self::NotApproved(error) => Some(error.amount),
             Self::Refused(refusal) => refusal.amount,
             _ => None,
         }
@@ -349,6 +355,15 @@ pub(crate) struct RequestFacts {
 impl From<WalletError> for FetchError {
     fn from(error: WalletError) -> Self {
         Self::Wallet(Arc::new(error))
+    }
+}
+
+impl From<BudgetError> for FetchError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::Exceeded(exceeded) => exceeded.into(),
+            BudgetError::Ledger(error) => Self::Wallet(Arc::new(WalletError::Shared(error))),
+        }
     }
 }
 

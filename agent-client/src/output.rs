@@ -3,7 +3,7 @@
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
-use agent_client::{BuildError, FetchError, MoneyError, WalletError};
+use agent_client::{BuildError, FetchError, LedgerError, MoneyError, NotApproved, PolicyError, WalletError};
 use aro_proto::{Amount, WhoActs};
 use serde::Serialize;
 use serde_json::json;
@@ -105,8 +105,8 @@ impl From<FetchError> for Failure {
             FetchError::Proof { .. } => 7,
             FetchError::Sink(_) | FetchError::Source(_) => 1,
             FetchError::Request(_) => USAGE,
-            FetchError::Wallet(_) => KEYS,
-            FetchError::PriceTooHigh { .. } | FetchError::BudgetExceeded(_) => PAY,
+            FetchError::Wallet(error) if !error.is_retryable() => KEYS,
+            FetchError::PriceTooHigh { .. } | FetchError::BudgetExceeded(_) | FetchError::NotApproved(_) => PAY,
             other => exit_of(other.who_acts()),
         };
         Self {
@@ -124,7 +124,8 @@ impl From<WalletError> for Failure {
     fn from(error: WalletError) -> Self {
         let who_acts = if error.is_retryable() { WhoActs::RetryHere } else { WhoActs::Authorise };
         let next_step = error.next_step().to_owned();
-        Self { code: "Wallet", who_acts, message: error.to_string(), next_step, amount: None, exit: KEYS }
+        let exit = if error.is_retryable() { exit_of(who_acts) } else { KEYS };
+        Self { code: "Wallet", who_acts, message: error.to_string(), next_step, amount: None, exit }
     }
 }
 
@@ -133,7 +134,22 @@ impl From<BuildError> for Failure {
         match error {
             BuildError::Chain(error) => error.into(),
             BuildError::Needs(_) => Self::internal(&error),
+            BuildError::Policy(error) => error.into(),
         }
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        WalletError::from(error).into()
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        let next_step = "correct budget.json in the wallet's folder, or set it anew: aro budget set --help".into();
+        let message = error.to_string();
+        Self { code: "Budget", who_acts: WhoActs::Authorise, message, next_step, amount: None, exit: USAGE }
     }
 }
 
@@ -160,9 +176,9 @@ impl From<MoneyError> for Failure {
                 let (who_acts, next_step) = remedy(submit.remedy());
                 ("Transaction", who_acts, next_step.into(), None)
             }
-            MoneyError::Budget(error) => {
-                let next_step = format!("allow {} $ARO in all, or ask for less", error.sufficient);
-                ("BudgetExceeded", WhoActs::Pay, next_step, Some(error.needed))
+            MoneyError::Budget(error) => ("BudgetExceeded", WhoActs::Pay, error.next_step(), Some(error.needed)),
+            MoneyError::NotApproved(error) => {
+                ("NotApproved", WhoActs::Pay, NotApproved::NEXT_STEP.into(), Some(error.amount))
             }
             MoneyError::NotEnough { needed, .. } => (
                 "NotEnough",

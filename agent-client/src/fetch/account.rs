@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use aro_proto::channel::StreamKey;
+use aro_proto::message::SignedPublishReceipt;
 use aro_proto::{Amount, ByteCount, Tariff};
 
+use crate::budget::Purpose;
 use crate::error::FetchError;
+use crate::receipts::{Entry, Subject};
 use crate::transport::{BindStatus, Control, Session};
 use crate::wallet::Lane;
 
@@ -13,6 +16,10 @@ use crate::wallet::Lane;
 pub(crate) struct StreamAccount {
     control: Control,
     stream: u64,
+    purpose: Purpose,
+    subject: Subject,
+    /// The node's word for an upload.
+    receipt: Option<SignedPublishReceipt>,
     /// The channel that pays, once the answer's head was accepted; none where content is free.
     lane: Option<Arc<Lane>>,
     vouchers_before: u64,
@@ -23,10 +30,13 @@ pub(crate) struct StreamAccount {
 }
 
 impl StreamAccount {
-    pub(crate) fn open(control: Control, stream: u64) -> Self {
+    pub(crate) fn open(control: Control, stream: u64, purpose: Purpose, subject: Subject) -> Self {
         Self {
             control,
             stream,
+            purpose,
+            subject,
+            receipt: None,
             lane: None,
             vouchers_before: 0,
             proven: 0,
@@ -56,7 +66,7 @@ impl StreamAccount {
         lane: Option<Arc<Lane>>,
     ) -> Result<(), FetchError> {
         if let Some(lane) = &lane {
-            lane.begin(StreamKey(self.stream), tariff, bytes, price)?;
+            lane.begin(StreamKey(self.stream), tariff, bytes, price, &self.purpose)?;
             self.vouchers_before = lane.vouchers();
         }
         self.lane = lane;
@@ -75,7 +85,7 @@ impl StreamAccount {
         match (&self.lane, lane) {
             (Some(lane), _) => lane.grow(StreamKey(self.stream), bytes)?,
             (None, Some(lane)) => {
-                lane.begin(StreamKey(self.stream), lane.tariff(), bytes, price)?;
+                lane.begin(StreamKey(self.stream), lane.tariff(), bytes, price, &self.purpose)?;
                 self.vouchers_before = lane.vouchers();
                 self.lane = Some(Arc::clone(lane));
             }
@@ -93,6 +103,15 @@ impl StreamAccount {
     /// The node refused: nothing was begun on either side.
     pub(crate) fn refused(&mut self) {
         self.is_open = false;
+    }
+
+    /// The node has signed for an upload, which was of this content. One that brought nothing has ended before.
+    pub(crate) fn signed(&mut self, receipt: SignedPublishReceipt) {
+        self.subject.content = receipt.receipt.content;
+        self.receipt = Some(receipt);
+        if !self.is_open {
+            self.note();
+        }
     }
 
     /// What was counted is all there is, although more was announced: the end of a stream came before its bound.
@@ -135,12 +154,35 @@ impl StreamAccount {
         self.lane.is_none() || acknowledged(session, limit_ms).await
     }
 
+    /// Enters the request in the account.
+    fn note(&self) {
+        let scribe = self.control.scribe();
+        let Subject { kind, content, contents, ranges } = self.subject.clone();
+        scribe.note(Entry {
+            entry: 0,
+            at: scribe.now(),
+            kind,
+            node: self.purpose.node(),
+            channel: self.lane.as_ref().map(|lane| lane.channel()),
+            content,
+            contents,
+            ranges,
+            bytes: self.proven,
+            amount: self.cost,
+            class: self.purpose.class_name().to_string(),
+            receipt: self.receipt,
+        });
+    }
+
     fn finish(&mut self, pays: Pays) {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
         if self.expected != Some(self.proven) {
             self.control.end_stream(self.stream, self.proven);
+        }
+        if self.proven > 0 || self.receipt.is_some() {
+            self.note();
         }
         if let Some(lane) = &self.lane {
             lane.end(StreamKey(self.stream));

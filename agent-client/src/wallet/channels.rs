@@ -2,14 +2,16 @@
 
 use aro_proto::{Amount, ChannelId, NodeId};
 use serde::{Serialize, Serializer};
-use settlement_chain::submit::{Remedy, SubmitError, submit};
+use settlement_chain::submit::{Remedy, submit};
 use settlement_chain::{Address, Instruction, Signature, instructions, reads};
 use settlement_interface::accounts::{Channel, status};
 
+use super::WalletError;
 use super::money::{MoneyError, Place, enough};
 use super::state::ChannelRecord;
 use crate::agent::Agent;
-use crate::budget::{SpendPermit, Spending};
+use crate::budget::{Approval, Purpose, SpendPermit, Spending, lock_deposit, release_deposit, unlock_deposit};
+use crate::ledger::{Durability, LedgerError};
 
 /// A channel as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -111,9 +113,10 @@ impl Agent {
         let (address, _) = program.channel(&program.agent(&owner).0, &node_account, nonce);
         let signer = Address::new_from_array(*self.keys().signer().as_bytes());
         let open = instructions::OpenChannel { node: node_account, nonce, deposit: deposit.get(), grace_s, signer };
-        let permit = self.budget().reserve(Spending::Deposits, deposit)?;
-        let signature = self.lock(permit, instructions::open_batch(program, &owner, &owner, &[open])).await?;
         let channel = ChannelId::from_bytes(address.to_bytes());
+        let permit = self.set_aside(node, deposit).await?;
+        let open = instructions::open_batch(program, &owner, &owner, &[open]);
+        let signature = self.lock(permit, channel, node, open).await?;
         self.remember(ChannelRecord::open(channel, node, deposit, nonce)).await?;
         // A connection is bound for life; the next fetch binds the new channel.
         self.forget_session(node).await;
@@ -133,9 +136,10 @@ impl Agent {
         }
         let agent = reads::agent(chain, program, &owner).await?;
         enough(amount, Amount::new(agent.map_or(0, |agent| agent.available)), Place::Available)?;
-        let permit = self.budget().reserve(Spending::Deposits, amount)?;
-        let signature = self.lock(permit, instructions::top_up(program, &owner, &address, amount.get())).await?;
         let node = self.node_of(channel, &account).await?;
+        let permit = self.set_aside(node, amount).await?;
+        let top_up = instructions::top_up(program, &owner, &address, amount.get());
+        let signature = self.lock(permit, channel, node, top_up).await?;
         let deposit = Amount::new(account.deposit).saturating_add(amount);
         let known = ChannelRecord::from_chain(channel, node, &account);
         self.remember(ChannelRecord { deposit, ..known }).await?;
@@ -189,6 +193,7 @@ impl Agent {
         let signature = submit(self.chain(), self.keys().owner_key(), &[], &steps).await?;
         let known = ChannelRecord::from_chain(channel, node, &account);
         self.remember(ChannelRecord { status: status::CLOSED, ..known }).await?;
+        self.unlock(channel).await?;
         let refunded = Amount::new(instructions::refundable(&account));
         Ok(Reclaimed { channel, refunded, settled: Amount::new(account.settled), signature })
     }
@@ -244,15 +249,57 @@ impl Agent {
         node.map(|node| NodeId::from_bytes(node.id)).ok_or(MoneyError::UnknownChannel(channel))
     }
 
-    /// Sends a transaction that locks money. The permit is spent unless it is certain that nothing happened.
-    async fn lock(&self, permit: SpendPermit, instruction: Instruction) -> Result<Signature, SubmitError> {
-        let amount = permit.amount();
-        let sent = submit(self.chain(), self.keys().owner_key(), &[], &[instruction]).await;
-        match &sent {
-            Err(error) if error.remedy() != Remedy::CheckStatus => drop(permit),
-            Ok(_) | Err(_) => permit.commit(amount),
+    /// Sets a deposit aside in the budget, asked about if it is above the threshold.
+    async fn set_aside(&self, node: NodeId, amount: Amount) -> Result<SpendPermit, MoneyError> {
+        let permit = self.budget().reserve(&Purpose::deposit(node), amount)?;
+        if let Some(threshold) = self.budget().ask_above() {
+            let approval = Approval { amount, threshold, node, content: None, spending: Spending::Deposits };
+            self.approve(approval).await?;
         }
-        sent
+        Ok(permit)
+    }
+
+    /// Sends a transaction that locks money. The permit is spent before it is sent, so that whatever ends this process,
+    /// no deposit is forgotten; it is given back if it is certain that nothing happened.
+    async fn lock(
+        &self,
+        permit: SpendPermit,
+        channel: ChannelId,
+        node: NodeId,
+        instruction: Instruction,
+    ) -> Result<Signature, MoneyError> {
+        let amount = permit.amount();
+        let guard = self.budget().clone();
+        let counted = move || guard.commit(permit, amount, |tx| lock_deposit(tx, channel, node, amount));
+        written(tokio::task::spawn_blocking(counted).await)?;
+        let sent = submit(self.chain(), self.keys().owner_key(), &[], &[instruction]).await;
+        if let Err(error) = &sent
+            && error.remedy() != Remedy::CheckStatus
+        {
+            let ledger = self.keys().ledger().clone();
+            let forget = move || ledger.write(Durability::Synced, |tx| release_deposit(tx, channel, amount));
+            written(tokio::task::spawn_blocking(forget).await)?;
+            self.budget().forget(Spending::Deposits, amount);
+        }
+        Ok(sent?)
+    }
+
+    /// The channel is taken back, and what was locked in it is free again.
+    async fn unlock(&self, channel: ChannelId) -> Result<(), MoneyError> {
+        let ledger = self.keys().ledger().clone();
+        let unlock = move || ledger.write(Durability::Synced, |tx| unlock_deposit(tx, channel));
+        written(tokio::task::spawn_blocking(unlock).await)
+    }
+}
+
+/// What became of work on the ledger that had a thread of its own.
+fn written(done: Result<Result<(), LedgerError>, tokio::task::JoinError>) -> Result<(), MoneyError> {
+    match done {
+        Ok(written) => Ok(written.map_err(WalletError::from)?),
+        Err(panicked) => match panicked.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(WalletError::Ending.into()),
+        },
     }
 }
 

@@ -24,8 +24,9 @@ pub(crate) use lane::Lane;
 pub use money::{Money, MoneyError, Place, WalletStatus};
 pub(crate) use state::ChannelRecord;
 
-use crate::budget::SpendPermit;
+use crate::budget::{BudgetGuard, Policy, PolicyError, SpendPermit};
 use crate::ledger::{Hold, Holds, Ledger, LedgerError};
+use crate::receipts::{self, By, Entry, Scribe, Totals};
 use keystore::Keys;
 use state::State;
 
@@ -39,6 +40,7 @@ struct Inner {
     keys: Keys,
     state: State,
     holds: Holds,
+    scribe: Arc<Scribe>,
     ledger: Ledger,
 }
 
@@ -65,6 +67,9 @@ pub enum WalletError {
     /// The ledger of channels, budget and receipts cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The same, told to several.
+    #[error(transparent)]
+    Shared(Arc<LedgerError>),
     /// Another process pays with the channel: two cannot count one stream of vouchers.
     #[error("another process is using channel {0}")]
     ChannelInUse(ChannelId),
@@ -102,6 +107,9 @@ pub enum WalletError {
         /// What the voucher pays beyond the one before, in base units.
         rise: Amount,
     },
+    /// The permit is for something else, or of a guard on another wallet.
+    #[error("the permit is not for vouchers of this wallet")]
+    OtherPermit,
 }
 
 impl WalletError {
@@ -111,6 +119,7 @@ impl WalletError {
             Self::ChannelInUse(_) => true,
             Self::Key(error) => error.is_retryable(),
             Self::Ledger(error) => error.is_retryable(),
+            Self::Shared(error) => error.is_retryable(),
             _ => false,
         }
     }
@@ -124,8 +133,9 @@ impl WalletError {
             Self::Ending => "start it again",
             Self::Key(_) | Self::Folder { .. } => "check the folder, the key files and their permissions",
             Self::Ledger(error) => error.next_step(),
+            Self::Shared(error) => error.next_step(),
             Self::UnknownChannel(_) => "look at `aro channel list`",
-            Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } => {
+            Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } | Self::OtherPermit => {
                 "nothing was signed; report this, for it should not happen"
             }
         }
@@ -153,7 +163,8 @@ impl Wallet {
 
     fn with(keys: Keys, ledger: Ledger) -> Self {
         let (state, holds) = (State::new(ledger.clone()), Holds::new(ledger.dir()));
-        Self { inner: Arc::new(Inner { keys, state, holds, ledger }) }
+        let scribe = Arc::new(Scribe::new(ledger.clone()));
+        Self { inner: Arc::new(Inner { keys, state, holds, scribe, ledger }) }
     }
 
     /// The addresses of a wallet's keys, without opening its record.
@@ -173,6 +184,49 @@ impl Wallet {
     /// The session key's id: signs requests and vouchers, and can lose no more than what channels hold.
     pub fn signer(&self) -> AgentId {
         self.inner.keys.signer.agent_id()
+    }
+
+    /// A guard that holds the caps of `policy` on all that this wallet signs away and locks up, together with every other
+    /// guard of the wallet in whatever process. It is the only way to a [`SpendPermit`].
+    ///
+    /// # Errors
+    /// The policy does not hold together.
+    pub fn budget(&self, policy: Policy) -> Result<BudgetGuard, PolicyError> {
+        self.guard(vec![policy], None)
+    }
+
+    /// The same under several policies at once, and with a cap on what this guard itself lets go.
+    pub(crate) fn guard(&self, policies: Vec<Policy>, own: Option<Amount>) -> Result<BudgetGuard, PolicyError> {
+        policies.iter().try_for_each(Policy::check)?;
+        Ok(BudgetGuard::new(self.inner.ledger.clone(), policies, own))
+    }
+
+    /// Hands every entry of the account from unix second `since` on to `take`, the oldest first. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The ledger cannot be read, or `take` fails.
+    pub fn entries<E: From<LedgerError>>(&self, since: i64, take: impl FnMut(Entry) -> Result<(), E>) -> Result<(), E> {
+        self.inner.scribe.flush();
+        receipts::each(&self.inner.ledger.reader()?, since, take)
+    }
+
+    /// What the entries from unix second `since` on come to, day by day. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn totals(&self, since: i64, by: By) -> Result<Vec<Totals>, LedgerError> {
+        self.inner.scribe.flush();
+        receipts::totals(&self.inner.ledger.reader()?, since, by)
+    }
+
+    /// Who writes the account's entries.
+    pub(crate) fn scribe(&self) -> &Arc<Scribe> {
+        &self.inner.scribe
+    }
+
+    /// The wallet's folder.
+    pub fn dir(&self) -> &Path {
+        self.inner.ledger.dir()
     }
 
     /// Signs a voucher that pays `cumulative` base units in all on `channel`. The amount is durable before the
@@ -195,15 +249,12 @@ impl Wallet {
     /// The same, but what could not be signed leaves the permit with the caller.
     pub(crate) fn sign_or_return(
         &self,
-        permit: SpendPermit,
+        mut permit: SpendPermit,
         channel: ChannelId,
         cumulative: Amount,
     ) -> Result<SignedVoucher, (SpendPermit, WalletError)> {
-        match self.inner.state.raise(channel, cumulative, permit.amount()) {
-            Ok(rise) => {
-                permit.commit(rise);
-                Ok(self.signature_at(channel, cumulative))
-            }
+        match self.inner.state.raise(channel, cumulative, &mut permit) {
+            Ok(_) => Ok(self.signature_at(channel, cumulative)),
             Err(error) => Err((permit, error)),
         }
     }
@@ -215,6 +266,11 @@ impl Wallet {
     pub fn last_voucher(&self, channel: ChannelId) -> Result<Option<SignedVoucher>, WalletError> {
         let record = self.inner.state.get(channel)?.ok_or(WalletError::UnknownChannel(channel))?;
         Ok((!record.signed.is_zero()).then(|| self.signature_at(channel, record.signed)))
+    }
+
+    pub(crate) fn signed_in_all(&self) -> Result<Amount, WalletError> {
+        let records = self.inner.state.all()?;
+        Ok(records.iter().fold(Amount::ZERO, |sum, record| sum.saturating_add(record.signed)))
     }
 
     pub(crate) fn owner_key(&self) -> &Keypair {
@@ -270,7 +326,7 @@ impl std::fmt::Debug for Wallet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{BudgetGuard, Spending};
+    use crate::budget::{Purpose, Spending};
 
     fn wallet_with_channel(dir: &Path, deposit: u64) -> (Wallet, ChannelId) {
         let wallet = Wallet::create(dir).unwrap();
@@ -283,14 +339,18 @@ mod tests {
     #[test]
     fn what_was_signed_is_still_known_after_a_restart_and_only_rises() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = BudgetGuard::new(Amount::new(100));
-        let permit = |amount| guard.reserve(Spending::Vouchers, Amount::new(amount)).unwrap();
+        let purpose = Purpose::vouchers(NodeId::from_bytes([1; 32]));
+        let capped = Policy { total: Some(Amount::new(100)), ..Policy::default() };
         let (wallet, channel) = wallet_with_channel(dir.path(), 50);
+        let guard = wallet.budget(capped.clone()).unwrap();
+        let permit = |amount| guard.reserve(&purpose, Amount::new(amount)).unwrap();
         let first = wallet.sign_voucher(permit(10), channel, Amount::new(10)).unwrap();
         assert!(first.verify(&wallet.signer()).is_ok());
-        drop(wallet);
+        drop((wallet, guard));
 
         let wallet = Wallet::open(dir.path()).unwrap();
+        let guard = wallet.budget(capped).unwrap();
+        let permit = |amount| guard.reserve(&purpose, Amount::new(amount)).unwrap();
         assert_eq!(wallet.last_voucher(channel).unwrap(), Some(first));
         for (amount, cumulative) in [(10, 10), (10, 9)] {
             let refused = wallet.sign_voucher(permit(amount), channel, Amount::new(cumulative));
@@ -311,9 +371,9 @@ mod tests {
     #[test]
     fn news_from_the_chain_leaves_what_was_signed_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = BudgetGuard::unlimited();
         let (wallet, channel) = wallet_with_channel(dir.path(), 50);
-        let permit = guard.reserve(Spending::Vouchers, Amount::new(50)).unwrap();
+        let guard = wallet.budget(Policy::default()).unwrap();
+        let permit = guard.reserve(&Purpose::vouchers(NodeId::from_bytes([1; 32])), Amount::new(50)).unwrap();
         wallet.sign_voucher(permit, channel, Amount::new(20)).unwrap();
         wallet.remember(ChannelRecord::open(channel, NodeId::from_bytes([1; 32]), Amount::new(80), 0)).unwrap();
         let record = wallet.record(channel).unwrap().unwrap();
@@ -348,16 +408,19 @@ mod tests {
     #[test]
     fn two_handles_on_one_wallet_never_sign_the_same_money() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = BudgetGuard::unlimited();
-        let permit = || guard.reserve(Spending::Vouchers, Amount::new(10)).unwrap();
         let (wallet, channel) = wallet_with_channel(dir.path(), 50);
         let other = Wallet::open(dir.path()).unwrap();
-        wallet.sign_voucher(permit(), channel, Amount::new(10)).unwrap();
+        let (ours, theirs) = (wallet.budget(Policy::default()).unwrap(), other.budget(Policy::default()).unwrap());
+        let purpose = Purpose::vouchers(NodeId::from_bytes([1; 32]));
+        let permit = |guard: &BudgetGuard| guard.reserve(&purpose, Amount::new(10)).unwrap();
+        wallet.sign_voucher(permit(&ours), channel, Amount::new(10)).unwrap();
         assert!(matches!(
-            other.sign_voucher(permit(), channel, Amount::new(10)),
+            other.sign_voucher(permit(&theirs), channel, Amount::new(10)),
             Err(WalletError::NotRising { signed, .. }) if signed == Amount::new(10)
         ));
-        other.sign_voucher(permit(), channel, Amount::new(20)).unwrap();
+        assert!(matches!(other.sign_voucher(permit(&ours), channel, Amount::new(20)), Err(WalletError::OtherPermit)));
+        other.sign_voucher(permit(&theirs), channel, Amount::new(20)).unwrap();
+        assert_eq!(ours.spent(Spending::Vouchers), Amount::new(20));
         assert_eq!(wallet.record(channel).unwrap().unwrap().signed, Amount::new(20));
     }
 }

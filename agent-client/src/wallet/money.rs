@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::WalletError;
 use super::channels::ChannelInfo;
 use crate::agent::Agent;
-use crate::budget::BudgetExceeded;
+use crate::budget::{BudgetError, BudgetExceeded, NotApproved};
 
 /// An agent's money outside channels.
 #[derive(Clone, Debug)]
@@ -52,6 +52,9 @@ pub enum MoneyError {
     /// The budget does not allow the deposit.
     #[error(transparent)]
     Budget(#[from] BudgetExceeded),
+    /// It is more than may be locked up unasked, and nobody has approved it.
+    #[error(transparent)]
+    NotApproved(#[from] NotApproved),
     /// Nothing can be moved by a zero amount.
     #[error("the amount is zero")]
     ZeroAmount,
@@ -124,6 +127,15 @@ impl std::fmt::Display for Place {
 impl From<ChainError> for MoneyError {
     fn from(error: ChainError) -> Self {
         Self::Read(error.into())
+    }
+}
+
+impl From<BudgetError> for MoneyError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::Exceeded(exceeded) => exceeded.into(),
+            BudgetError::Ledger(error) => WalletError::Shared(error).into(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use settlement_interface::accounts::{Channel, status};
 
 use super::WalletError;
+use crate::budget::{SpendPermit, Spending};
 use crate::ledger::{Durability, Ledger, LedgerError, amount_from, amount_to, bytes32, count_from, count_to};
 
 /// What the wallet knows of one channel.
@@ -139,14 +140,19 @@ impl State {
         })
     }
 
-    /// Raises what was signed to `cumulative`, durably; returns the rise. `permitted` bounds it.
+    /// Raises what was signed to `cumulative` and spends the rise from the permit, in one transaction: whatever happens,
+    /// no voucher is signed that the budget does not count. What the rise does not take stays with the permit.
     pub(super) fn raise(
         &self,
         channel: ChannelId,
         cumulative: Amount,
-        permitted: Amount,
+        permit: &mut SpendPermit,
     ) -> Result<Amount, WalletError> {
-        self.ledger.write(Durability::Synced, |tx| raise(tx, channel, cumulative, permitted))
+        let (guard, permitted) = (permit.guard().clone(), permit.amount());
+        if !guard.is_on(&self.ledger) || permit.spending() != Spending::Vouchers {
+            return Err(WalletError::OtherPermit);
+        }
+        guard.spend(permit, |tx| raise(tx, channel, cumulative, permitted))
     }
 
     pub(super) fn adopt(&self, channel: ChannelId, signed: Amount, conceded: u128) -> Result<(), WalletError> {
