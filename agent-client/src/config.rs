@@ -26,7 +26,7 @@ pub struct AgentConfig {
     /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
     pub write_queue_bytes: usize,
     /// Congestion control of what the agent sends, which is requests and vouchers, and the largest packet that it
-    /// takes. Default CUBIC and 1,452 bytes.
+    /// takes. Default CUBIC and 6,500 bytes, where the path carries them.
     pub transport: TransportSettings,
 }
 

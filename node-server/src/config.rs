@@ -68,7 +68,7 @@ pub struct NodeConfig {
     /// Seconds without request or voucher after which an open channel is handed over to be closed. Default one day.
     pub close_idle_after_s: u64,
     /// Congestion control of what the node sends, and its largest packet. Default CUBIC, which others may outrun on
-    /// lossy paths and starve there, and 1,452 bytes.
+    /// lossy paths and starve there, and 6,500 bytes, where the path carries them.
     pub transport: TransportSettings,
     /// Bytes of memory for what is asked for most, kept as it goes on the wire. Default 64 MiB. More: memory.
     pub hot_bytes: usize,

@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// Megabits a second that the path carries.
     #[arg(long, value_name = "MBIT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate_mbit: u32,
+    /// Bytes of the largest IP packet that passes; 1,500 is what the internet carries.
+    #[arg(long, value_name = "BYTES", default_value_t = 1_500, value_parser = clap::value_parser!(u16).range(1_280..))]
+    mtu: u16,
     /// Mebibytes of a round.
     #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4_096))]
     mib: u32,
@@ -62,8 +65,8 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
         Figure::new("goodput_kbit_s", ours / 125),
         Figure::new("raw_quinn_goodput_kbit_s", bare / 125),
     ];
-    let Arguments { rtt_ms, loss, rate_mbit, mib, congestion, rounds, .. } = arguments;
-    let title = format!("{mib} MiB at {rtt_ms} ms, {loss} lost, {rate_mbit} Mbit/s, {congestion}");
+    let Arguments { rtt_ms, loss, rate_mbit, mtu, mib, congestion, rounds, .. } = arguments;
+    let title = format!("{mib} MiB at {rtt_ms} ms, {loss} lost, {rate_mbit} Mbit/s, packets to {mtu}, {congestion}");
     let notes =
         vec![format!("Medians of {rounds} rounds by turns, one stream on a new connection, both losing alike.")];
     Ok(Report { title, figures, notes })
@@ -99,6 +102,7 @@ impl Path {
             rate_bit_s: Some(u64::from(arguments.rate_mbit) * 1_000_000),
             // What the path itself holds, as routers are built; 64 KiB at least.
             queue_bytes: (u64::from(arguments.rate_mbit) * 125 * u64::from(arguments.rtt_ms)).max(65_536),
+            mtu: arguments.mtu.into(),
         };
         let terms = PathTerms { up: link, down: link, seed: arguments.seed };
         Ok(Self { scene, agent, content, len, raw, terms })
