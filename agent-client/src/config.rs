@@ -25,8 +25,8 @@ pub struct AgentConfig {
     pub prepay: Amount,
     /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
     pub write_queue_bytes: usize,
-    /// Congestion control of what the agent sends, which is requests and vouchers, and the largest packet that it
-    /// takes. Default CUBIC and 6,500 bytes, where the path carries them.
+    /// Congestion control of what the agent sends, which is requests, vouchers and uploads, and the largest packets that
+    /// it takes and looks for. Default CUBIC; 6,500 bytes within a network of one's own and 1,452 elsewhere.
     pub transport: TransportSettings,
 }
 

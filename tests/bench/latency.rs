@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use agent_client::{Agent, AgentConfig};
 use anyhow::{Context, Result, ensure};
+use aro_proto::transport::TransportSettings;
 use aro_proto::{Address, ContentId};
 use aro_tests::relay::{LinkTerms, PathTerms, Relay};
 use bytes::Bytes;
@@ -88,16 +89,18 @@ struct Path {
 
 impl Path {
     async fn new(arguments: &Arguments, rtt: Duration) -> Result<Self> {
-        let scene = Scene::new(arguments.dir.as_deref(), |_| {}).await?;
+        // The relay is on loopback, but stands for the internet.
+        let settings = TransportSettings::default().towards_internet();
+        let scene = Scene::new(arguments.dir.as_deref(), |config| config.transport = settings).await?;
         let size = arguments.size as usize;
         let bytes = pattern(1, 0, size);
         let content = scene.add(&bytes)?;
-        let agent = scene.agent("agent", AgentConfig::default()).await?;
+        let agent = scene.agent("agent", AgentConfig { transport: settings, ..AgentConfig::default() }).await?;
         let link = LinkTerms { mtu: arguments.mtu.into(), ..LinkTerms::delay(rtt / 2) };
         let terms = PathTerms { up: link, down: link, seed: 1 };
         let relay = Relay::to(scene.node.local_addr(), &terms)?;
         let address = scene.address_at(content, relay.address().port())?;
-        let raw = Raw::serve(Bytes::from(bytes))?;
+        let raw = Raw::serve(Bytes::from(bytes), settings)?;
         let raw_relay = Relay::to(raw.address()?, &terms)?;
         let raw_place = raw_relay.address();
         Ok(Self { _scene: scene, agent, address, content, size, raw, raw_place, _relays: [relay, raw_relay] })

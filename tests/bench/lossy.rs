@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agent_client::{Agent, AgentConfig};
 use anyhow::{Context, Result, ensure};
-use aro_proto::transport::Congestion;
+use aro_proto::transport::{Congestion, TransportSettings};
 use aro_proto::{Address, ContentId};
 use aro_tests::relay::{LinkTerms, PathTerms, Relay};
 use bytes::Bytes;
@@ -67,8 +67,9 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
     ];
     let Arguments { rtt_ms, loss, rate_mbit, mtu, mib, congestion, rounds, .. } = arguments;
     let title = format!("{mib} MiB at {rtt_ms} ms, {loss} lost, {rate_mbit} Mbit/s, packets to {mtu}, {congestion}");
-    let notes =
-        vec![format!("Medians of {rounds} rounds by turns, one stream on a new connection, both losing alike.")];
+    let notes = vec![format!(
+        "Medians of {rounds} rounds by turns, one stream on a new connection, both losing alike, packets as for the internet."
+    )];
     Ok(Report { title, figures, notes })
 }
 
@@ -84,18 +85,20 @@ struct Path {
 impl Path {
     async fn new(arguments: &Arguments) -> Result<Self> {
         let congestion = arguments.congestion;
-        let scene = Scene::new(arguments.dir.as_deref(), |config| config.transport.congestion = congestion).await?;
+        let settings = TransportSettings::default().towards_internet();
+        let ours = TransportSettings { congestion, ..settings };
+        let scene = Scene::new(arguments.dir.as_deref(), |config| config.transport = ours).await?;
         let len = (arguments.mib as usize) << 20;
         let bytes = pattern(1, 0, len);
         let content = scene.add(&bytes)?;
-        let agent = scene.agent("agent", AgentConfig::default()).await?;
+        let agent = scene.agent("agent", AgentConfig { transport: settings, ..AgentConfig::default() }).await?;
         // A channel that has paid a while has its widest window.
         let direct = scene.address(content)?;
         for _ in 0..(128 / arguments.mib).max(1) {
             let _ = agent.fetch(&direct).to_bytes(u64::MAX).await?;
         }
         agent.close().await;
-        let raw = Raw::serve(Bytes::from(bytes))?;
+        let raw = Raw::serve(Bytes::from(bytes), settings)?;
         let link = LinkTerms {
             delay: Duration::from_millis(arguments.rtt_ms.into()) / 2,
             loss_ppm: ppm(arguments.loss)?,

@@ -217,28 +217,33 @@ impl Delivery<'_> {
         }
     }
 
-    /// Small contents that lie in memory leave together, up to a batch, in one write.
+    /// Small contents leave together from memory, up to a batch in one write.
     async fn serve_all(&mut self, plan: Vec<Item>) -> Result<(), Ending> {
         let mut run = Run::default();
-        for item in plan {
-            match item {
-                Item::Serve { content, answered, head } => {
-                    let small = self.node.store.small(content).filter(|small| small.size() == answered.size());
-                    if !run.has_room_for(head.content_bytes) {
-                        self.send_run(&mut run).await?;
-                    }
-                    match small {
-                        Some(small) => run.push(&head, &small, &answered).map_err(|error| {
-                            tracing::error!(%content, %error, "a content in memory cannot be encoded");
-                            Ending::Failed
-                        })?,
-                        None => {
-                            self.send_run(&mut run).await?;
-                            self.serve(content, answered, head).await?;
-                        }
-                    }
+        for (place, item) in plan.iter().enumerate() {
+            let (content, answered, head) = match item {
+                Item::Serve { content, answered, head } => (*content, answered, head),
+                Item::Refuse(refusal) => {
+                    run.say(&Refused { refusal: refusal.clone() });
+                    continue;
                 }
-                Item::Refuse(refusal) => run.say(&Refused { refusal }),
+            };
+            if !run.has_room_for(head.content_bytes) {
+                self.send_run(&mut run).await?;
+            }
+            if !self.node.store.holds_small(answered.size()) {
+                self.send_run(&mut run).await?;
+                self.serve(content, answered.clone(), *head).await?;
+                continue;
+            }
+            match small(self.node, content, &plan[place..]).await {
+                Some(small) if small.size() == answered.size() => {
+                    run.push(head, &small, answered).map_err(|error| {
+                        tracing::error!(%content, %error, "a content in memory cannot be encoded");
+                        Ending::Failed
+                    })?;
+                }
+                Some(_) | None => run.say(&Refused { refusal: unreadable() }),
             }
         }
         self.send_run(&mut run).await
@@ -352,6 +357,32 @@ impl Delivery<'_> {
             }
         };
     }
+}
+
+/// A small content in memory. If it is not there yet, it is read now, and what follows it in the answer along with it, up
+/// to a batch.
+async fn small(node: &Shared, content: ContentId, coming: &[Item]) -> Option<Arc<SmallContent>> {
+    if let Some(small) = node.store.small(content) {
+        return Some(small);
+    }
+    let mut room = BATCH_BYTES;
+    let wanted = coming.iter().map_while(|item| match item {
+        Item::Serve { content, answered, .. } => {
+            room = room.checked_sub(answered.size())?;
+            node.store.holds_small(answered.size()).then_some(*content)
+        }
+        Item::Refuse(_) => None,
+    });
+    let (wanted, store) = (wanted.collect::<Vec<_>>(), node.store.clone());
+    let loading = tokio::task::spawn_blocking(move || {
+        let load = |content: ContentId| {
+            let loaded = store.load_small(content);
+            loaded.inspect_err(|error| tracing::error!(%content, %error, "a content cannot be read")).ok().flatten()
+        };
+        // All of them, for each is kept; the first may be gone from there again before it is looked for.
+        wanted.into_iter().map(load).fold(None, |first, loaded| first.or(Some(loaded)))
+    });
+    loading.await.ok()?.flatten()
 }
 
 /// The content, open: at once if it was read lately.
