@@ -1,6 +1,6 @@
 //! The ARO agent: fetches content by address, pays for it chunk by chunk, and proves every byte before it counts.
 //!
-//! It does not choose nodes, resume broken fetches, or open channels by itself: later layers do. It holds no more
+//! It does not choose nodes or open channels by itself: later layers do. It holds no more
 //! than a few MiB of a content in memory, whatever its size, and trusts a node with nothing but one credit window.
 //!
 //! The two types that matter: [`Agent`], which fetches, and [`Wallet`], which signs. Between them stands the
@@ -60,7 +60,7 @@ pub use budget::{
 };
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour};
-pub use fetch::{DryRun, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReport, Fetched, Progress};
+pub use fetch::{DryRun, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, Progress};
 pub use ledger::LedgerError;
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
 pub use receipts::{By, Check, Entry, EntryKind, Totals};

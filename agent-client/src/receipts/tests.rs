@@ -25,7 +25,7 @@ fn entry(at: i64, key: &SecretKey, amount: u64) -> Entry {
 
 fn all(ledger: &Ledger) -> Vec<Entry> {
     let mut entries = Vec::new();
-    store::each::<LedgerError>(&ledger.reader().unwrap(), 0, |entry| {
+    each::<LedgerError>(&ledger.reader().unwrap(), 0, |entry| {
         entries.push(entry);
         Ok(())
     })
@@ -47,10 +47,10 @@ fn entries_read_back_in_order_and_sum_up_by_the_day() {
     assert_eq!(all(&ledger), numbered.collect::<Vec<_>>());
     assert_eq!(all(&ledger)[0].spans().unwrap(), "0-9,20-");
 
-    let totals = store::totals(&ledger.reader().unwrap(), 0, By::Node).unwrap();
+    let totals = super::totals(&ledger.reader().unwrap(), 0, By::Node).unwrap();
     let shown: Vec<_> = totals.iter().map(|totals| (totals.day, totals.requests, totals.amount.get())).collect();
     assert_eq!(shown, [(0, 1, 4), (0, 1, 3), (1, 2, 11)]);
-    let totals = store::totals(&ledger.reader().unwrap(), 86_400, By::Content).unwrap();
+    let totals = super::totals(&ledger.reader().unwrap(), 86_400, By::Content).unwrap();
     assert_eq!((totals.len(), totals[0].bytes, totals[0].amount.get()), (1, 10, 11));
 }
 

@@ -10,6 +10,7 @@ use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
 use aro_proto::message::{Bound, Credit, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 
+use super::marker::InUse;
 use super::{ChannelRecord, Wallet, WalletError};
 use crate::budget::{BudgetGuard, Class, Purpose, SpendPermit};
 use crate::error::{FetchError, Misbehaviour};
@@ -26,6 +27,8 @@ pub(crate) struct Lane {
     purpose: Purpose,
     books: Mutex<Books>,
     _hold: Option<Arc<Hold>>,
+    /// Gone with the lane: by then all that is proven is signed for, or known not to be.
+    _in_use: InUse,
 }
 
 #[derive(Debug)]
@@ -71,9 +74,10 @@ impl Lane {
         // A connection that broke may have signed for its last bytes since the record was read.
         let record = &wallet.record(channel)?.unwrap_or(*record);
         let conceded = Charge::from_parts(record.conceded);
+        let (in_use, crashed) = wallet.mark_in_use(channel)?;
         let mut payer =
             Payer::new(record.terms(wallet.signer()), tariff, record.signed, prepay).with_conceded(conceded);
-        payer = payer.with_price(publish);
+        payer = payer.with_price(publish).after_crash(crashed);
         let watermark = bound.watermark.map(|shown| off_wire(channel, shown));
         let outcome = payer
             .reconcile(watermark, Charge::from_parts(bound.billed))
@@ -89,7 +93,8 @@ impl Lane {
         let purpose = Purpose::vouchers(record.node);
         let pot = guard.reserve(&purpose, Amount::ZERO)?;
         let books = Mutex::new(Books { payer, pot, open: HashMap::new(), dues: Vec::new(), vouchers: 0 });
-        Ok((Self { wallet, guard, tariff, channel, purpose, books, _hold: None }, resend.map(on_wire)))
+        let lane = Self { wallet, guard, tariff, channel, purpose, books, _hold: None, _in_use: in_use };
+        Ok((lane, resend.map(on_wire)))
     }
 
     /// Keeps the channel from other processes for as long as this lane lives.

@@ -6,6 +6,7 @@
 mod channels;
 mod keystore;
 mod lane;
+mod marker;
 mod money;
 mod state;
 
@@ -28,6 +29,7 @@ use crate::budget::{BudgetGuard, Policy, PolicyError, SpendPermit};
 use crate::ledger::{Hold, Holds, Ledger, LedgerError};
 use crate::receipts::{self, By, Entry, Scribe, Totals};
 use keystore::Keys;
+use marker::InUse;
 use state::State;
 
 /// An agent's keys and its record of what they signed. Clones share both.
@@ -305,6 +307,11 @@ impl Wallet {
     /// Takes in what the chain says of a channel; what was signed stays.
     pub(crate) fn remember(&self, record: ChannelRecord) -> Result<(), WalletError> {
         self.inner.state.remember(record)
+    }
+
+    /// Marks a channel as in use. Also says whether a process has died since with the channel in use.
+    fn mark_in_use(&self, channel: ChannelId) -> Result<(InUse, bool), WalletError> {
+        InUse::mark(self.dir(), channel).map_err(|source| WalletError::Folder { path: self.dir().to_owned(), source })
     }
 
     /// Raises the record to a voucher of ours that a node has shown, and to what was conceded to it.
