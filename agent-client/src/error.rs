@@ -207,8 +207,8 @@ pub enum Misbehaviour {
         /// Bytes sent.
         sent: u64,
     },
-    /// Its receipt for an upload is for something else, or not signed by it.
-    #[error("its receipt is not signed by it, or for another upload")]
+    /// Its receipt is for something else, or not signed by it; of receipts for fetches, too many are.
+    #[error("its receipts are not signed by it, or for something else")]
     Receipt,
     /// Its quote is for something else, or not signed by it.
     #[error("its quote is not signed by it, or for another request")]

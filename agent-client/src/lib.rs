@@ -63,7 +63,7 @@ pub use error::{FetchError, Misbehaviour};
 pub use fetch::{DryRun, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, Progress};
 pub use ledger::LedgerError;
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
-pub use receipts::{By, Check, Entry, EntryKind, Totals};
+pub use receipts::{By, Check, Entry, EntryKind, Totals, Word};
 pub use wallet::{
     ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,
 };

@@ -25,6 +25,7 @@ pub use reader::FetchReader;
 use crate::agent::Agent;
 use crate::budget::{Approval, BudgetExceeded, Cap, NotApproved, Purpose, Spending, Verdict};
 use crate::error::{FetchError, Misbehaviour};
+use crate::receipts::Check;
 use crate::wallet::WalletError;
 use progress::Reporter;
 use request::{Answer, Request};
@@ -96,6 +97,9 @@ pub struct FetchReport {
     pub vouchers: u64,
     /// Whether the node acknowledged the last voucher in time. If not, it gets it again at the next connection.
     pub acknowledged: bool,
+    /// What the node has signed for this fetch, held against what came: `unsigned` if it signs nothing, or nothing in
+    /// time. The receipt itself is in the wallet's account.
+    pub receipt: Check,
     /// From the call to the end, in whole milliseconds where it is written out.
     #[serde(rename = "elapsed_ms", serialize_with = "as_millis")]
     pub elapsed: Duration,
@@ -259,6 +263,7 @@ impl FetchBuilder {
             paid: brought.paid,
             vouchers: brought.vouchers,
             acknowledged: brought.acknowledged,
+            receipt: brought.receipt,
             elapsed: started.elapsed(),
         };
         Ok((report, written.memory))
@@ -319,7 +324,8 @@ impl FetchBuilder {
             let settled = answer.account.settle(&session, config.credit_timeout_ms);
             let (acknowledged, written) = tokio::join!(settled, written);
             received?;
-            brought.add(&answer, acknowledged);
+            let receipt = answer.account.receipt(config.credit_timeout_ms).await;
+            brought.add(&answer, acknowledged, receipt);
             if let Some(written) = written? {
                 return Ok((brought, written));
             }
@@ -362,21 +368,30 @@ struct Brought {
     paid: Amount,
     vouchers: u64,
     acknowledged: bool,
+    receipt: Check,
 }
 
 impl Brought {
-    fn add(&mut self, answer: &Answer, acknowledged: bool) {
+    fn add(&mut self, answer: &Answer, acknowledged: bool, receipt: Check) {
         self.verified_bytes += answer.decoder.proven_bytes();
         self.wire_bytes += answer.wire_bytes;
         self.paid = self.paid.saturating_add(answer.account.cost());
         self.vouchers += answer.account.vouchers();
         self.acknowledged = acknowledged;
+        self.receipt = receipt;
     }
 }
 
 impl Default for Brought {
     fn default() -> Self {
-        Self { verified_bytes: 0, wire_bytes: 0, paid: Amount::ZERO, vouchers: 0, acknowledged: true }
+        Self {
+            verified_bytes: 0,
+            wire_bytes: 0,
+            paid: Amount::ZERO,
+            vouchers: 0,
+            acknowledged: true,
+            receipt: Check::Unsigned,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ fn entry(at: i64, key: &SecretKey, amount: u64) -> Entry {
         amount: Amount::new(amount),
         class: "a,\"b\"".into(),
         receipt: None,
+        refuted: false,
     }
 }
 
@@ -70,7 +71,7 @@ fn a_receipt_counts_only_from_its_node_and_for_its_entry() {
     };
     let of = |receipt: PublishReceipt, key: &SecretKey| Entry {
         kind: EntryKind::Publish,
-        receipt: Some(receipt.sign(key)),
+        receipt: Some(Word::Published(receipt.sign(key))),
         ..entry(10, &SecretKey::from_bytes(&[7; 32]), 3)
     };
     let elsewhere = PublishReceipt { content: ContentId::of(b"y"), ..receipt };

@@ -18,12 +18,12 @@ use aro_proto::channel::{BATCH_BYTES, StreamKey};
 use aro_proto::error::close;
 use aro_proto::identity::Verified;
 use aro_proto::limits::STREAM_WINDOW;
-use aro_proto::merkle::AnsweredRanges;
-use aro_proto::message::{Fetch, FetchHead, Message, Refused};
+use aro_proto::merkle::{AnsweredRanges, ByteRanges};
+use aro_proto::message::{self, Fetch, FetchHead, Message, Refused, list_id};
 use aro_proto::wire::encode_frame;
 use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
 use bytes::Bytes;
-use quinn::{SendStream, StoppedError, VarInt, WriteError};
+use quinn::{SendStream, StoppedError, StreamId, VarInt, WriteError};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -55,7 +55,35 @@ pub(super) async fn answer(
     let mut delivery = Delivery { node, send, stopped, account, sent: 0, patience };
     let ending = delivery.run(plan).await;
     delivery.settle(session, ending, ended).await;
+    let sent = ByteCount::new(delivery.sent);
+    if let Some(account) = delivery.account.take() {
+        let stream = delivery.send.id();
+        receipt_is_due(session, request.message(), stream, account, sent);
+    }
     Ok(Outcome::Done)
+}
+
+/// The request has ended: once it is paid it is signed for.
+fn receipt_is_due(session: &Session, fetch: &Fetch, stream: StreamId, account: Account, sent: ByteCount) {
+    let (channel, bytes) = (Arc::clone(&account.channel), account.proven.map_or(sent, |proven| proven.min(sent)));
+    // Ends the stream in the channel, whose bill is then what is to be paid.
+    drop(account);
+    if bytes == ByteCount::ZERO {
+        return;
+    }
+    let (content, ranges) = match fetch.items.as_slice() {
+        [one] => (one.content, one.ranges.clone()),
+        several => (list_id(several.iter().map(|item| item.content)), ByteRanges::all()),
+    };
+    let delivery = message::Delivery {
+        stream: u64::from(VarInt::from(stream)),
+        content,
+        contents: u32::try_from(fetch.items.len()).unwrap_or(u32::MAX),
+        ranges,
+        bytes,
+        amount: session.node.config.tariff.price(bytes).unwrap_or_default(),
+    };
+    session.receipts.add(channel.billed(), delivery);
 }
 
 /// One item of a fetch, looked up and priced.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aro_proto::channel::Voucher;
 use aro_proto::identity::{Binding, Signed};
-use aro_proto::limits::{EXPORTER_LABEL, MINOR_VERSION};
+use aro_proto::limits::EXPORTER_LABEL;
 use aro_proto::merkle::{ByteRanges, Decoder, GroupSize};
 use aro_proto::message::{
     Bind, Bound, ChainIds, Credit, Fetch, FetchHead, FetchItem, Goaway, Hello, Message, NodeHello, Pay, PayRefused,
@@ -93,7 +93,7 @@ impl Agent {
 
     async fn greet_over(endpoint: Endpoint, connection: Connection, world: &World) -> Self {
         let mut control = connection.open_bi().await.unwrap();
-        say(&mut control.0, &Hello { minor_version: MINOR_VERSION, chain: chain_ids(world) }).await;
+        say(&mut control.0, &Hello { minor_version: 0, chain: chain_ids(world) }).await;
         let hello: NodeHello = hear(&mut control.1).await;
         assert_eq!(hello.chain, chain_ids(world));
         let (tariff, min_grace_s) = (hello.tariff, hello.min_grace_s);
