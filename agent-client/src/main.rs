@@ -1,7 +1,7 @@
 //! The `aro` command: keys, money, channels, quotes and fetches for people and scripts.
 //!
 //! Exit codes: 0 done; 1 internal; 2 usage; 3 refused, give up or ask elsewhere; 4 money is needed or not allowed;
-//! 5 keys; 6 node or chain unreachable, retry; 7 the node sent something that is not the content.
+//! 5 keys; 6 node or chain unreachable, or a channel in use by another process, retry; 7 the node sent something that is not the content.
 
 mod cmd;
 mod output;
