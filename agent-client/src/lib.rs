@@ -46,6 +46,7 @@ mod config;
 mod error;
 mod fetch;
 mod publish;
+mod report;
 mod transport;
 mod wallet;
 
@@ -55,6 +56,8 @@ pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour};
 pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReport, Fetched, Progress};
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
+pub use report::{ErrorReport, Subject};
 pub use wallet::{
-    ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,
+    ChannelCap, ChannelEvent, ChannelInfo, ChannelPhase, ChannelPolicy, Money, MoneyError, OpenedChannel, Place,
+    Reclaimed, SweepReport, Unswept, Wallet, WalletError, WalletStatus,
 };

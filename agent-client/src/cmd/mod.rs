@@ -7,9 +7,55 @@ pub(crate) mod put;
 pub(crate) mod quote;
 pub(crate) mod wallet;
 
+use agent_client::{ChannelEvent, ChannelPolicy};
+use aro_proto::Amount;
 use aro_proto::merkle::ByteRanges;
+use clap::Args;
 
 use crate::output::Failure;
+
+/// Whether a command may open a channel and top it up.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    /// What to set aside at least when a channel is opened or topped up [default: 0.1, or four times the price]
+    #[arg(long, value_name = "ARO", conflicts_with = "no_open")]
+    deposit: Option<Amount>,
+    /// Open no channel and top none up: refuse if there is none that pays
+    #[arg(long)]
+    no_open: bool,
+}
+
+impl Opening {
+    pub(crate) fn policy(self) -> ChannelPolicy {
+        if self.no_open {
+            return ChannelPolicy::manual();
+        }
+        let default = ChannelPolicy { idle_close_s: None, ..ChannelPolicy::default() };
+        match self.deposit {
+            Some(deposit) => ChannelPolicy {
+                min_deposit: deposit,
+                node_cap: default.node_cap.max(deposit),
+                total_cap: default.total_cap.max(deposit),
+                ..default
+            },
+            None => default,
+        }
+    }
+}
+
+/// What was done with a channel unasked, for people.
+pub(crate) fn told(event: &ChannelEvent) -> String {
+    match event {
+        ChannelEvent::Opened { channel, node, deposit } => {
+            format!("opened channel {channel} to {node} with {deposit} $ARO")
+        }
+        ChannelEvent::ToppedUp { channel, node, added } => {
+            format!("added {added} $ARO to channel {channel} to {node}")
+        }
+        ChannelEvent::Closing { channel, node } => format!("asked to close channel {channel} to {node}"),
+        ChannelEvent::Reclaimed { channel, refunded } => format!("took back {refunded} $ARO from channel {channel}"),
+    }
+}
 
 /// `START-END` as in HTTP: first and last byte, counted from 0; without END to the content's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

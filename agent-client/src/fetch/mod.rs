@@ -149,8 +149,7 @@ impl FetchBuilder {
             limit,
         };
         let fetched = async {
-            let session = agent.session(&self.address).await?;
-            let mut answer = request.ask(&session, agent.config()).await?;
+            let (session, mut answer) = request.ask_paying(agent, &self.address).await?;
             let received = receive::receive(&mut answer, &session, &mut output, &self.progress, agent.config()).await;
             let credit_ms = agent.config().credit_timeout_ms;
             match received {

@@ -7,13 +7,17 @@ mod channels;
 mod keystore;
 mod lane;
 mod money;
+mod policy;
+mod provider;
+mod purse;
 mod state;
+mod sweep;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use aro_proto::channel::{SignedVoucher, Voucher};
-use aro_proto::{AgentId, Amount, ChannelId, NodeId, SecretKey};
+use aro_proto::{AgentId, Amount, ChannelId, NodeId, SecretKey, WhoActs};
 use settlement_chain::keyfile::KeyfileError;
 use settlement_chain::{Keypair, Signer};
 use settlement_interface::voucher::NEVER;
@@ -22,9 +26,15 @@ use thiserror::Error;
 pub use channels::{ChannelInfo, ChannelPhase, OpenedChannel, Reclaimed};
 pub(crate) use lane::Lane;
 pub use money::{Money, MoneyError, Place, WalletStatus};
+pub use policy::{ChannelCap, ChannelPolicy};
+pub use provider::ChannelEvent;
+pub(crate) use provider::{Lack, Listener, Provider};
+pub(crate) use purse::Purse;
 pub(crate) use state::ChannelRecord;
+pub use sweep::{SweepReport, Unswept};
 
 use crate::budget::SpendPermit;
+use crate::report::{Subject, exit, retry_after_ms_of};
 use keystore::Keys;
 use state::State;
 
@@ -102,13 +112,35 @@ pub enum WalletError {
 }
 
 impl WalletError {
+    /// One stable word for what happened, for logs and JSON.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "WalletMissing",
+            Self::Exists(_) => "WalletExists",
+            Self::Key(_) => "KeyFile",
+            Self::Folder { .. } => "WalletFile",
+            Self::InUse(_) => "WalletInUse",
+            Self::Store(_) => "WalletStore",
+            Self::Damaged(_) => "WalletDamaged",
+            Self::UnknownChannel(_) => "UnknownChannel",
+            Self::NotRising { .. } => "NotRising",
+            Self::AboveDeposit { .. } => "AboveDeposit",
+            Self::NotPermitted { .. } => "NotPermitted",
+        }
+    }
+
+    /// Who can change it.
+    pub fn who_acts(&self) -> WhoActs {
+        if self.is_retryable() { WhoActs::RetryHere } else { WhoActs::Authorise }
+    }
+
     /// True if the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::InUse(_)) || matches!(self, Self::Key(error) if error.is_retryable())
     }
 
     /// What to do next, for people.
-    pub fn next_step(&self) -> &'static str {
+    pub fn next_step(&self) -> String {
         match self {
             Self::Missing(_) => "make one with `aro keys new`, or point --home at it",
             Self::Exists(_) => "use it, or give another --home",
@@ -122,6 +154,37 @@ impl WalletError {
                 "nothing was signed; report this, for it should not happen"
             }
         }
+        .into()
+    }
+
+    /// The amount that it speaks of, in base units.
+    pub fn amount(&self) -> Option<Amount> {
+        match self {
+            Self::NotRising { asked, .. } | Self::AboveDeposit { asked, .. } => Some(*asked),
+            Self::NotPermitted { rise, .. } => Some(*rise),
+            _ => None,
+        }
+    }
+
+    /// Milliseconds after which to try the same again, where that helps.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        retry_after_ms_of(self.who_acts())
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Damaged(channel)
+            | Self::UnknownChannel(channel)
+            | Self::NotRising { channel, .. }
+            | Self::AboveDeposit { channel, .. } => Subject::channel(*channel),
+            _ => Subject::default(),
+        }
+    }
+
+    /// What a command ends with: see [`ErrorReport`](crate::ErrorReport::exit_code).
+    pub fn exit_code(&self) -> u8 {
+        exit::KEYS
     }
 }
 
@@ -205,8 +268,33 @@ impl Wallet {
         Ok((!record.signed.is_zero()).then(|| self.signature_at(channel, record.signed)))
     }
 
-    pub(crate) fn owner_key(&self) -> &Keypair {
-        &self.inner.keys.owner
+    /// Whether the owner's key is here: without it money can be signed away, but not moved on chain.
+    pub fn is_owner(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn owner_key(&self) -> Result<&Keypair, MoneyError> {
+        Ok(&self.inner.keys.owner)
+    }
+
+    /// The transaction that is on its way for a node, if one is.
+    pub(crate) fn pending(&self, node: NodeId) -> Result<Option<Vec<u8>>, WalletError> {
+        self.inner.state.fact(&pending_key(node))
+    }
+
+    /// Writes down what is on its way for a node, or that nothing is.
+    pub(crate) fn keep_pending(&self, node: NodeId, bytes: Option<&[u8]>) -> Result<(), WalletError> {
+        self.inner.state.keep(&pending_key(node), bytes)
+    }
+
+    /// When a channel was last seen to be used, by the chain's clock, and what was signed on it by then.
+    pub(crate) fn last_use(&self, channel: ChannelId) -> Result<Option<LastUse>, WalletError> {
+        Ok(self.inner.state.fact(&use_key(channel))?.as_deref().and_then(LastUse::decode))
+    }
+
+    /// Writes down when a channel was last seen to be used.
+    pub(crate) fn keep_last_use(&self, channel: ChannelId, used: Option<LastUse>) -> Result<(), WalletError> {
+        self.inner.state.keep(&use_key(channel), used.map(LastUse::encode).as_ref().map(|bytes| &bytes[..]))
     }
 
     pub(crate) fn signer_key(&self) -> &SecretKey {
@@ -236,6 +324,39 @@ impl Wallet {
     fn signature_at(&self, channel: ChannelId, cumulative: Amount) -> SignedVoucher {
         Voucher { channel, cumulative, expires_at: NEVER }.sign(&self.inner.keys.signer)
     }
+}
+
+/// A channel's last use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastUse {
+    /// Unix second, by the chain's clock.
+    pub(crate) at: i64,
+    /// Base units signed by then.
+    pub(crate) signed: Amount,
+}
+
+impl LastUse {
+    fn encode(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.at.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.signed.get().to_le_bytes());
+        bytes
+    }
+
+    /// What cannot be read was not written by us: the channel's use is then counted from now on.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (at, signed) = bytes.split_first_chunk::<8>()?;
+        let signed = u64::from_le_bytes(signed.try_into().ok()?);
+        Some(Self { at: i64::from_le_bytes(*at), signed: Amount::new(signed) })
+    }
+}
+
+fn pending_key(node: NodeId) -> Vec<u8> {
+    [b"pending/", &node.as_bytes()[..]].concat()
+}
+
+fn use_key(channel: ChannelId) -> Vec<u8> {
+    [b"used/", &channel.as_bytes()[..]].concat()
 }
 
 impl std::fmt::Debug for Wallet {

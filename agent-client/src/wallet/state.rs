@@ -131,6 +131,7 @@ impl State {
         })?;
         let write = db.begin_write().map_err(store)?;
         write.open_table(CHANNELS).map_err(store)?;
+        write.open_table(FACTS).map_err(store)?;
         write.commit().map_err(store)?;
         Ok(Self { db })
     }
@@ -201,6 +202,25 @@ impl State {
         Ok(())
     }
 
+    /// What is kept under a key besides channels.
+    pub(super) fn fact(&self, key: &[u8]) -> Result<Option<Vec<u8>>, WalletError> {
+        let table = self.db.begin_read().map_err(store)?.open_table(FACTS).map_err(store)?;
+        Ok(table.get(key).map_err(store)?.map(|value| value.value().to_vec()))
+    }
+
+    /// Replaces what is kept under a key, durably; with `None` it is forgotten.
+    pub(super) fn keep(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), WalletError> {
+        let write = self.db.begin_write().map_err(store)?;
+        {
+            let mut table = write.open_table(FACTS).map_err(store)?;
+            match value {
+                Some(value) => table.insert(key, value).map_err(store)?,
+                None => table.remove(key).map_err(store)?,
+            };
+        }
+        write.commit().map_err(store)
+    }
+
     fn write(
         &self,
         channel: ChannelId,
@@ -228,6 +248,8 @@ fn store(error: impl Into<redb::Error>) -> WalletError {
 
 const FILE: &str = "wallet.redb";
 const CHANNELS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("channels");
+/// Transactions on their way, when channels were last used, the latest time seen: each under a key of its own.
+const FACTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("facts");
 const VERSION: u8 = 1;
 const RECORD_LEN: usize = 90;
 
