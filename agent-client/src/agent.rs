@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
@@ -15,6 +16,7 @@ use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
+use crate::ledger::Hold;
 use crate::publish::{PublishBuilder, PublishSource};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use crate::transport::{Endpoints, Session, SessionSetup};
@@ -283,7 +285,7 @@ impl Agent {
 
     /// Waits for its turn to lock money in channels.
     pub(crate) async fn purse(&self) -> Result<Purse, MoneyError> {
-        Ok(Purse::take(Arc::clone(&self.inner.purse)).await)
+        Ok(Purse::take(Arc::clone(&self.inner.purse), &self.inner.wallet).await?)
     }
 
     /// Says what was done with a channel unasked.
@@ -308,7 +310,7 @@ impl Agent {
             Ok(done) => done,
             Err(panicked) => match panicked.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(ending) => Err(WalletError::Store(std::io::Error::other(ending).into())),
+                Err(_) => Err(WalletError::Ending),
             },
         }
     }
@@ -321,6 +323,10 @@ impl Agent {
             return Ok(Arc::clone(session));
         }
         let record = self.channel_to(address.node()).await?;
+        let hold = match &record {
+            Some(record) => Some(self.hold(record.channel).await?),
+            None => None,
+        };
         let setup = SessionSetup {
             endpoints: &self.inner.endpoints,
             wallet: self.inner.wallet.clone(),
@@ -328,6 +334,7 @@ impl Agent {
             config: self.inner.config,
             chain: self.inner.chain_ids,
             record,
+            hold,
         };
         let session = Arc::new(Session::dial(address, setup).await?);
         *slot = Some(Arc::clone(&session));
@@ -375,6 +382,19 @@ impl Agent {
         self.blocking(move || wallet.remember(record)).await
     }
 
+    /// Takes a channel for this process, and waits a while for another one that has it.
+    async fn hold(&self, channel: ChannelId) -> Result<Arc<Hold>, WalletError> {
+        let deadline = Instant::now() + Duration::from_millis(self.inner.config.channel_wait_ms);
+        loop {
+            match self.inner.wallet.hold(channel) {
+                Err(WalletError::ChannelInUse(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(HOLD_INTERVAL).await;
+                }
+                held => return held,
+            }
+        }
+    }
+
     /// The open channel to a node: from the wallet's record, or from the chain where the record has none.
     pub(crate) async fn channel_to(&self, node: NodeId) -> Result<Option<ChannelRecord>, MoneyError> {
         if let Some(record) = self.inner.wallet.open_channel_to(node)? {
@@ -413,4 +433,6 @@ impl std::fmt::Debug for Agent {
 }
 
 /// Time for nodes to acknowledge the end of connections.
-const GOODBYE: std::time::Duration = std::time::Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Between looks at a channel that another process has.
+const HOLD_INTERVAL: Duration = Duration::from_millis(20);

@@ -36,6 +36,7 @@
 //! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
+//! | `ledger`    | the one database behind wallet, budget and receipts, for several processes |
 //! | `transport` | sockets, connections, frames, the control stream                        |
 //! | `error`     | what went wrong, who must act, what to do next                          |
 //! | `config`    | timeouts and queues                                                     |
@@ -45,6 +46,7 @@ mod budget;
 mod config;
 mod error;
 mod fetch;
+mod ledger;
 mod publish;
 mod report;
 mod transport;
@@ -55,6 +57,7 @@ pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour};
 pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReport, Fetched, Progress};
+pub use ledger::LedgerError;
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
 pub use report::{ErrorReport, Subject};
 pub use wallet::{

@@ -1,6 +1,7 @@
 //! One connection to one node: dialled by its key, greeted at once, shared by every fetch from it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aro_proto::identity::{Binding, Signed};
@@ -17,6 +18,7 @@ use super::endpoint::Endpoints;
 use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
+use crate::ledger::Hold;
 use crate::wallet::{ChannelRecord, Wallet};
 
 /// What a session is made from.
@@ -28,6 +30,8 @@ pub(crate) struct SessionSetup<'a> {
     pub(crate) chain: ChainIds,
     /// The channel to bind, if there is one.
     pub(crate) record: Option<ChannelRecord>,
+    /// Keeps it from other processes.
+    pub(crate) hold: Option<Arc<Hold>>,
 }
 
 /// A live connection, its control stream running beside it.
@@ -111,6 +115,7 @@ impl Session {
             budget: setup.budget,
             prepay: setup.config.prepay,
             record: setup.record,
+            hold: setup.hold,
         };
         let control = Control::start(connection.clone(), send, recv, lane);
         Ok(Self { connection, exporter, node, place, wallet, control, channel })

@@ -4,7 +4,7 @@
 //! after it is durable.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
 use aro_proto::message::{Bound, Credit, VoucherOnWire};
@@ -13,6 +13,7 @@ use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 use super::{ChannelRecord, Wallet, WalletError};
 use crate::budget::{BudgetGuard, SpendPermit, Spending};
 use crate::error::{FetchError, Misbehaviour};
+use crate::ledger::Hold;
 
 /// One channel, bound on one connection.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct Lane {
     tariff: Tariff,
     channel: ChannelId,
     books: Mutex<Books>,
+    _hold: Option<Arc<Hold>>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,12 @@ impl Lane {
         let resend = if outcome.resend.is_some() { wallet.last_voucher(channel)? } else { None };
         let pot = guard.reserve(Spending::Vouchers, Amount::ZERO)?;
         let books = Mutex::new(Books { payer, pot, left: HashMap::new(), vouchers: 0 });
-        Ok((Self { wallet, guard, tariff, channel, books }, resend.map(on_wire)))
+        Ok((Self { wallet, guard, tariff, channel, books, _hold: None }, resend.map(on_wire)))
+    }
+
+    /// Keeps the channel from other processes for as long as this lane lives.
+    pub(crate) fn holding(self, hold: Option<Arc<Hold>>) -> Self {
+        Self { _hold: hold, ..self }
     }
 
     /// What content costs at the node.

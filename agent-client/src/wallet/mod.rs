@@ -34,7 +34,8 @@ pub(crate) use state::ChannelRecord;
 pub use sweep::{SweepReport, Unswept};
 
 use crate::budget::SpendPermit;
-use crate::report::{Subject, exit, retry_after_ms_of};
+use crate::ledger::{Hold, Holds, Ledger, LedgerError};
+use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use keystore::Keys;
 use state::State;
 
@@ -47,6 +48,8 @@ pub struct Wallet {
 struct Inner {
     keys: Keys,
     state: State,
+    holds: Holds,
+    ledger: Ledger,
 }
 
 /// Why the wallet on disk cannot be used, or will not sign.
@@ -69,15 +72,18 @@ pub enum WalletError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Another process has the wallet open: two could sign the same money away.
-    #[error("another process is using the wallet in {0}")]
-    InUse(std::path::PathBuf),
-    /// The record of vouchers cannot be read or written.
-    #[error("the wallet's record: {0}")]
-    Store(#[from] redb::Error),
-    /// A record that this version cannot read.
-    #[error("the wallet's record of channel {0} cannot be read")]
-    Damaged(ChannelId),
+    /// The ledger of channels, budget and receipts cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Another process pays with the channel: two cannot count one stream of vouchers.
+    #[error("another process is using channel {0}")]
+    ChannelInUse(ChannelId),
+    /// Another process opens a channel, or tops one up.
+    #[error("another process is locking money in a channel")]
+    PurseInUse,
+    /// The program is ending.
+    #[error("the program is ending")]
+    Ending,
     /// The channel is not in the record.
     #[error("the wallet has no record of channel {0}")]
     UnknownChannel(ChannelId),
@@ -119,9 +125,10 @@ impl WalletError {
             Self::Exists(_) => "WalletExists",
             Self::Key(_) => "KeyFile",
             Self::Folder { .. } => "WalletFile",
-            Self::InUse(_) => "WalletInUse",
-            Self::Store(_) => "WalletStore",
-            Self::Damaged(_) => "WalletDamaged",
+            Self::Ledger(error) => error.code(),
+            Self::ChannelInUse(_) => "ChannelInUse",
+            Self::PurseInUse => "PurseInUse",
+            Self::Ending => "Ending",
             Self::UnknownChannel(_) => "UnknownChannel",
             Self::NotRising { .. } => "NotRising",
             Self::AboveDeposit { .. } => "AboveDeposit",
@@ -136,7 +143,12 @@ impl WalletError {
 
     /// True if the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::InUse(_)) || matches!(self, Self::Key(error) if error.is_retryable())
+        match self {
+            Self::ChannelInUse(_) | Self::PurseInUse | Self::Ending => true,
+            Self::Key(error) => error.is_retryable(),
+            Self::Ledger(error) => error.is_retryable(),
+            _ => false,
+        }
     }
 
     /// What to do next, for people.
@@ -144,11 +156,10 @@ impl WalletError {
         match self {
             Self::Missing(_) => "make one with `aro keys new`, or point --home at it",
             Self::Exists(_) => "use it, or give another --home",
-            Self::InUse(_) => "wait for the other command to end",
+            Self::ChannelInUse(_) | Self::PurseInUse => "wait for the other process to end, then try again",
+            Self::Ending => "start it again",
             Self::Key(_) | Self::Folder { .. } => "check the folder, the key files and their permissions",
-            Self::Store(_) | Self::Damaged(_) => {
-                "check the disk; with a new record file the wallet learns its channels from the chain and the nodes"
-            }
+            Self::Ledger(error) => error.next_step(),
             Self::UnknownChannel(_) => "look at `aro channel list`",
             Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } => {
                 "nothing was signed; report this, for it should not happen"
@@ -174,7 +185,7 @@ impl WalletError {
     /// What it is about.
     pub fn subject(&self) -> Subject {
         match self {
-            Self::Damaged(channel)
+            Self::ChannelInUse(channel)
             | Self::UnknownChannel(channel)
             | Self::NotRising { channel, .. }
             | Self::AboveDeposit { channel, .. } => Subject::channel(*channel),
@@ -184,7 +195,7 @@ impl WalletError {
 
     /// What a command ends with: see [`ErrorReport`](crate::ErrorReport::exit_code).
     pub fn exit_code(&self) -> u8 {
-        exit::KEYS
+        if self.is_retryable() { exit_code_of(self.who_acts()) } else { exit::KEYS }
     }
 }
 
@@ -195,22 +206,27 @@ impl Wallet {
     /// There is one already, or the folder cannot be written.
     pub fn create(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::create(dir)?;
-        Ok(Self { inner: Arc::new(Inner { keys, state: State::open(dir)? }) })
+        Ok(Self::with(keys, Ledger::open(dir)?))
     }
 
-    /// Opens a wallet. One process at a time may have it open.
+    /// Opens a wallet. Several processes may have it open; each channel is used by one of them at a time.
     ///
     /// # Errors
-    /// There is none, others may read its keys, or another process has it open.
+    /// There is none, others may read its keys, or its ledger is damaged.
     pub fn open(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::open(dir)?;
-        Ok(Self { inner: Arc::new(Inner { keys, state: State::open(dir)? }) })
+        Ok(Self::with(keys, Ledger::open(dir)?))
+    }
+
+    fn with(keys: Keys, ledger: Ledger) -> Self {
+        let (state, holds) = (State::new(ledger.clone()), Holds::new(ledger.dir()));
+        Self { inner: Arc::new(Inner { keys, state, holds, ledger }) }
     }
 
     /// The addresses of a wallet's keys, without opening its record.
     ///
     /// # Errors
-    /// As [`open`](Self::open), but for another process.
+    /// There is none, or others may read its keys.
     pub fn addresses(dir: &Path) -> Result<(settlement_chain::Address, AgentId), WalletError> {
         let keys = Keys::open(dir)?;
         Ok((keys.owner.pubkey(), keys.signer.agent_id()))
@@ -268,6 +284,11 @@ impl Wallet {
         Ok((!record.signed.is_zero()).then(|| self.signature_at(channel, record.signed)))
     }
 
+    /// Takes the right to lock money in channels from other processes; none if one of them has it.
+    pub(crate) fn hold_purse(&self) -> Result<Option<Arc<Hold>>, WalletError> {
+        Ok(self.inner.holds.share(PURSE)?)
+    }
+
     /// Whether the owner's key is here: without it money can be signed away, but not moved on chain.
     pub fn is_owner(&self) -> bool {
         true
@@ -311,6 +332,17 @@ impl Wallet {
         Ok(self.inner.state.all()?.into_iter().filter(open).max_by_key(|record| record.nonce))
     }
 
+    /// Takes a channel for this process, as long as what comes back lives; tasks that use this handle share it.
+    pub(crate) fn hold(&self, channel: ChannelId) -> Result<Arc<Hold>, WalletError> {
+        let hold = self.inner.holds.share(&format!("channel-{channel}"))?;
+        hold.ok_or(WalletError::ChannelInUse(channel))
+    }
+
+    /// The database behind it.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.inner.ledger
+    }
+
     /// Takes in what the chain says of a channel; what was signed stays.
     pub(crate) fn remember(&self, record: ChannelRecord) -> Result<(), WalletError> {
         self.inner.state.remember(record)
@@ -350,6 +382,9 @@ impl LastUse {
         Some(Self { at: i64::from_le_bytes(*at), signed: Amount::new(signed) })
     }
 }
+
+/// The name that is held while money is locked in channels.
+const PURSE: &str = "purse";
 
 fn pending_key(node: NodeId) -> Vec<u8> {
     [b"pending/", &node.as_bytes()[..]].concat()
@@ -424,14 +459,38 @@ mod tests {
     }
 
     #[test]
-    fn a_wallet_is_made_once_and_opened_by_one_process() {
+    fn a_wallet_is_made_once_and_each_channel_used_by_one_handle() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("wallet");
         assert!(matches!(Wallet::open(&home), Err(WalletError::Missing(_))));
         let wallet = Wallet::create(&home).unwrap();
         assert!(matches!(Wallet::create(&home), Err(WalletError::Exists(_))));
-        assert!(matches!(Wallet::open(&home), Err(WalletError::InUse(_))));
         assert_eq!(Wallet::addresses(&home).unwrap(), (wallet.owner(), wallet.signer()));
         assert_ne!(wallet.owner().to_bytes(), wallet.signer().to_bytes());
+
+        let other = Wallet::open(&home).unwrap();
+        let (mine, another) = (ChannelId::from_bytes([1; 32]), ChannelId::from_bytes([2; 32]));
+        let held = wallet.hold(mine).unwrap();
+        let refused = other.hold(mine).unwrap_err();
+        assert!(matches!(refused, WalletError::ChannelInUse(channel) if channel == mine) && refused.is_retryable());
+        assert!(other.hold(another).is_ok());
+        drop(held);
+        assert!(other.hold(mine).is_ok());
+    }
+
+    #[test]
+    fn two_handles_on_one_wallet_never_sign_the_same_money() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = BudgetGuard::unlimited();
+        let permit = || guard.reserve(Spending::Vouchers, Amount::new(10)).unwrap();
+        let (wallet, channel) = wallet_with_channel(dir.path(), 50);
+        let other = Wallet::open(dir.path()).unwrap();
+        wallet.sign_voucher(permit(), channel, Amount::new(10)).unwrap();
+        assert!(matches!(
+            other.sign_voucher(permit(), channel, Amount::new(10)),
+            Err(WalletError::NotRising { signed, .. }) if signed == Amount::new(10)
+        ));
+        other.sign_voucher(permit(), channel, Amount::new(20)).unwrap();
+        assert_eq!(wallet.record(channel).unwrap().unwrap().signed, Amount::new(20));
     }
 }

@@ -5,6 +5,7 @@
 //! became of the first time.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aro_proto::{Amount, NodeId};
 use settlement_chain::submit::{Outcome, Prepared, Remedy, SubmitError, confirm, outcome, prepare};
@@ -12,17 +13,30 @@ use settlement_chain::{Instruction, Signature};
 use tokio::sync::OwnedMutexGuard;
 
 use super::money::MoneyError;
+use super::{Wallet, WalletError};
 use crate::agent::Agent;
 use crate::budget::SpendPermit;
+use crate::ledger::Hold;
 
-/// The right to lock money in channels: one task at a time has it.
+/// The right to lock money in channels: one task of one process at a time has it.
 pub(crate) struct Purse {
+    _hold: Arc<Hold>,
+    // Last, so that the file is free before the next task looks at it.
     _guard: OwnedMutexGuard<()>,
 }
 
 impl Purse {
-    pub(crate) async fn take(lock: Arc<tokio::sync::Mutex<()>>) -> Self {
-        Self { _guard: lock.lock_owned().await }
+    /// Waits for its turn among the tasks of this process, and a while for other processes.
+    pub(crate) async fn take(lock: Arc<tokio::sync::Mutex<()>>, wallet: &Wallet) -> Result<Self, WalletError> {
+        let guard = lock.lock_owned().await;
+        let started = Instant::now();
+        loop {
+            match wallet.hold_purse()? {
+                Some(hold) => return Ok(Self { _hold: hold, _guard: guard }),
+                None if started.elapsed() < PATIENCE => tokio::time::sleep(INTERVAL).await,
+                None => return Err(WalletError::PurseInUse),
+            }
+        }
     }
 }
 
@@ -113,3 +127,8 @@ pub(super) async fn detached<T: Send + 'static>(
         },
     }
 }
+
+/// For another process to open a channel: a few blocks' time, and more.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between looks at what another process has.
+const INTERVAL: Duration = Duration::from_millis(20);

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use aro_proto::{Amount, ChannelId};
 
-use super::LastUse;
 use super::channels::{ChannelInfo, ChannelPhase, Reclaimed};
 use super::money::MoneyError;
 use super::provider::ChannelEvent;
+use super::{LastUse, WalletError};
 use crate::agent::{Agent, WeakAgent};
 
 /// What a sweep did.
@@ -104,7 +104,8 @@ impl Agent {
             return self.is_expired(info, now);
         }
         let live = self.live_session(info.node).await;
-        let is_paying = live.is_some_and(|session| session.channel() == Some(info.channel) && session.is_paying());
+        let pays_here = live.is_some_and(|session| session.channel() == Some(info.channel) && session.is_paying());
+        let is_paying = pays_here || matches!(self.keys().hold(info.channel), Err(WalletError::ChannelInUse(_)));
         let last = self.keys().last_use(info.channel)?;
         let used_at = match last {
             Some(last) if !is_paying && last.signed == info.signed => last.at,
