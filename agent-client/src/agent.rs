@@ -69,6 +69,9 @@ pub enum BuildError {
     /// The chain could not be asked which chain it is, or the program is not set up on it.
     #[error(transparent)]
     Chain(#[from] ReadError),
+    /// The wallet is not for this chain, or cannot be used.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
 }
 
 impl From<ChainError> for BuildError {
@@ -83,17 +86,22 @@ impl BuildError {
         match self {
             Self::Needs(_) => "Internal",
             Self::Chain(_) => "Chain",
+            Self::Wallet(error) => error.code(),
         }
     }
 
     /// Who can change it.
     pub fn who_acts(&self) -> WhoActs {
-        if self.is_retryable() { WhoActs::RetryHere } else { WhoActs::GiveUp }
+        match self {
+            Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
+            Self::Wallet(error) => error.who_acts(),
+            Self::Needs(_) | Self::Chain(_) => WhoActs::GiveUp,
+        }
     }
 
     /// True if the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Chain(error) if error.is_retryable())
+        self.who_acts() == WhoActs::RetryHere
     }
 
     /// What to do next, for people.
@@ -101,12 +109,16 @@ impl BuildError {
         match self {
             Self::Needs(what) => format!("give the builder a {what}"),
             Self::Chain(_) => "check --rpc and --program-id, and that the chain runs".into(),
+            Self::Wallet(error) => error.next_step(),
         }
     }
 
-    /// The amount that it speaks of: none.
+    /// The amount that it speaks of, in base units.
     pub fn amount(&self) -> Option<Amount> {
-        None
+        match self {
+            Self::Wallet(error) => error.amount(),
+            Self::Needs(_) | Self::Chain(_) => None,
+        }
     }
 
     /// Milliseconds after which to try the same again, where that helps.
@@ -114,9 +126,12 @@ impl BuildError {
         retry_after_ms_of(self.who_acts())
     }
 
-    /// What it is about: nothing that has a name.
+    /// What it is about.
     pub fn subject(&self) -> Subject {
-        Subject::default()
+        match self {
+            Self::Wallet(error) => error.subject(),
+            Self::Needs(_) | Self::Chain(_) => Subject::default(),
+        }
     }
 
     /// What a command ends with: see [`ErrorReport`](crate::ErrorReport::exit_code).
@@ -124,6 +139,7 @@ impl BuildError {
         match self {
             Self::Needs(_) => exit::INTERNAL,
             Self::Chain(_) => exit_code_of(self.who_acts()),
+            Self::Wallet(error) => error.exit_code(),
         }
     }
 }
@@ -184,6 +200,9 @@ impl AgentBuilder {
         let genesis_hash = chain.genesis_hash().await?;
         let config = reads::config(&*chain, &program).await?;
         let chain_ids = ChainIds { genesis_hash, program: program.id.to_bytes(), mint: config.mint };
+        if !wallet.is_owner() {
+            wallet.arrive(&chain_ids, chain.clock().await?)?;
+        }
         let agent = Agent {
             inner: Arc::new(Inner {
                 chain,
@@ -267,6 +286,10 @@ impl Agent {
         &self.inner.program
     }
 
+    pub(crate) fn chain_ids(&self) -> &ChainIds {
+        &self.inner.chain_ids
+    }
+
     pub(crate) fn mint(&self) -> ChainAddress {
         ChainAddress::new_from_array(self.inner.chain_ids.mint)
     }
@@ -317,6 +340,10 @@ impl Agent {
 
     /// The connection to an address's node, dialled if there is none.
     pub(crate) async fn session(&self, address: &Address) -> Result<Arc<Session>, FetchError> {
+        if !self.keys().is_owner() {
+            let (wallet, node) = (self.keys().clone(), address.node());
+            self.blocking(move || wallet.may_pay(node)).await?;
+        }
         let slot = self.slot(address.node()).await;
         let mut slot = slot.lock().await;
         if let Some(session) = slot.as_ref().filter(|session| session.is_usable()) {

@@ -1,6 +1,6 @@
 //! The ARO agent: fetches content by address, pays for it chunk by chunk, and proves every byte before it counts.
 //!
-//! It does not choose nodes, resume broken fetches, or open channels by itself: later layers do. It holds no more
+//! It does not choose nodes or open channels by itself: later layers do. It holds no more
 //! than a few MiB of a content in memory, whatever its size, and trusts a node with nothing but one credit window.
 //!
 //! The two types that matter: [`Agent`], which fetches, and [`Wallet`], which signs. Between them stands the
@@ -22,7 +22,6 @@
 //!     .await?;
 //! let address: aro_proto::Address = std::env::args().nth(1).ok_or("give an aro:// address")?.parse()?;
 //! agent.wallet().deposit("10".parse()?).await?;
-//! let _ = agent.open_channel(address.node(), "5".parse()?, None).await?;
 //! let report = agent.fetch(&address).max_price("1".parse()?).to_file("film.mkv").await?;
 //! assert!(report.size_proven);
 //! agent.close().await;
@@ -35,6 +34,7 @@
 //! | `fetch`     | request, receive and verify, write, report                              |
 //! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
+//! | `report`    | what every error says to a program                                      |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
 //! | `ledger`    | the one database behind wallet, budget and receipts, for several processes |
 //! | `transport` | sockets, connections, frames, the control stream                        |
@@ -56,11 +56,11 @@ pub use agent::{Agent, AgentBuilder, BuildError};
 pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour};
-pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReport, Fetched, Progress};
+pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, Progress};
 pub use ledger::LedgerError;
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
 pub use report::{ErrorReport, Subject};
 pub use wallet::{
-    ChannelCap, ChannelEvent, ChannelInfo, ChannelPhase, ChannelPolicy, Money, MoneyError, OpenedChannel, Place,
-    Reclaimed, SweepReport, Unswept, Wallet, WalletError, WalletStatus,
+    ChannelCap, ChannelEvent, ChannelInfo, ChannelPhase, ChannelPolicy, DelegateRequest, Money, MoneyError,
+    OpenedChannel, Place, Reclaimed, SessionInfo, SweepReport, Unswept, Wallet, WalletError, WalletStatus,
 };

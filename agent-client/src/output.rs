@@ -12,6 +12,7 @@ use serde_json::json;
 #[derive(Clone, Copy)]
 pub(crate) struct Output {
     json: bool,
+    aside: bool,
 }
 
 /// Why a command failed, as every error reports it.
@@ -21,25 +22,34 @@ pub(crate) struct Failure {
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json }
+        Self { json, aside: false }
+    }
+
+    /// The same on the error output, where the output carries the content itself.
+    pub(crate) fn aside(self, aside: bool) -> Self {
+        Self { aside, ..self }
     }
 
     /// A command's result: the object for programs, or the text for people.
     pub(crate) fn result(&self, object: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.json {
             let line = serde_json::to_string(object).map_err(|error| Failure::internal(&error))?;
-            say(&line);
+            self.say(&line);
         } else {
-            say(&text());
+            self.say(&text());
         }
         Ok(())
+    }
+
+    fn say(&self, text: &str) {
+        if self.aside { warn(text) } else { say(text) }
     }
 
     /// Ends the command.
     pub(crate) fn fail(&self, failure: &Failure) -> ExitCode {
         let report = &failure.report;
         if self.json {
-            say(&json!({ "error": report }).to_string());
+            self.say(&json!({ "error": report }).to_string());
         } else {
             warn(&format!("error: {}\n  next: {}", report.message, report.next_step));
         }
@@ -74,8 +84,18 @@ impl Failure {
         Self::plain("Internal", WhoActs::GiveUp, &error.to_string(), "report this", INTERNAL)
     }
 
+    /// Nobody takes the content any more.
+    pub(crate) fn output(error: &std::io::Error) -> Self {
+        let is_gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+        let code = if is_gone { "BrokenPipe" } else { "Output" };
+        let why = if is_gone { "whoever read it went away".to_owned() } else { error.to_string() };
+        let message = format!("the output takes no more: {why}; what was proven is paid");
+        let next_step = "fetch to a file to be able to go on, or only the rest with --range";
+        Self::plain(code, WhoActs::GiveUp, &message, next_step, INTERNAL)
+    }
+
     pub(crate) fn interrupted() -> Self {
-        let message = "interrupted; what was proven is paid, no file was written";
+        let message = "interrupted; what was proven is paid, and kept beside the file if there is one";
         Self::plain("Interrupted", WhoActs::RetryHere, message, "run the same command again", INTERNAL)
     }
 

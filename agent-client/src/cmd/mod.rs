@@ -57,6 +57,34 @@ pub(crate) fn told(event: &ChannelEvent) -> String {
     }
 }
 
+/// A time from now: digits and `s`, `m`, `h` or `d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lifetime(u32);
+
+impl Lifetime {
+    pub(crate) fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl std::str::FromStr for Lifetime {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const SHAPE: &str = "a time reads 90s, 45m, 24h or 7d, and is above zero";
+        let unit = match text.chars().last() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3_600,
+            Some('d') => 24 * 3_600,
+            _ => return Err(SHAPE),
+        };
+        let digits = &text[..text.len() - 1];
+        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let count = plain.then(|| digits.parse::<u32>().ok()).flatten().ok_or(SHAPE)?;
+        count.checked_mul(unit).filter(|seconds| *seconds > 0).map(Self).ok_or(SHAPE)
+    }
+}
+
 /// `START-END` as in HTTP: first and last byte, counted from 0; without END to the content's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -91,6 +119,16 @@ fn ranges(spans: &[Span]) -> Result<ByteRanges, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lifetime_has_a_unit() {
+        for (text, seconds) in [("90s", 90), ("45m", 2_700), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(text.parse(), Ok(Lifetime(seconds)));
+        }
+        for bad in ["", "s", "0s", "7", "7 d", "-1h", "1.5h", "99999999999d", "4294967295m", "7w"] {
+            assert!(bad.parse::<Lifetime>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_span_names_first_and_last_byte() {

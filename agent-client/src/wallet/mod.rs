@@ -10,6 +10,7 @@ mod money;
 mod policy;
 mod provider;
 mod purse;
+mod sessions;
 mod state;
 mod sweep;
 
@@ -17,9 +18,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aro_proto::channel::{SignedVoucher, Voucher};
+use aro_proto::identity::{Beyond, Delegated, Delegation, DelegationError};
+use aro_proto::message::ChainIds;
 use aro_proto::{AgentId, Amount, ChannelId, NodeId, SecretKey, WhoActs};
+use settlement_chain::Keypair;
 use settlement_chain::keyfile::KeyfileError;
-use settlement_chain::{Keypair, Signer};
 use settlement_interface::voucher::NEVER;
 use thiserror::Error;
 
@@ -30,13 +33,14 @@ pub use policy::{ChannelCap, ChannelPolicy};
 pub use provider::ChannelEvent;
 pub(crate) use provider::{Lack, Listener, Provider};
 pub(crate) use purse::Purse;
+pub use sessions::{DelegateRequest, SessionInfo};
 pub(crate) use state::ChannelRecord;
 pub use sweep::{SweepReport, Unswept};
 
 use crate::budget::SpendPermit;
 use crate::ledger::{Hold, Holds, Ledger, LedgerError};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
-use keystore::Keys;
+use keystore::{Keys, Owner};
 use state::State;
 
 /// An agent's keys and its record of what they signed. Clones share both.
@@ -84,6 +88,23 @@ pub enum WalletError {
     /// The program is ending.
     #[error("the program is ending")]
     Ending,
+    /// The owner's word for what a session key may do cannot be taken.
+    #[error("{path}: {source}")]
+    Delegation {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        source: DelegationError,
+    },
+    /// The folder's delegation is for another key than the one that lies there.
+    #[error("the delegation in {0} is for another session key")]
+    OtherSession(std::path::PathBuf),
+    /// The delegation is for another chain, program or mint.
+    #[error("the delegation is for another chain")]
+    OtherChain,
+    /// More than was delegated.
+    #[error(transparent)]
+    Beyond(#[from] Beyond),
     /// The channel is not in the record.
     #[error("the wallet has no record of channel {0}")]
     UnknownChannel(ChannelId),
@@ -129,6 +150,10 @@ impl WalletError {
             Self::ChannelInUse(_) => "ChannelInUse",
             Self::PurseInUse => "PurseInUse",
             Self::Ending => "Ending",
+            Self::Delegation { .. } | Self::OtherSession(_) | Self::OtherChain => "Delegation",
+            Self::Beyond(Beyond::Scope { .. }) => "DelegationScope",
+            Self::Beyond(Beyond::Cap { .. }) => "DelegationCap",
+            Self::Beyond(Beyond::Expired { .. }) => "DelegationExpired",
             Self::UnknownChannel(_) => "UnknownChannel",
             Self::NotRising { .. } => "NotRising",
             Self::AboveDeposit { .. } => "AboveDeposit",
@@ -160,6 +185,10 @@ impl WalletError {
             Self::Ending => "start it again",
             Self::Key(_) | Self::Folder { .. } => "check the folder, the key files and their permissions",
             Self::Ledger(error) => error.next_step(),
+            Self::Delegation { .. } | Self::OtherSession(_) | Self::Beyond(_) => {
+                "ask the owner for another delegation (aro keys delegate)"
+            }
+            Self::OtherChain => "point --rpc and --program-id at the chain that the delegation is for",
             Self::UnknownChannel(_) => "look at `aro channel list`",
             Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } => {
                 "nothing was signed; report this, for it should not happen"
@@ -173,6 +202,7 @@ impl WalletError {
         match self {
             Self::NotRising { asked, .. } | Self::AboveDeposit { asked, .. } => Some(*asked),
             Self::NotPermitted { rise, .. } => Some(*rise),
+            Self::Beyond(Beyond::Cap { asked, .. }) => Some(*asked),
             _ => None,
         }
     }
@@ -189,6 +219,7 @@ impl WalletError {
             | Self::UnknownChannel(channel)
             | Self::NotRising { channel, .. }
             | Self::AboveDeposit { channel, .. } => Subject::channel(*channel),
+            Self::Beyond(Beyond::Scope { node }) => Subject::node(*node),
             _ => Subject::default(),
         }
     }
@@ -207,6 +238,15 @@ impl Wallet {
     pub fn create(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::create(dir)?;
         Ok(Self::with(keys, Ledger::open(dir)?))
+    }
+
+    /// Opens a wallet under a clock of the caller's, in unix seconds, for tests of clocks that jump.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_at(dir: &Path, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Result<Self, WalletError> {
+        let keys = Keys::open(dir)?;
+        Ok(Self::with(keys, Ledger::open_with(dir, Arc::new(clock))?))
     }
 
     /// Opens a wallet. Several processes may have it open; each channel is used by one of them at a time.
@@ -229,12 +269,12 @@ impl Wallet {
     /// There is none, or others may read its keys.
     pub fn addresses(dir: &Path) -> Result<(settlement_chain::Address, AgentId), WalletError> {
         let keys = Keys::open(dir)?;
-        Ok((keys.owner.pubkey(), keys.signer.agent_id()))
+        Ok((keys.owner_address(), keys.signer.agent_id()))
     }
 
     /// The cold key's address: owns the money, opens and closes channels.
     pub fn owner(&self) -> settlement_chain::Address {
-        self.inner.keys.owner.pubkey()
+        self.inner.keys.owner_address()
     }
 
     /// The session key's id: signs requests and vouchers, and can lose no more than what channels hold.
@@ -266,7 +306,7 @@ impl Wallet {
         channel: ChannelId,
         cumulative: Amount,
     ) -> Result<SignedVoucher, (SpendPermit, WalletError)> {
-        match self.inner.state.raise(channel, cumulative, permit.amount()) {
+        match self.inner.state.raise(channel, cumulative, permit.amount(), self.delegated()) {
             Ok(rise) => {
                 permit.commit(rise);
                 Ok(self.signature_at(channel, cumulative))
@@ -291,11 +331,52 @@ impl Wallet {
 
     /// Whether the owner's key is here: without it money can be signed away, but not moved on chain.
     pub fn is_owner(&self) -> bool {
-        true
+        matches!(self.inner.keys.owner, Owner::Here(_))
+    }
+
+    /// What the owner lets this wallet do, if it is a session key's.
+    pub fn delegation(&self) -> Option<&Delegation> {
+        self.delegated().map(Delegated::delegation)
     }
 
     pub(crate) fn owner_key(&self) -> Result<&Keypair, MoneyError> {
-        Ok(&self.inner.keys.owner)
+        match &self.inner.keys.owner {
+            Owner::Here(key) => Ok(key),
+            Owner::Elsewhere(_) => Err(MoneyError::OwnerNeeded { owner: self.owner() }),
+        }
+    }
+
+    fn delegated(&self) -> Option<&Delegated> {
+        match &self.inner.keys.owner {
+            Owner::Here(_) => None,
+            Owner::Elsewhere(delegated) => Some(delegated),
+        }
+    }
+
+    /// Whether this wallet may sign for a node now. A session key's wallet is asked before a request begins, so that
+    /// nothing is taken that could not be paid; its end comes [`END_MARGIN_S`] early for that.
+    pub(crate) fn may_pay(&self, node: NodeId) -> Result<(), WalletError> {
+        let Some(delegated) = self.delegated() else { return Ok(()) };
+        let now = self.inner.state.now()?;
+        delegated.allows(node, Amount::ZERO, now.saturating_add(END_MARGIN_S)).map_err(|beyond| match beyond {
+            Beyond::Expired { expires_at, .. } => Beyond::Expired { expires_at, now },
+            other => other,
+        })?;
+        Ok(())
+    }
+
+    /// Takes in the chain's identity and time: a delegation is for one chain, and its end is seen by either clock.
+    pub(crate) fn arrive(&self, chain: &ChainIds, clock: i64) -> Result<(), WalletError> {
+        let Some(delegated) = self.delegated() else { return Ok(()) };
+        if delegated.delegation().chain != *chain {
+            return Err(WalletError::OtherChain);
+        }
+        self.inner.state.saw(clock)
+    }
+
+    /// The wallet's folder.
+    pub(crate) fn dir(&self) -> &Path {
+        self.inner.ledger.dir()
     }
 
     /// The transaction that is on its way for a node, if one is.
@@ -383,6 +464,8 @@ impl LastUse {
     }
 }
 
+/// Seconds before a delegation's end in which no request is begun any more.
+const END_MARGIN_S: i64 = 60;
 /// The name that is held while money is locked in channels.
 const PURSE: &str = "purse";
 

@@ -3,6 +3,7 @@
 //! Every change is one transaction with a sync; what is returned from here has survived.
 
 use aro_proto::channel::{ChannelState, ChannelTerms};
+use aro_proto::identity::{Beyond, Delegated};
 use aro_proto::{AgentId, Amount, ChannelId, NodeId};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use settlement_interface::accounts::{Channel, status};
@@ -139,14 +140,46 @@ impl State {
         })
     }
 
-    /// Raises what was signed to `cumulative`, durably; returns the rise. `permitted` bounds it.
+    /// Raises what was signed to `cumulative`, durably; returns the rise. `permitted` bounds it, and so does what was
+    /// delegated, if this is a session key's wallet: over all its channels, and by a clock that never goes back.
+    // r[impl identity.delegation.bounds]
     pub(super) fn raise(
         &self,
         channel: ChannelId,
         cumulative: Amount,
         permitted: Amount,
+        delegated: Option<&Delegated>,
     ) -> Result<Amount, WalletError> {
-        self.ledger.write(Durability::Synced, |tx| raise(tx, channel, cumulative, permitted))
+        let raised = self.ledger.write(Durability::Synced, |tx| {
+            let rise = raise(tx, channel, cumulative, permitted)?;
+            if let Some(delegated) = delegated {
+                let channels = all(tx)?;
+                let signed = channels.iter().map(|record| record.signed).fold(Amount::ZERO, Amount::saturating_add);
+                let node = channels.iter().find(|record| record.channel == channel).map(|record| record.node);
+                let node = node.ok_or(WalletError::UnknownChannel(channel))?;
+                delegated.allows(node, signed, self.ledger.tick(tx)?)?;
+            }
+            Ok(rise)
+        });
+        if let Err(WalletError::Beyond(Beyond::Expired { .. })) = raised {
+            // What was undone with the rise: once it has ended, no clock revives it.
+            self.now()?;
+        }
+        raised
+    }
+
+    /// The time in unix seconds, never before what it was at any call before, in any process.
+    pub(super) fn now(&self) -> Result<i64, WalletError> {
+        self.ledger.write(Durability::Synced, |tx| Ok(self.ledger.tick(tx)?))
+    }
+
+    /// Somebody who knows says that it is this late, in unix seconds.
+    pub(super) fn saw(&self, unix_s: i64) -> Result<(), WalletError> {
+        self.ledger.write(Durability::Synced, |tx| {
+            let set = tx.execute("UPDATE clock SET latest = ?1 WHERE latest < ?1", [unix_s]);
+            set.map_err(LedgerError::from)?;
+            Ok(())
+        })
     }
 
     pub(super) fn adopt(&self, channel: ChannelId, signed: Amount, conceded: u128) -> Result<(), WalletError> {

@@ -101,7 +101,8 @@ impl Agent {
     /// Whether nothing was signed on a channel for so long.
     async fn is_idle(&self, info: &ChannelInfo, now: i64, idle_s: u32) -> Result<bool, MoneyError> {
         if info.signer != self.keys().signer() {
-            return self.is_expired(info, now);
+            // A session key's channel is its owner's to close once nothing may be signed on it any more.
+            return Ok(self.delegation_to(info.signer).await?.is_some_and(|delegation| delegation.expires_at <= now));
         }
         let live = self.live_session(info.node).await;
         let pays_here = live.is_some_and(|session| session.channel() == Some(info.channel) && session.is_paying());
@@ -117,10 +118,6 @@ impl Agent {
             }
         };
         Ok(!is_paying && now.saturating_sub(used_at) >= i64::from(idle_s))
-    }
-
-    fn is_expired(&self, _: &ChannelInfo, _: i64) -> Result<bool, MoneyError> {
-        Ok(false)
     }
 
     /// Sweeps now and then for as long as the agent lives, if its policy says so.
