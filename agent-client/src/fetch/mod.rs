@@ -5,6 +5,7 @@ mod many;
 pub(crate) mod progress;
 mod receive;
 pub(crate) mod request;
+mod scheduler;
 mod sink;
 
 use std::path::Path;
