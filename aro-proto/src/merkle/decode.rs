@@ -123,6 +123,14 @@ impl Decoder {
         }
     }
 
+    /// The next item's place in the tree, if it is a pair of hashes: for those who keep proven pairs.
+    pub fn next_parent(&self) -> Option<ParentIndex> {
+        match self.next.as_ref().filter(|_| !self.failed)? {
+            Visit::Parent { index, .. } => Some(*index),
+            Visit::Leaf { .. } => None,
+        }
+    }
+
     /// Checks the item and moves on; a leaf gives its offset.
     fn check(&mut self, item: &[u8]) -> Result<Option<u64>, VerifyError> {
         let Some(next) = self.next.clone() else {
@@ -305,7 +313,7 @@ pub(super) fn merge(left: &ChainingValue, right: &ChainingValue, is_root: bool) 
 }
 
 /// The hash of a chunk group at `offset`; a content of one group is its own root.
-fn hash_group(bytes: &[u8], offset: u64, is_root: bool) -> ChainingValue {
+pub(super) fn hash_group(bytes: &[u8], offset: u64, is_root: bool) -> ChainingValue {
     if is_root {
         *blake3::hash(bytes).as_bytes()
     } else {
