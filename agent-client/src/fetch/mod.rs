@@ -3,6 +3,7 @@
 pub(crate) mod account;
 mod many;
 pub(crate) mod progress;
+mod reader;
 mod receive;
 pub(crate) mod request;
 mod scheduler;
@@ -20,6 +21,7 @@ use serde::{Serialize, Serializer};
 
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
 pub use progress::Progress;
+pub use reader::FetchReader;
 
 use crate::agent::Agent;
 use crate::budget::{BudgetExceeded, Spending};
@@ -28,12 +30,12 @@ use progress::Reporter;
 use request::{Answer, Request};
 use sink::{Output, Written};
 
-/// A fetch being put together; [`to_file`](Self::to_file), [`to_bytes`](Self::to_bytes) or
-/// [`to_each`](Self::to_each) runs it.
+/// A fetch being put together; [`to_file`](Self::to_file), [`to_bytes`](Self::to_bytes), [`to_reader`](Self::to_reader)
+/// or [`to_each`](Self::to_each) runs it.
 ///
 /// Dropping the running future cancels the fetch: the node is told how much was proven, and that much is paid. What a
 /// fetch to a file had proven stays beside it for the next try.
-#[must_use = "nothing is fetched until to_file, to_bytes or to_each is awaited"]
+#[must_use = "nothing is fetched until to_file, to_bytes, to_reader or to_each is called"]
 pub struct FetchBuilder {
     agent: Agent,
     address: Address,
@@ -153,9 +155,21 @@ impl FetchBuilder {
         Ok(report)
     }
 
+    /// Starts the fetch in a task of its own, and gives its bytes to read while it runs. At most
+    /// [`read_ahead_bytes`](crate::AgentConfig::read_ahead_bytes) wait for the reader.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn to_reader(self) -> FetchReader {
+        let window_bytes = self.agent.config().read_ahead_bytes;
+        let (output, pieces) = Output::reader(self.address.content(), self.ranges.clone(), window_bytes);
+        FetchReader::new(pieces, self, output)
+    }
+
     async fn run(self, output: Output, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
         let started = Instant::now();
         let resumed_bytes = output.held_bytes();
+        tracing::debug!(content = %self.address.content(), resumed_bytes, "a fetch begins");
         let left = self.budget.unwrap_or(UNBOUNDED).min(self.agent.budget().left(Spending::Vouchers));
         let max_price = self.max_price.unwrap_or(UNBOUNDED);
         let (brought, written) = match self.bring(&output, max_price.min(left), limit).await {

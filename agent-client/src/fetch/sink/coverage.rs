@@ -78,6 +78,12 @@ impl Coverage {
         asked.iter().map(move |range| range.start..range.end.min(end)).filter(|range| !range.is_empty())
     }
 
+    /// What is there, rising.
+    #[cfg(test)]
+    pub(super) fn held_ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.ranges.iter().map(|(start, end)| *start..*end)
+    }
+
     /// How many of the asked bytes are there.
     pub(super) fn held(&self, asked: &ByteRanges) -> u64 {
         asked.iter().flat_map(|range| self.overlaps(range)).map(|overlap| overlap.end - overlap.start).sum()

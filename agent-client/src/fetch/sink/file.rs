@@ -65,13 +65,18 @@ impl FileTarget {
     /// Takes up what an earlier fetch of this content left. Blocks on the disk.
     pub(super) fn open(path: &Path, content: ContentId, resume: bool, limit_bytes: usize) -> io::Result<Self> {
         let (part, coverage) = Part::open(path, content, resume)?;
+        Ok(Self::on(part, coverage, limit_bytes))
+    }
+
+    /// Goes on with a part that holds what `coverage` says.
+    pub(super) fn on(part: Part, coverage: Coverage, limit_bytes: usize) -> Self {
         let state =
             Queued { coverage, batch: Batch::default(), writing: 0, flushing: false, ended: false, failed: None };
         let queue = Queue { state: Mutex::new(state), work: Condvar::new(), room: Notify::new(), limit_bytes };
         let (queue, part) = (Arc::new(queue), Arc::new(part));
         let (feed, file) = (Arc::clone(&queue), Arc::clone(&part));
         let writer = tokio::task::spawn_blocking(move || write_queued(&feed, &file, SYNC_BYTES));
-        Ok(Self { queue, part, writer: Mutex::new(Some(writer)) })
+        Self { queue, part, writer: Mutex::new(Some(writer)) }
     }
 
     /// A node claims this size. False if another is proven.

@@ -9,6 +9,8 @@ mod coverage;
 mod file;
 mod ordered;
 mod part;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use crate::error::FetchError;
 use coverage::Coverage;
 use file::FileTarget;
 use ordered::Ordered;
-pub(crate) use ordered::Pieces;
+pub(crate) use ordered::{Next, Pieces};
 
 /// Takes the proven bytes of one fetch and keeps those that were asked for. Clones share it.
 #[derive(Clone)]
@@ -134,7 +136,7 @@ impl Output {
         let (bytes, memory) = match &self.shared.target {
             Target::File(file) => (file.commit(&self.shared.asked).await?, Vec::new()),
             Target::Ordered(ordered) => {
-                ordered.end();
+                ordered.end(true);
                 ordered.finish()
             }
         };
@@ -152,7 +154,7 @@ impl Output {
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Target::Ordered(ordered) = &self.target {
-            ordered.end();
+            ordered.end(false);
         }
     }
 }

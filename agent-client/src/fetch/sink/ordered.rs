@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use aro_proto::merkle::ByteRanges;
 use bytes::Bytes;
@@ -17,8 +18,6 @@ pub(super) struct Ordered {
     state: Mutex<State>,
     /// For those who feed: something was delivered or read.
     room: Notify,
-    /// For the reader: something was delivered, or nothing more will be.
-    news: Notify,
     window_bytes: u64,
 }
 
@@ -35,18 +34,35 @@ struct State {
 enum Recipient {
     Memory(Vec<u8>),
     Caller(Box<dyn FnMut(u64, Bytes) + Send>),
-    /// Delivered and not yet read.
-    Reader {
-        pieces: VecDeque<(u64, Bytes)>,
-        bytes: u64,
-        ended: bool,
-        gone: bool,
-    },
+    Reader(Reading),
+}
+
+/// What was delivered and is not yet read.
+#[derive(Default)]
+struct Reading {
+    pieces: VecDeque<Bytes>,
+    bytes: u64,
+    waker: Option<Waker>,
+    /// Nothing more will come; whether all is there.
+    ended: Option<bool>,
+    /// Nobody reads any more.
+    gone: bool,
 }
 
 /// The reading end. Dropped, it lets whoever feeds run on without it.
 pub(crate) struct Pieces {
     from: Arc<Ordered>,
+}
+
+/// What a reader comes by.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The next asked bytes.
+    Piece(Bytes),
+    /// All was read.
+    Whole,
+    /// Nothing more will come, although something is missing.
+    Broken,
 }
 
 impl Ordered {
@@ -66,8 +82,7 @@ impl Ordered {
 
     /// To a reader, at most about `window_bytes` ahead of it.
     pub(super) fn reader(asked: &ByteRanges, window_bytes: usize) -> (Arc<Self>, Pieces) {
-        let to = Recipient::Reader { pieces: VecDeque::new(), bytes: 0, ended: false, gone: false };
-        let ordered = Arc::new(Self::new(asked, window_bytes, to));
+        let ordered = Arc::new(Self::new(asked, window_bytes, Recipient::Reader(Reading::default())));
         (Arc::clone(&ordered), Pieces { from: ordered })
     }
 
@@ -75,7 +90,7 @@ impl Ordered {
         let asked = asked.iter().collect();
         let state = State { coverage: Coverage::default(), asked, early: BTreeMap::new(), delivered: 0, to };
         let window_bytes = (window_bytes as u64).max(LEAST_WINDOW);
-        Self { state: Mutex::new(state), room: Notify::new(), news: Notify::new(), window_bytes }
+        Self { state: Mutex::new(state), room: Notify::new(), window_bytes }
     }
 
     /// A node claims this size. False if another is proven.
@@ -92,7 +107,7 @@ impl Ordered {
                 state.coverage.prove_size(size);
             }
             if state.coverage.add(offset..offset + bytes.len() as u64) && state.take(offset, &bytes) {
-                self.news.notify_one();
+                state.to.wake();
                 self.room.notify_waiters();
             }
             if state.has_room(offset, self.window_bytes) {
@@ -114,12 +129,13 @@ impl Ordered {
         self.lock().due().saturating_add(self.window_bytes)
     }
 
-    /// Nothing more will come.
-    pub(super) fn end(&self) {
-        if let Recipient::Reader { ended, .. } = &mut self.lock().to {
-            *ended = true;
+    /// Nothing more will come. The first word on whether all is there stands.
+    pub(super) fn end(&self, is_whole: bool) {
+        let mut state = self.lock();
+        if let Recipient::Reader(reading) = &mut state.to {
+            reading.ended.get_or_insert(is_whole);
         }
-        self.news.notify_one();
+        state.to.wake();
     }
 
     /// What was delivered, and the bytes, if they went to memory.
@@ -127,7 +143,7 @@ impl Ordered {
         let mut state = self.lock();
         let memory = match &mut state.to {
             Recipient::Memory(memory) => mem::take(memory),
-            Recipient::Caller(_) | Recipient::Reader { .. } => Vec::new(),
+            Recipient::Caller(_) | Recipient::Reader(_) => Vec::new(),
         };
         (state.delivered, memory)
     }
@@ -195,7 +211,7 @@ impl State {
     fn has_room(&self, offset: u64, window_bytes: u64) -> bool {
         let is_read = match &self.to {
             Recipient::Memory(_) | Recipient::Caller(_) => true,
-            Recipient::Reader { bytes, gone, .. } => *gone || *bytes <= window_bytes,
+            Recipient::Reader(reading) => reading.gone || reading.bytes <= window_bytes,
         };
         is_read && offset <= self.due().saturating_add(window_bytes)
     }
@@ -206,48 +222,49 @@ impl Recipient {
         match self {
             Self::Memory(memory) => memory.extend_from_slice(&piece),
             Self::Caller(take) => take(offset, piece),
-            Self::Reader { gone: true, .. } => {}
-            Self::Reader { pieces, bytes, .. } => {
-                *bytes += piece.len() as u64;
-                pieces.push_back((offset, piece));
+            Self::Reader(reading) if reading.gone => {}
+            Self::Reader(reading) => {
+                reading.bytes += piece.len() as u64;
+                reading.pieces.push_back(piece);
             }
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Self::Reader(reading) = self
+            && let Some(waker) = reading.waker.take()
+        {
+            waker.wake();
         }
     }
 }
 
 impl Pieces {
-    /// The next piece: where it begins in the content, and its bytes. None at the end. Safe to cancel.
-    pub(crate) async fn next(&mut self) -> Option<(u64, Bytes)> {
-        loop {
-            if let Some(piece) = self.try_next() {
-                return Some(piece);
-            }
-            if matches!(self.from.lock().to, Recipient::Reader { ended: true, ref pieces, .. } if pieces.is_empty()) {
-                return None;
-            }
-            // Leaves a permit if it comes before the wait.
-            self.from.news.notified().await;
-        }
-    }
-
-    /// The next piece, if it is there.
-    pub(crate) fn try_next(&mut self) -> Option<(u64, Bytes)> {
+    /// The next piece, or how it ended.
+    pub(crate) fn poll_next(&mut self, context: &Context<'_>) -> Poll<Next> {
         let mut state = self.from.lock();
-        let Recipient::Reader { pieces, bytes, .. } = &mut state.to else { return None };
-        let piece = pieces.pop_front()?;
-        *bytes -= piece.1.len() as u64;
-        drop(state);
-        self.from.room.notify_waiters();
-        Some(piece)
+        let Recipient::Reader(reading) = &mut state.to else { return Poll::Ready(Next::Broken) };
+        if let Some(piece) = reading.pieces.pop_front() {
+            reading.bytes -= piece.len() as u64;
+            drop(state);
+            self.from.room.notify_waiters();
+            return Poll::Ready(Next::Piece(piece));
+        }
+        match reading.ended {
+            Some(true) => Poll::Ready(Next::Whole),
+            Some(false) => Poll::Ready(Next::Broken),
+            None => {
+                reading.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 }
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        if let Recipient::Reader { pieces, bytes, gone, .. } = &mut self.from.lock().to {
-            pieces.clear();
-            *bytes = 0;
-            *gone = true;
+        if let Recipient::Reader(reading) = &mut self.from.lock().to {
+            *reading = Reading { gone: true, ..Reading::default() };
         }
         self.from.room.notify_waiters();
     }

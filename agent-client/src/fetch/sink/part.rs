@@ -153,6 +153,13 @@ impl Part {
         outcome
     }
 
+    /// The same part, its bytes going elsewhere.
+    #[cfg(test)]
+    pub(super) fn with_data(mut self, data: File) -> Self {
+        self.data = data;
+        self
+    }
+
     /// The size in the head, if it is of this content.
     fn claimed_size(&self) -> io::Result<Option<u64>> {
         let mut head = [0; PAIR_LEN];
