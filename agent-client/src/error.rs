@@ -3,6 +3,7 @@
 //! Every error answers the same questions: what happened, who must act, what to do next, and which amount it speaks
 //! of. Errors clone, for one broken connection fails every fetch on it.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -119,6 +120,13 @@ pub enum FetchError {
         waited_ms: u64,
     },
 
+    /// No source is left that could bring what is missing.
+    #[error("no source is left that could bring what is missing{}", Causes(.causes))]
+    NoSource {
+        /// What each of them failed with last, or for good.
+        causes: Arc<[SourceError]>,
+    },
+
     // Ours.
     /// The budget does not allow it.
     #[error(transparent)]
@@ -146,6 +154,24 @@ pub enum FetchError {
     /// The chain could not be asked which channel to use.
     #[error(transparent)]
     Chain(Arc<ReadError>),
+}
+
+/// Why one source of several could not bring a content.
+#[derive(Clone, Debug)]
+pub struct SourceError {
+    /// The node.
+    pub node: NodeId,
+    /// What it failed with.
+    pub error: FetchError,
+}
+
+/// Writes a list of causes out.
+struct Causes<'a>(&'a [SourceError]);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|SourceError { node, error }| write!(f, "; {node}: {error}"))
+    }
 }
 
 /// How a node broke the protocol.
@@ -228,6 +254,7 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "WrongNodeKey",
             Self::Unreachable { .. } => "Unreachable",
             Self::Timeout { .. } => "Timeout",
+            Self::NoSource { .. } => "NoSource",
             Self::BudgetExceeded(_) => "BudgetExceeded",
             Self::TooLarge { .. } => "TooLarge",
             Self::Request(_) => "Request",
@@ -248,6 +275,11 @@ impl FetchError {
             Self::NoChannel { .. } | Self::DepositExhausted { .. } | Self::ChannelUnusable { .. } => WhoActs::Pay,
             Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => WhoActs::Authorise,
             Self::Wallet(error) if !error.is_retryable() => WhoActs::Authorise,
+            // Whatever helps with one of them helps.
+            Self::NoSource { causes } => {
+                let retryable = causes.iter().find(|cause| cause.error.who_acts() == WhoActs::RetryHere);
+                retryable.or(causes.first()).map_or(WhoActs::RetryElsewhere, |cause| cause.error.who_acts())
+            }
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Wallet(_) => WhoActs::RetryHere,
             Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
             Self::WrongChain { .. }
@@ -287,6 +319,9 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "check the address: the node may have moved, or another runs there".into(),
             Self::Unreachable { .. } => "check that the node runs and that UDP reaches it, then try again".into(),
             Self::Timeout { .. } => "try again, or ask another node".into(),
+            Self::NoSource { .. } => {
+                "name other nodes with --from, or do for one of these what its error asks for".into()
+            }
             Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
             Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
@@ -304,6 +339,7 @@ impl FetchError {
             Self::DepositExhausted { missing, .. } => Some(*missing),
             Self::BudgetExceeded(error) => Some(error.needed),
             Self::Refused(refusal) => refusal.amount,
+            Self::NoSource { causes } => causes.iter().find_map(|cause| cause.error.amount()),
             _ => None,
         }
     }

@@ -52,8 +52,11 @@ mod wallet;
 pub use agent::{Agent, AgentBuilder, BuildError};
 pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
-pub use error::{FetchError, Misbehaviour};
-pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, Progress};
+pub use error::{FetchError, Misbehaviour, SourceError};
+pub use fetch::{
+    Blame, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut, Preference,
+    PreferenceError, Progress, SourceReport,
+};
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
 pub use wallet::{
     ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,

@@ -79,13 +79,12 @@ impl Scheduler {
     /// Gives a source what it has room for.
     fn serve(&mut self, source: usize, now: Duration) {
         loop {
-            let running = self.segments.values().filter(|segment| segment.source == source).count();
+            let ours = || self.segments.values().filter(|segment| segment.source == source);
+            // What is held up waits for bytes before it, and those may be nobody's yet.
+            let running = ours().filter(|segment| !segment.is_held).count();
             let rate = self.rate_of(source, now);
-            let soon = || {
-                let running = self.segments.values().filter(|segment| segment.source == source);
-                running.map(Segment::left).sum::<u64>() <= bytes_in(rate, LEAD)
-            };
-            let has_room = running == 0 || (running == 1 && soon());
+            let soon = || ours().map(Segment::left).sum::<u64>() <= bytes_in(rate, LEAD);
+            let has_room = ours().count() < MOST_SEGMENTS && (running == 0 || (running == 1 && soon()));
             if !self.is_welcome(source) || !has_room {
                 return;
             }
@@ -318,5 +317,7 @@ const KEEPS: Duration = Duration::from_millis(1_000);
 const WORTH: Duration = Duration::from_millis(250);
 /// What is on its way when a stream is cut comes anyway.
 const IN_FLIGHT: Duration = Duration::from_millis(60);
+/// Segments of one source at once, those that are held up included.
+const MOST_SEGMENTS: usize = 8;
 /// A longer tail is never asked for twice: 4 MiB.
 const HEDGED_BYTES: u64 = 4 << 20;

@@ -5,8 +5,8 @@ use core::str::FromStr;
 use aro_proto::{Amount, ByteCount, Charge, Tariff};
 use thiserror::Error;
 
-use super::Scheduler;
 use super::source::Source;
+use super::{Scheduler, SourceId};
 
 /// What a fetch from many nodes aims at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +82,17 @@ impl Scheduler {
     /// the rest at the cheapest.
     pub(crate) fn expected_cost(&self) -> Amount {
         self.cost_with(usize::MAX, 0, false)
+    }
+
+    /// The same if this source brings all that nobody was asked for yet.
+    pub(crate) fn cost_at(&self, source: SourceId) -> Amount {
+        self.cost_with(source.0, self.pool.bytes(), false)
+    }
+
+    /// What is proven costs so far.
+    pub(crate) fn spent(&self) -> Amount {
+        let costs = self.sources.iter().map(|source| source.used.to_amount().unwrap_or(UNBOUNDED));
+        costs.fold(Amount::ZERO, Amount::saturating_add)
     }
 
     fn cost_with(&self, source: usize, len: u64, extra: bool) -> Amount {

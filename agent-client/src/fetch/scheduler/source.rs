@@ -92,8 +92,8 @@ impl Source {
                 self.meter.forget(now);
                 self.failures += 1;
                 let doubled = FIRST_COOLDOWN * (1 << (self.failures - 1).min(MAX_DOUBLINGS));
-                self.state =
-                    if self.failures > MAX_FAILURES { State::Out } else { State::Cooling { until: now + doubled } };
+                let most = if self.was_ready { MAX_FAILURES } else { MAX_TRIES };
+                self.state = if self.failures > most { State::Out } else { State::Cooling { until: now + doubled } };
             }
         }
     }
@@ -107,10 +107,12 @@ impl Source {
 
 /// How long a source is left alone after its first failure; each further one doubles it.
 const FIRST_COOLDOWN: Duration = Duration::from_millis(250);
-/// The longest pause is 8 s.
-const MAX_DOUBLINGS: u32 = 5;
+/// The longest pause is 4 s.
+const MAX_DOUBLINGS: u32 = 4;
 /// A source that fails more often than this without proving anything in between is given up.
-const MAX_FAILURES: u32 = 6;
+const MAX_FAILURES: u32 = 5;
+/// The same for one that could not be joined at all so far.
+const MAX_TRIES: u32 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -129,7 +131,7 @@ mod tests {
             source.failed(Duration::from_secs(2), Failure::Passing);
             assert_eq!(source.state, cooling, "one break fails every segment once");
         }
-        assert_eq!(pauses, [250, 500, 1_000, 2_000, 4_000, 8_000]);
+        assert_eq!(pauses, [250, 500, 1_000, 2_000, 4_000]);
         source.joined(Tariff::default());
         source.proved(Duration::from_secs(3), 1);
         source.failed(Duration::from_secs(3), Failure::Passing);
@@ -138,6 +140,16 @@ mod tests {
             source.joined(Tariff::default());
             source.failed(Duration::from_secs(3), Failure::Passing);
         }
+        assert_eq!(source.state, State::Out);
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_joined_is_tried_once_more() {
+        let mut source = Source::new();
+        source.failed(Duration::ZERO, Failure::Passing);
+        assert!(matches!(source.state, State::Cooling { .. }));
+        source.state = State::Joining;
+        source.failed(Duration::ZERO, Failure::Passing);
         assert_eq!(source.state, State::Out);
     }
 }

@@ -106,6 +106,9 @@ struct World {
     streams: Vec<Stream>,
     /// How often each group was proven.
     proven: Vec<u8>,
+    /// Groups that nobody has proven, and times that one was proven again.
+    lacks: u64,
+    twice: u64,
     paid: Vec<u64>,
     /// Segments that were cut, however often.
     cuts: BTreeSet<SegmentId>,
@@ -140,6 +143,8 @@ impl World {
             joins: Vec::new(),
             streams: Vec::new(),
             proven: vec![0; usize::try_from(total.div_ceil(GROUP)).unwrap()],
+            lacks: total.div_ceil(GROUP),
+            twice: 0,
             paid: vec![0; count],
             cuts: BTreeSet::new(),
             asks: 0,
@@ -243,7 +248,11 @@ impl World {
                 stream.arrived = position - stream.start;
             }
             for group in before.div_ceil(GROUP)..position.div_ceil(GROUP) {
-                self.proven[usize::try_from(group).unwrap()] += 1;
+                let times = &mut self.proven[usize::try_from(group).unwrap()];
+                *times += 1;
+                assert!(*times <= 2, "seed {}: bytes came three times", self.seed);
+                self.lacks -= u64::from(*times == 1);
+                self.twice += u64::from(*times == 2);
             }
             self.paid[stream.source] += (position - before) * stream.tariff.per_mib;
             // Progress is looked at now and then only.
@@ -273,16 +282,15 @@ impl World {
         let seed = self.seed;
         let paid: u64 = self.paid.iter().map(|parts| parts.div_ceil(MIB)).sum();
         assert!(paid <= self.plan.allowed.get(), "seed {seed}: {paid} paid");
-        let twice: u64 = self.proven.iter().map(|times| u64::from(times.saturating_sub(1))).sum();
+        let twice = self.twice;
         if self.plan.hedge.is_none() {
             assert_eq!(twice, 0, "seed {seed}: bytes came twice");
         }
-        assert!(self.proven.iter().all(|times| *times <= 2), "seed {seed}: bytes came three times");
         assert!(twice * GROUP < self.doubled + GROUP, "seed {seed}: {twice} groups came twice");
         assert!(self.scheduler.hedged <= self.plan.hedge.unwrap_or_default(), "seed {seed}");
         // What the scheduler has seen is never more than what is there, and nothing is lost on the way.
-        let lacks = self.proven.iter().filter(|times| **times == 0).count() as u64 * GROUP;
-        assert!(self.scheduler.left() + GROUP > lacks, "seed {seed}: {} of {lacks}", self.scheduler.left());
+        let (left, lacks) = (self.scheduler.left(), self.lacks * GROUP);
+        assert!(left + GROUP > lacks, "seed {seed}: {left} of {lacks}");
     }
 }
 
@@ -298,10 +306,10 @@ fn over_ideal(took: Duration, total: u64, rates: &[u64]) -> u128 {
 
 #[test]
 fn sources_of_any_rates_end_together() {
-    for seed in 0..200 {
+    for seed in 0..60 {
         let mut dice = Dice(seed);
         let count = dice.within(1..9);
-        let rates: Vec<u64> = (0..count).map(|_| dice.within(500_000..20_000_000)).collect();
+        let rates: Vec<u64> = (0..count).map(|_| dice.within(200_000..5_000_000)).collect();
         let total = rates.iter().sum::<u64>() * dice.within(5..30) + dice.within(0..GROUP);
         let mut world = World::new(seed, total, rates.iter().map(|rate| Truth::at(*rate)).collect(), |_| {});
         let took = world.run().unwrap();
@@ -522,7 +530,7 @@ fn wild(seed: u64) {
 
 #[test]
 fn wild_worlds_end_with_every_byte_once_and_within_the_budget() {
-    for seed in 0..400 {
+    for seed in 0..150 {
         wild(seed);
     }
 }
