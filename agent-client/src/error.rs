@@ -3,6 +3,7 @@
 //! Every error answers the same questions: what happened, who must act, what to do next, and which amount it speaks
 //! of. Errors clone, for one broken connection fails every fetch on it.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -120,6 +121,13 @@ pub enum FetchError {
         waited_ms: u64,
     },
 
+    /// No source is left that could bring what is missing.
+    #[error("no source is left that could bring what is missing{}", Causes(.causes))]
+    NoSource {
+        /// What each of them failed with last, or for good.
+        causes: Arc<[SourceError]>,
+    },
+
     // Ours.
     /// The budget does not allow it.
     #[error(transparent)]
@@ -150,6 +158,24 @@ pub enum FetchError {
     /// A channel that was needed could not be opened or topped up.
     #[error("what the request needs to be paid could not be provided: {0}")]
     Money(Arc<MoneyError>),
+}
+
+/// Why one source of several could not bring a content.
+#[derive(Clone, Debug)]
+pub struct SourceError {
+    /// The node.
+    pub node: NodeId,
+    /// What it failed with.
+    pub error: FetchError,
+}
+
+/// Writes a list of causes out.
+struct Causes<'a>(&'a [SourceError]);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|SourceError { node, error }| write!(f, "; {node}: {error}"))
+    }
 }
 
 /// How a node broke the protocol.
@@ -232,6 +258,7 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "WrongNodeKey",
             Self::Unreachable { .. } => "Unreachable",
             Self::Timeout { .. } => "Timeout",
+            Self::NoSource { .. } => "NoSource",
             Self::BudgetExceeded(_) => "BudgetExceeded",
             Self::TooLarge { .. } => "TooLarge",
             Self::Request(_) => "Request",
@@ -254,6 +281,11 @@ impl FetchError {
             Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => WhoActs::Authorise,
             Self::Wallet(error) => error.who_acts(),
             Self::Money(error) => error.who_acts(),
+            // Whatever helps with one of them helps.
+            Self::NoSource { causes } => {
+                let retryable = causes.iter().find(|cause| cause.error.who_acts() == WhoActs::RetryHere);
+                retryable.or(causes.first()).map_or(WhoActs::RetryElsewhere, |cause| cause.error.who_acts())
+            }
             Self::Unreachable { .. } | Self::Timeout { .. } => WhoActs::RetryHere,
             Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
             Self::WrongChain { .. }
@@ -293,6 +325,9 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "check the address: the node may have moved, or another runs there".into(),
             Self::Unreachable { .. } => "check that the node runs and that UDP reaches it, then try again".into(),
             Self::Timeout { .. } => "try again, or ask another node".into(),
+            Self::NoSource { .. } => {
+                "name other nodes with --from, or do for one of these what its error asks for".into()
+            }
             Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
             Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
@@ -312,6 +347,7 @@ impl FetchError {
             Self::BudgetExceeded(error) => Some(error.needed),
             Self::Refused(refusal) => refusal.amount,
             Self::Misbehaved { what, .. } => what.amount(),
+            Self::NoSource { causes } => causes.iter().find_map(|cause| cause.error.amount()),
             Self::Wallet(error) => error.amount(),
             Self::Money(error) => error.amount(),
             Self::NotFound { .. }
@@ -350,7 +386,8 @@ impl FetchError {
             Self::Unreachable { place, .. } => Subject::at(place, None),
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
-            Self::PriceTooHigh { .. }
+            Self::NoSource { .. }
+            | Self::PriceTooHigh { .. }
             | Self::Refused(_)
             | Self::WrongChain { .. }
             | Self::Timeout { .. }

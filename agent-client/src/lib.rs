@@ -55,8 +55,11 @@ mod wallet;
 pub use agent::{Agent, AgentBuilder, BuildError};
 pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
-pub use error::{FetchError, Misbehaviour};
-pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, Progress};
+pub use error::{FetchError, Misbehaviour, SourceError};
+pub use fetch::{
+    Blame, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut, Preference,
+    PreferenceError, Progress, SourceReport,
+};
 pub use ledger::LedgerError;
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
 pub use report::{ErrorReport, Subject};

@@ -144,3 +144,20 @@ fn without_a_wallet_or_a_chain_each_command_says_which_is_missing() {
     }
     assert!(!target.exists());
 }
+
+#[test]
+fn what_cannot_be_a_source_or_a_preference_is_a_usage_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = address();
+    let get = |more: [&str; 2]| aro(dir.path(), &[&["get", &address, "-o", "x"][..], &more].concat());
+    for (more, says) in [
+        (["--from", "nobody"], "<node id>@<host>:<port>"),
+        (["--from", &address], "<node id>@<host>:<port>"),
+        (["--prefer", "best"], "fastest, balanced or cheapest"),
+        (["--hedge", "much"], "--hedge"),
+    ] {
+        let refused = get(more);
+        assert_eq!(refused.status.code(), Some(2), "{more:?}");
+        assert!(stderr(&refused).contains(says), "{more:?}: {}", stderr(&refused));
+    }
+}

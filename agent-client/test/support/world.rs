@@ -94,6 +94,23 @@ impl World {
         (agent, opened)
     }
 
+    /// An agent with an open channel of `deposit` base units to each of these nodes.
+    pub async fn agent_with_channels(
+        &self,
+        keys: &[SecretKey],
+        deposit: u64,
+        adjust: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Agent {
+        let aro = deposit * keys.len() as u64;
+        let agent = adjust(self.builder(self.wallet("agent", aro).await)).build().await.unwrap();
+        agent.wallet().deposit(Amount::new(aro)).await.unwrap();
+        for key in keys {
+            self.register_node(key, 900).await;
+            let _ = agent.open_channel(key.node_id(), Amount::new(deposit), None).await.unwrap();
+        }
+        agent
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

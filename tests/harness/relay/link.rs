@@ -62,6 +62,11 @@ impl Link {
         self.terms.mtu = mtu;
     }
 
+    /// From now on it carries so many bits a second. What waits already leaves at the rate that it came at.
+    pub const fn set_rate(&mut self, rate_bit_s: u64) {
+        self.terms.rate_bit_s = Some(rate_bit_s);
+    }
+
     /// Takes a packet of so many bytes, without its heads, at a time that never falls.
     pub fn take(&mut self, now: Duration, bytes: usize) -> Fate {
         if bytes + HEADERS > self.terms.mtu {
@@ -122,6 +127,18 @@ mod tests {
         assert_eq!(fates([1_472, 1_473]), [Fate::Arrives(MS), Fate::TooLarge]);
         link.narrow(1_228);
         assert_eq!([1_200, 1_201].map(|size| link.take(Duration::ZERO, size)), [Fate::Arrives(MS), Fate::TooLarge]);
+    }
+
+    #[test]
+    fn a_rate_that_changes_holds_for_what_comes_then() {
+        let terms = LinkTerms { rate_bit_s: Some(8_000_000), queue_bytes: 9_000, ..LinkTerms::delay(Duration::ZERO) };
+        let mut link = Link::new(terms, 1);
+        let arrives = |ms: u32| Fate::Arrives(ms * MS);
+        assert_eq!([link.take(Duration::ZERO, 972), link.take(Duration::ZERO, 972)], [arrives(1), arrives(2)]);
+        link.set_rate(800_000);
+        assert_eq!(link.take(Duration::ZERO, 972), arrives(12));
+        link.set_rate(8_000_000);
+        assert_eq!(link.take(Duration::ZERO, 972), arrives(13));
     }
 
     #[test]
