@@ -146,6 +146,14 @@ impl Decoder {
         }
     }
 
+    /// The next item's place in the tree, if it is a pair of hashes: for those who keep proven pairs.
+    pub fn next_parent(&self) -> Option<ParentIndex> {
+        match self.next.as_ref().filter(|_| !self.failed)? {
+            Visit::Parent { index, .. } => Some(*index),
+            Visit::Leaf { .. } => None,
+        }
+    }
+
     /// Checks the item and moves on; a leaf gives its offset.
     fn check(&mut self, item: &[u8], pairs: Option<&mut Vec<PlacedPair>>) -> Result<Option<u64>, VerifyError> {
         let Some(next) = self.next.clone() else {
