@@ -55,6 +55,8 @@ pub enum Script {
     // Instead of an answer.
     Refuse(RefusalCode, Option<u64>),
     RequestBytes(Vec<u8>),
+    /// The same, and then nothing more, without an end.
+    RequestBytesAndStall(Vec<u8>),
     // On the control stream.
     Chain(ChainIds),
     ControlBytes(Vec<u8>),
@@ -425,6 +427,11 @@ impl ScriptedNode {
                 refusal.amount = amount.map(Amount::new);
                 write(&mut send, &Refused { refusal }).await?;
                 let _ = send.finish();
+                return Some(());
+            }
+            Script::RequestBytesAndStall(bytes) => {
+                let _ = send.write_all(&bytes).await;
+                let _ = send.stopped().await;
                 return Some(());
             }
             Script::RequestBytes(bytes) => {
