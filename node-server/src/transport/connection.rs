@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::control;
+use super::endpoint::ServerConfigs;
 use super::framed::{FrameError, SendFrameError};
 use crate::channels::PaidChannel;
 use crate::service;
@@ -80,11 +81,11 @@ pub(crate) enum Fault {
 }
 
 /// Accepts connections until the node stops.
-pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint) {
+pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint, configs: ServerConfigs) {
     loop {
         tokio::select! {
             incoming = endpoint.accept() => match incoming {
-                Some(incoming) => admit(&node, incoming),
+                Some(incoming) => admit(&node, incoming, &configs),
                 None => return,
             },
             () = node.comes_to(Phase::Draining) => return,
@@ -92,7 +93,7 @@ pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint) {
     }
 }
 
-fn admit(node: &Arc<Shared>, incoming: Incoming) {
+fn admit(node: &Arc<Shared>, incoming: Incoming, configs: &ServerConfigs) {
     let peer = incoming.remote_address();
     if node.places.are_scarce() && incoming.may_retry() && !incoming.remote_address_validated() {
         // Cannot fail: it may be asked to retry.
@@ -104,10 +105,10 @@ fn admit(node: &Arc<Shared>, incoming: Incoming) {
         incoming.refuse();
         return;
     };
-    let node = Arc::clone(node);
+    let (node, config) = (Arc::clone(node), configs.towards(peer.ip()));
     tokio::spawn(async move {
         let patience = Duration::from_millis(node.config.exchange_timeout_ms);
-        let Ok(connecting) = incoming.accept() else { return };
+        let Ok(connecting) = incoming.accept_with(config) else { return };
         match timeout(patience, connecting).await {
             Ok(Ok(connection)) => run(node, connection, place).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a handshake failed"),
