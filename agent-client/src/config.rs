@@ -20,6 +20,9 @@ pub struct AgentConfig {
     /// and paid by then; a node that never acknowledges costs this much time and nothing else. With 0 no fetch waits, and
     /// those that end within a moment share a voucher, which is what many small fetches want.
     pub credit_timeout_ms: u64,
+    /// Milliseconds to wait for a channel that another process of the same wallet is using. Default 5,000. More: a
+    /// fetch fails later where the other process goes on.
+    pub channel_wait_ms: u64,
     /// Base units that may be paid ahead to a node that is trusted so far. Default 0: only proven bytes are paid.
     /// More: no pause at the first window, and this much at risk for each node.
     pub prepay: Amount,
@@ -39,6 +42,7 @@ impl Default for AgentConfig {
             answer_timeout_ms: 2 * limits::EXCHANGE_TIMEOUT_MS,
             stall_timeout_ms: limits::PAYMENT_TIMEOUT_MS + 5_000,
             credit_timeout_ms: 5_000,
+            channel_wait_ms: 5_000,
             prepay: Amount::ZERO,
             write_queue_bytes: 4 << 20,
             read_ahead_bytes: 4 << 20,

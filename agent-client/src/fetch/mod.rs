@@ -195,7 +195,6 @@ impl FetchBuilder {
     async fn bring(&self, output: &Output, allowed: Amount, limit: u64) -> Result<(Brought, Written), FetchError> {
         let (config, mut brought) = (self.agent.config(), Brought::default());
         while let Some(missing) = output.missing() {
-            let session = self.agent.session(&self.address).await?;
             let request = Request {
                 content: self.address.content(),
                 ranges: missing,
@@ -203,7 +202,7 @@ impl FetchBuilder {
                 allowed: allowed.saturating_sub(brought.paid),
                 limit,
             };
-            let mut answer = request.ask(&session, config).await?;
+            let (session, mut answer) = request.ask_paying(&self.agent, &self.address).await?;
             let size = answer.decoder.answered().size();
             let Some(feed) = output.feed(answer.account.tally(), size) else {
                 return Err(FetchError::misbehaved(session.node(), Misbehaviour::Size(size)));
