@@ -23,7 +23,6 @@
 //!     .await?;
 //! let address: aro_proto::Address = std::env::args().nth(1).ok_or("give an aro:// address")?.parse()?;
 //! agent.wallet().deposit("10".parse()?).await?;
-//! let _ = agent.open_channel(address.node(), "5".parse()?, None).await?;
 //! let report = agent.fetch(&address).max_price("1".parse()?).to_file("film.mkv").await?;
 //! assert!(report.size_proven);
 //! agent.close().await;
@@ -36,7 +35,9 @@
 //! | `fetch`     | request, receive and verify, write, report; several nodes for one content |
 //! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
+//! | `report`    | what every error says to a program                                      |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
+//! | `ledger`    | the one database behind wallet, budget and receipts, for several processes |
 //! | `transport` | sockets, connections, frames, the control stream                        |
 //! | `error`     | what went wrong, who must act, what to do next                          |
 //! | `config`    | timeouts and queues                                                     |
@@ -46,7 +47,9 @@ mod budget;
 mod config;
 mod error;
 mod fetch;
+mod ledger;
 mod publish;
+mod report;
 mod transport;
 mod wallet;
 
@@ -58,7 +61,10 @@ pub use fetch::{
     Blame, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut, Preference,
     PreferenceError, Progress, SourceReport,
 };
+pub use ledger::LedgerError;
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
+pub use report::{ErrorReport, Subject};
 pub use wallet::{
-    ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,
+    ChannelCap, ChannelEvent, ChannelInfo, ChannelPhase, ChannelPolicy, DelegateRequest, Money, MoneyError,
+    OpenedChannel, Place, Reclaimed, SessionInfo, SweepReport, Unswept, Wallet, WalletError, WalletStatus,
 };

@@ -55,7 +55,7 @@ fn keys_are_made_once_and_shown_ever_after() {
     let again = aro(&home, &["--json", "keys", "new"]);
     assert_eq!(again.status.code(), Some(5));
     let error = &last_json(&again)["error"];
-    assert_eq!(error["code"], "Wallet");
+    assert_eq!(error["code"], "WalletExists");
     assert_eq!(error["who_acts"], "authorise");
     assert!(error["amount"].is_null());
     assert_eq!(stdout(&aro(&home, &["keys", "show"])), text, "keys are never overwritten");

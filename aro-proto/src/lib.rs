@@ -46,5 +46,5 @@ pub use address::{Address, AddressError, NodeAddress, NodeAddressError};
 pub use amount::{Amount, ByteCount};
 pub use error::{Refusal, RefusalCode, WhoActs};
 pub use identity::SecretKey;
-pub use ids::{AgentId, ChannelId, ContentId, NodeId};
+pub use ids::{AgentId, ChannelId, ContentId, NodeId, OwnerId};
 pub use tariff::{Charge, Tariff};

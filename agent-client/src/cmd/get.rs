@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Span;
+use super::{Opening, Span};
 use crate::Global;
 use crate::output::{Failure, Output};
 
@@ -38,6 +38,8 @@ pub(crate) struct Get {
     /// Let a slow end be asked of a second node too, if that costs at most so many $ARO
     #[arg(long, value_name = "ARO")]
     hedge: Option<Amount>,
+    #[command(flatten)]
+    opening: Opening,
     /// Only these bytes, first and last, counted from 0; may be given again
     #[arg(long = "range", value_name = "START-END")]
     spans: Vec<Span>,
@@ -54,7 +56,7 @@ impl Get {
 
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
         let ranges = super::ranges(&self.spans)?;
-        let agent = global.agent(self.budget).await?;
+        let agent = global.paying_agent(self.budget, &self.opening, output).await?;
         let bar = bar()?;
         let shown = bar.clone();
         let fetch = agent.fetch(&self.address).ranges(ranges).resume(!self.no_resume);

@@ -92,7 +92,8 @@ impl FetchBuilder {
     }
 
     /// Another node that may have the content. All of them are used at once, as [`prefer`](Self::prefer) says; what one
-    /// fails to bring the others do. A node that wants money needs an open channel, or it is left out.
+    /// fails to bring the others do. A node that wants money and has no channel gets one as the agent's policy says, or is left
+    /// out.
     pub fn also_from(mut self, node: NodeAddress) -> Self {
         self.sources.add(node);
         self
@@ -248,7 +249,6 @@ impl FetchBuilder {
         let started = Instant::now();
         let (config, mut brought) = (self.agent.config(), Brought { acknowledged: true, ..Brought::default() });
         while let Some(missing) = output.missing() {
-            let session = self.agent.session(&self.address).await?;
             let request = Request {
                 content: self.address.content(),
                 ranges: missing,
@@ -256,7 +256,7 @@ impl FetchBuilder {
                 allowed: allowed.saturating_sub(brought.paid),
                 limit,
             };
-            let mut answer = request.ask(&session, config).await?;
+            let (session, mut answer) = request.ask_paying(&self.agent, &self.address).await?;
             let size = answer.decoder.answered().size();
             let Some(feed) = output.feed(answer.account.tally(), size) else {
                 return Err(FetchError::misbehaved(session.node(), Misbehaviour::Size(size)));

@@ -4,15 +4,17 @@
 //! after it is durable.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
 use aro_proto::message::{Bound, Credit, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 
+use super::marker::InUse;
 use super::{ChannelRecord, Wallet, WalletError};
 use crate::budget::{BudgetGuard, SpendPermit, Spending};
 use crate::error::{FetchError, Misbehaviour};
+use crate::ledger::Hold;
 
 /// One channel, bound on one connection.
 #[derive(Debug)]
@@ -22,6 +24,9 @@ pub(crate) struct Lane {
     tariff: Tariff,
     channel: ChannelId,
     books: Mutex<Books>,
+    /// Gone with the lane: by then all that is proven is signed for, or known not to be.
+    _in_use: InUse,
+    _hold: Option<Arc<Hold>>,
 }
 
 #[derive(Debug)]
@@ -54,9 +59,10 @@ impl Lane {
         // A connection that broke may have signed for its last bytes since the record was read.
         let record = &wallet.record(channel)?.unwrap_or(*record);
         let conceded = Charge::from_parts(record.conceded);
+        let (in_use, crashed) = wallet.mark_in_use(channel)?;
         let mut payer =
             Payer::new(record.terms(wallet.signer()), tariff, record.signed, prepay).with_conceded(conceded);
-        payer = payer.with_price(publish);
+        payer = payer.with_price(publish).after_crash(crashed);
         let watermark = bound.watermark.map(|shown| off_wire(channel, shown));
         let outcome = payer
             .reconcile(watermark, Charge::from_parts(bound.billed))
@@ -71,7 +77,12 @@ impl Lane {
         let resend = if outcome.resend.is_some() { wallet.last_voucher(channel)? } else { None };
         let pot = guard.reserve(Spending::Vouchers, Amount::ZERO)?;
         let books = Mutex::new(Books { payer, pot, left: HashMap::new(), vouchers: 0 });
-        Ok((Self { wallet, guard, tariff, channel, books }, resend.map(on_wire)))
+        Ok((Self { wallet, guard, tariff, channel, books, _in_use: in_use, _hold: None }, resend.map(on_wire)))
+    }
+
+    /// Keeps the channel from other processes for as long as this lane lives.
+    pub(crate) fn holding(self, hold: Option<Arc<Hold>>) -> Self {
+        Self { _hold: hold, ..self }
     }
 
     /// What content costs at the node.
@@ -218,6 +229,17 @@ impl Lane {
 
     pub(crate) fn accepted(&self) -> Amount {
         self.lock().payer.accepted()
+    }
+
+    /// The deposit as far as the payer knows, in base units.
+    pub(crate) fn deposit(&self) -> Amount {
+        self.lock().payer.terms().deposit
+    }
+
+    /// True while a stream is open, or something proven is not signed for yet.
+    pub(crate) fn is_busy(&self) -> bool {
+        let books = self.lock();
+        books.payer.is_busy() || books.payer.due(true).is_some()
     }
 
     /// Vouchers signed on this connection.

@@ -19,6 +19,7 @@ use aro_proto::{
 };
 use quinn::{Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 use settlement_chain::{Address as ChainAddress, EmbeddedChain, Program, reads};
+use settlement_interface::accounts::status;
 use tokio::sync::watch;
 
 use super::world::World;
@@ -325,7 +326,13 @@ impl ScriptedNode {
                     let address = ChainAddress::new_from_array(id.to_bytes());
                     let account = reads::channel(&self.inner.chain, &Program::local(), &address).await.unwrap()?;
                     assert_eq!(&account.signer, bind.signer().as_bytes());
+                    if account.status != status::OPEN {
+                        let refusal = Refusal::new(RefusalCode::ChannelUnusable, "not open");
+                        write(&mut send, &Refused { refusal }).await?;
+                        continue;
+                    }
                     channel = Some((id, bind.signer()));
+                    self.take_up(id, &paid);
                     let best = *self.inner.best.lock().unwrap();
                     let owed = Amount::new(*paid.borrow());
                     let bound = Bound {
@@ -393,6 +400,16 @@ impl ScriptedNode {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Another channel begins at nothing.
+    fn take_up(&self, channel: ChannelId, paid: &watch::Sender<u64>) {
+        let mut best = self.inner.best.lock().unwrap();
+        if best.is_some_and(|best| best.voucher.channel != channel) {
+            *best = None;
+            *self.inner.billed_bytes.lock().unwrap() = 0;
+            paid.send_replace(0);
         }
     }
 
@@ -541,6 +558,12 @@ impl ScriptedNode {
                 paid.wait_for(within).await.ok()?;
             }
             if send.write_all(piece).await.is_err() {
+                // Not sent, so not billed.
+                if let Some((answer, tariff)) = answers.lock().unwrap().get_mut(&u64::from(VarInt::from(send.id()))) {
+                    let unsent = answer.saturating_sub(sent);
+                    *self.inner.billed.lock().unwrap() -= tariff.charge(ByteCount::new(unsent)).parts();
+                    *answer -= unsent;
+                }
                 self.inner.seen.send_modify(|seen| seen.sent.push(sent));
                 return None;
             }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agent_client::{Agent, AgentBuilder, AgentConfig, OpenedChannel, Wallet};
+use agent_client::{Agent, AgentBuilder, AgentConfig, ChannelPolicy, OpenedChannel, Wallet};
 use aro_proto::message::ChainIds;
 use aro_proto::{Amount, NodeId, SecretKey};
 use settlement_chain::setup::Setup;
@@ -52,7 +52,9 @@ impl World {
             credit_timeout_ms: 30_000,
             ..AgentConfig::default()
         };
-        Agent::builder().chain(Arc::new(self.chain.clone())).wallet(wallet).config(config)
+        let builder = Agent::builder().chain(Arc::new(self.chain.clone())).wallet(wallet).config(config);
+        // What these tests look at is what happens where nothing is opened unasked.
+        builder.channels(ChannelPolicy::manual())
     }
 
     /// An agent with `aro` base units available in the program.

@@ -175,7 +175,7 @@ impl<'a> Driver<'a> {
             Action::Cut { segment, end } => self.cut(segment, end),
             Action::Ask { segment, source: SourceId(index), range } => {
                 let Some(source) = self.sources.get_mut(index) else { return };
-                let (Some(layout), Some(session), Some(size)) = (&self.layout, &source.session, source.claims) else {
+                let (Some(layout), Some(size)) = (&self.layout, source.claims) else {
                     return;
                 };
                 let track = Arc::new(Track::new(&range));
@@ -189,8 +189,8 @@ impl<'a> Driver<'a> {
                     allowed: source.tariff.price(ByteCount::new(range.end - range.start)).unwrap_or_default(),
                     limit: u64::MAX,
                 };
-                let (agent, session, output) = (self.agent.clone(), Arc::clone(session), self.output.clone());
-                let errand = Errand { agent, session, request, size, output, track };
+                let (agent, address, output) = (self.agent.clone(), source.address.clone(), self.output.clone());
+                let errand = Errand { agent, address, request, size, output, track };
                 let task = self.tasks.spawn(async move { Done::Fetched(segment, errand.run().await) });
                 self.owners.insert(task.id(), Owner::Segment(segment));
             }
@@ -296,6 +296,7 @@ impl<'a> Driver<'a> {
         self.brought.paid = self.brought.paid.saturating_add(fetched.paid);
         self.brought.vouchers += fetched.vouchers;
         if let Some(source) = self.sources.get_mut(running.source) {
+            source.session = fetched.session.or(source.session.take());
             source.paid = source.paid.saturating_add(fetched.paid);
             source.verified_bytes += fetched.verified_bytes;
             if fetched.verified_bytes > 0 && !source.is_out() {

@@ -77,6 +77,7 @@ pub(super) fn weigh(error: &FetchError) -> Weight {
         | FetchError::NoChannel { .. }
         | FetchError::DepositExhausted { .. }
         | FetchError::ChannelUnusable { .. }
+        | FetchError::Money(_)
         | FetchError::Proof { .. }
         | FetchError::Misbehaved { .. }
         | FetchError::WrongChain { .. }
