@@ -1,7 +1,8 @@
 //! The ARO agent: fetches content by address, pays for it chunk by chunk, and proves every byte before it counts.
 //!
-//! It does not choose nodes or open channels by itself: later layers do. It holds no more
-//! than a few MiB of a content in memory, whatever its size, and trusts a node with nothing but one credit window.
+//! It does not find nodes or open channels by itself: later layers do. Told of several, it fetches from all of them at
+//! once. It holds no more than a few MiB of a content in memory for each, whatever its size, and trusts a node with nothing
+//! but one credit window.
 //!
 //! The two types that matter: [`Agent`], which fetches, and [`Wallet`], which signs. Between them stands the
 //! [`BudgetGuard`]: the wallet signs a voucher only against a [`SpendPermit`], and only the guard makes one.
@@ -31,7 +32,7 @@
 //! | module      | idea                                                                    |
 //! |-------------|-------------------------------------------------------------------------|
 //! | `agent`     | the handle: chain, wallet, budget, and one connection for each node     |
-//! | `fetch`     | request, receive and verify, write, report                              |
+//! | `fetch`     | request, receive and verify, write, report; several nodes for one content |
 //! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
 //! | `report`    | what every error says to a program                                      |

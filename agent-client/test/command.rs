@@ -152,7 +152,7 @@ fn what_cannot_be_a_source_or_a_preference_is_a_usage_error() {
     let get = |more: [&str; 2]| aro(dir.path(), &[&["get", &address, "-o", "x"][..], &more].concat());
     for (more, says) in [
         (["--from", "nobody"], "<node id>@<host>:<port>"),
-        (["--from", &address], "<node id>@<host>:<port>"),
+        (["--from", &address], "--from"),
         (["--prefer", "best"], "fastest, balanced or cheapest"),
         (["--hedge", "much"], "--hedge"),
     ] {

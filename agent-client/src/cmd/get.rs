@@ -29,8 +29,6 @@ pub(crate) struct Get {
     /// Spend no more $ARO than this
     #[arg(long, value_name = "ARO")]
     budget: Option<Amount>,
-    #[command(flatten)]
-    opening: Opening,
     /// Another node that may have the content, <node id>@<host>:<port>; may be given again. All are used at once
     #[arg(long = "from", value_name = "NODE_ADDRESS")]
     from: Vec<NodeAddress>,
@@ -40,6 +38,8 @@ pub(crate) struct Get {
     /// Let a slow end be asked of a second node too, if that costs at most so many $ARO
     #[arg(long, value_name = "ARO")]
     hedge: Option<Amount>,
+    #[command(flatten)]
+    opening: Opening,
     /// Only these bytes, first and last, counted from 0; may be given again
     #[arg(long = "range", value_name = "START-END")]
     spans: Vec<Span>,

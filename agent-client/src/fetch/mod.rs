@@ -92,7 +92,8 @@ impl FetchBuilder {
     }
 
     /// Another node that may have the content. All of them are used at once, as [`prefer`](Self::prefer) says; what one
-    /// fails to bring the others do. A node that wants money needs an open channel, or it is left out.
+    /// fails to bring the others do. A node that wants money and has no channel gets one as the agent's policy says, or is left
+    /// out.
     pub fn also_from(mut self, node: NodeAddress) -> Self {
         self.sources.add(node);
         self

@@ -565,6 +565,12 @@ impl ScriptedNode {
                 paid.wait_for(within).await.ok()?;
             }
             if send.write_all(piece).await.is_err() {
+                // Not sent, so not billed.
+                if let Some((answer, tariff)) = answers.lock().unwrap().get_mut(&u64::from(VarInt::from(send.id()))) {
+                    let unsent = answer.saturating_sub(sent);
+                    *self.inner.billed.lock().unwrap() -= tariff.charge(ByteCount::new(unsent)).parts();
+                    *answer -= unsent;
+                }
                 self.inner.seen.send_modify(|seen| seen.sent.push(sent));
                 return None;
             }

@@ -57,14 +57,14 @@ impl Link {
         Self { terms, dice: Dice::new(seed), free_at: Duration::ZERO }
     }
 
-    /// From now on only packets of so many bytes pass, IP and UDP heads included.
-    pub const fn narrow(&mut self, mtu: usize) {
-        self.terms.mtu = mtu;
-    }
-
     /// From now on it carries so many bits a second. What waits already leaves at the rate that it came at.
     pub const fn set_rate(&mut self, rate_bit_s: u64) {
         self.terms.rate_bit_s = Some(rate_bit_s);
+    }
+
+    /// From now on only packets of so many bytes pass, IP and UDP heads included.
+    pub const fn narrow(&mut self, mtu: usize) {
+        self.terms.mtu = mtu;
     }
 
     /// Takes a packet of so many bytes, without its heads, at a time that never falls.
@@ -121,15 +121,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_link_carries_vanishes_and_takes_no_place() {
-        let mut link = Link::new(LinkTerms { mtu: 1_500, ..LinkTerms::delay(MS) }, 1);
-        let mut fates = |sizes: [usize; 2]| sizes.map(|size| link.take(Duration::ZERO, size));
-        assert_eq!(fates([1_472, 1_473]), [Fate::Arrives(MS), Fate::TooLarge]);
-        link.narrow(1_228);
-        assert_eq!([1_200, 1_201].map(|size| link.take(Duration::ZERO, size)), [Fate::Arrives(MS), Fate::TooLarge]);
-    }
-
-    #[test]
     fn a_rate_that_changes_holds_for_what_comes_then() {
         let terms = LinkTerms { rate_bit_s: Some(8_000_000), queue_bytes: 9_000, ..LinkTerms::delay(Duration::ZERO) };
         let mut link = Link::new(terms, 1);
@@ -139,6 +130,15 @@ mod tests {
         assert_eq!(link.take(Duration::ZERO, 972), arrives(12));
         link.set_rate(8_000_000);
         assert_eq!(link.take(Duration::ZERO, 972), arrives(13));
+    }
+
+    #[test]
+    fn what_is_larger_than_the_link_carries_vanishes_and_takes_no_place() {
+        let mut link = Link::new(LinkTerms { mtu: 1_500, ..LinkTerms::delay(MS) }, 1);
+        let mut fates = |sizes: [usize; 2]| sizes.map(|size| link.take(Duration::ZERO, size));
+        assert_eq!(fates([1_472, 1_473]), [Fate::Arrives(MS), Fate::TooLarge]);
+        link.narrow(1_228);
+        assert_eq!([1_200, 1_201].map(|size| link.take(Duration::ZERO, size)), [Fate::Arrives(MS), Fate::TooLarge]);
     }
 
     #[test]

@@ -181,7 +181,8 @@ impl Scheduler {
         self.sources.get(source.0).is_some_and(|source| source.too_dear && source.is_ready())
     }
 
-    /// Whether a source may still be asked for anything.
+    /// Whether a source will not be asked for anything any more.
+    #[cfg(test)]
     pub(crate) fn is_out(&self, source: SourceId) -> bool {
         self.sources.get(source.0).is_none_or(|source| source.state == State::Out)
     }

@@ -155,7 +155,7 @@ impl World {
 
     /// Runs to the end; the time that it took, or none if nobody is left.
     fn run(&mut self) -> Option<Duration> {
-        while self.now < Duration::from_secs(600) {
+        while self.now < Duration::from_secs(3_600) {
             self.act();
             self.check();
             match self.scheduler.standing() {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aro_proto::merkle::GroupSize;
-use aro_proto::{Address, Amount, ByteCount, Tariff};
+use aro_proto::{Address, Amount, ByteCount};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::layout::Layout;
-use super::report::{Brought, LeftOut, SourceReport};
+use super::report::{Brought, SourceReport};
+use super::source::{Source, Weight, weigh};
 use super::task::{Errand, Fetched, Joined, join};
 use super::track::Track;
 use crate::agent::Agent;
@@ -18,9 +19,8 @@ use crate::error::{FetchError, Misbehaviour, SourceError};
 use crate::fetch::account::acknowledged;
 use crate::fetch::progress::{Progress, Reporter};
 use crate::fetch::request::{Request, delivered_bytes};
-use crate::fetch::scheduler::{Action, Failure, Plan, Scheduler, SegmentId, SourceId, Standing};
+use crate::fetch::scheduler::{Action, Plan, Scheduler, SegmentId, SourceId, Standing};
 use crate::fetch::sink::{Output, Written};
-use crate::transport::Session;
 
 /// One fetch from several sources, while it runs. Dropped, it cancels everything: what was proven is paid.
 pub(super) struct Driver<'a> {
@@ -55,20 +55,6 @@ pub(super) struct Terms<'a> {
     pub(super) progress: &'a Reporter,
 }
 
-struct Source {
-    address: Address,
-    session: Option<Arc<Session>>,
-    tariff: Tariff,
-    /// The size that it claims.
-    claims: Option<u64>,
-    is_parked: bool,
-    paid: Amount,
-    requests: u64,
-    verified_bytes: u64,
-    /// What went wrong last, or for good.
-    error: Option<FetchError>,
-}
-
 struct Running {
     source: usize,
     track: Arc<Track>,
@@ -88,24 +74,13 @@ enum Done {
 impl<'a> Driver<'a> {
     pub(super) fn new(agent: &'a Agent, output: &'a Output, addresses: Vec<Address>, terms: Terms<'a>) -> Self {
         let scheduler = Scheduler::new(terms.plan, addresses.len());
-        let source = |address| Source {
-            address,
-            session: None,
-            tariff: Tariff::default(),
-            claims: None,
-            is_parked: false,
-            paid: Amount::ZERO,
-            requests: 0,
-            verified_bytes: 0,
-            error: None,
-        };
         Self {
             agent,
             output,
             terms,
             started: Instant::now(),
             scheduler,
-            sources: addresses.into_iter().map(source).collect(),
+            sources: addresses.into_iter().map(Source::new).collect(),
             layout: None,
             proven_size: None,
             running: HashMap::new(),
@@ -200,7 +175,9 @@ impl<'a> Driver<'a> {
             Action::Cut { segment, end } => self.cut(segment, end),
             Action::Ask { segment, source: SourceId(index), range } => {
                 let Some(source) = self.sources.get_mut(index) else { return };
-                let (Some(layout), Some(size)) = (&self.layout, source.claims) else { return };
+                let (Some(layout), Some(size)) = (&self.layout, source.claims) else {
+                    return;
+                };
                 let track = Arc::new(Track::new(&range));
                 self.running.insert(segment, Running { source: index, track: Arc::clone(&track) });
                 source.requests += 1;
@@ -319,10 +296,10 @@ impl<'a> Driver<'a> {
         self.brought.paid = self.brought.paid.saturating_add(fetched.paid);
         self.brought.vouchers += fetched.vouchers;
         if let Some(source) = self.sources.get_mut(running.source) {
+            source.session = fetched.session.or(source.session.take());
             source.paid = source.paid.saturating_add(fetched.paid);
             source.verified_bytes += fetched.verified_bytes;
-            source.session = fetched.session.or(source.session.take());
-            if fetched.verified_bytes > 0 {
+            if fetched.verified_bytes > 0 && !source.is_out() {
                 source.error = None;
             }
             if fetched.size_proven && self.proven_size.is_none() {
@@ -366,7 +343,7 @@ impl<'a> Driver<'a> {
             _ => {}
         }
         // What blames it stands, whatever broke with it.
-        if source.error.as_ref().is_none_or(|before| weigh(before) != Weight::OfSource(Failure::Final)) {
+        if !source.is_out() {
             source.error = Some(error);
         }
         self.scheduler.handle_failed(now, SourceId(index), failure);
@@ -427,54 +404,9 @@ impl<'a> Driver<'a> {
         let now = self.now();
         let report = |(index, source): (usize, &Source)| {
             let error = source.error.clone().or_else(|| self.too_dear(index));
-            SourceReport {
-                node: source.address.node(),
-                verified_bytes: source.verified_bytes,
-                paid: source.paid,
-                requests: source.requests,
-                bytes_per_second: self.scheduler.rate(SourceId(index), now),
-                left_out: error.as_ref().map(LeftOut::new),
-            }
+            source.report(self.scheduler.rate(SourceId(index), now), error.as_ref())
         };
         self.sources.iter().enumerate().map(report).collect()
-    }
-}
-
-/// What an error means for the fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weight {
-    /// No other source changes it.
-    OfFetch,
-    /// Others may do better.
-    OfSource(Failure),
-}
-
-fn weigh(error: &FetchError) -> Weight {
-    match error {
-        FetchError::TooLarge { .. }
-        | FetchError::Request(_)
-        | FetchError::Source(_)
-        | FetchError::Sink(_)
-        | FetchError::Wallet(_) => Weight::OfFetch,
-        FetchError::NotFound { .. }
-        | FetchError::NoChannel { .. }
-        | FetchError::DepositExhausted { .. }
-        | FetchError::ChannelUnusable { .. }
-        | FetchError::Proof { .. }
-        | FetchError::Misbehaved { .. }
-        | FetchError::WrongChain { .. }
-        | FetchError::WrongNodeKey { .. }
-        | FetchError::NoSource { .. } => Weight::OfSource(Failure::Final),
-        // Another node's channel may be open, or its price lower.
-        FetchError::Money(error) if !error.is_retryable() => Weight::OfSource(Failure::Final),
-        // A budget that others hold now may be free in a moment.
-        FetchError::BudgetExceeded(_)
-        | FetchError::PriceTooHigh { .. }
-        | FetchError::Refused(_)
-        | FetchError::Unreachable { .. }
-        | FetchError::Timeout { .. }
-        | FetchError::Money(_)
-        | FetchError::Chain(_) => Weight::OfSource(Failure::Passing),
     }
 }
 

@@ -4,6 +4,7 @@
 mod driver;
 mod layout;
 mod report;
+mod source;
 mod task;
 mod track;
 

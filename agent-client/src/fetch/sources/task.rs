@@ -24,27 +24,27 @@ pub(super) struct Joined {
     pub(super) size: u64,
 }
 
-/// Connects to a source and asks what it has. That is free, and tells the price before anything is asked that costs.
+/// Connects to a source and asks what it has. That is free, and tells the price before anything is asked that costs. Only
+/// a node that has the content and wants money for it gets a channel, if the agent's policy opens any.
 pub(super) async fn join(agent: Agent, address: Address, group: GroupSize) -> Result<Joined, FetchError> {
-    let mut session = agent.session(&address).await?;
+    let mut provider = Provider::new(&agent, address.node());
     let (content, ranges) = (address.content(), ByteRanges::all());
     let question = Request { content, ranges, group, allowed: Amount::new(u64::MAX), limit: u64::MAX };
-    let quote = question.quote(&session, agent.config()).await?;
-    let tariff = hello(&session, agent.config()).await?;
-    if session.channel().is_none() && !tariff.is_free() {
-        // For all of it: how much a source will bring, nobody knows yet, and what is not used comes back.
-        let mut provider = Provider::new(&agent, address.node());
-        if !provider.may_provide() {
-            return Err(FetchError::NoChannel { node: session.node() });
+    loop {
+        let session = agent.session(&address).await?;
+        let quote = question.quote(&session, agent.config()).await?;
+        let tariff = hello(&session, agent.config()).await?;
+        let size = quote.size.get();
+        if size == 0 && content != ContentId::of(&[]) {
+            return Err(FetchError::misbehaved(session.node(), Misbehaviour::Size(0)));
         }
-        provider.open(quote.price).await?;
-        session = agent.session(&address).await?;
+        if session.channel().is_some() || tariff.is_free() {
+            return Ok(Joined { session, tariff, size });
+        }
+        // What it will bring nobody knows yet; the deposit grows with it.
+        let _ = provider.lack(FetchError::NoChannel { node: session.node() }).await?;
+        provider.open(Amount::ZERO).await?;
     }
-    let size = quote.size.get();
-    if size == 0 && content != ContentId::of(&[]) {
-        return Err(FetchError::misbehaved(session.node(), Misbehaviour::Size(0)));
-    }
-    Ok(Joined { session, tariff, size })
 }
 
 /// What is asked of one source.
@@ -60,11 +60,11 @@ pub(super) struct Errand {
 
 /// What came of it.
 pub(super) struct Fetched {
-    /// The connection that brought it, if one did: a channel that was topped up or replaced may have a new one.
-    pub(super) session: Option<Arc<Session>>,
     pub(super) verified_bytes: u64,
     pub(super) wire_bytes: u64,
     pub(super) paid: Amount,
+    /// The connection that it came on.
+    pub(super) session: Option<Arc<Session>>,
     pub(super) vouchers: u64,
     pub(super) size_proven: bool,
     /// Why it ended before its end.
@@ -74,7 +74,7 @@ pub(super) struct Fetched {
 impl Fetched {
     fn nothing() -> Self {
         let (verified_bytes, wire_bytes, paid, vouchers) = (0, 0, Amount::ZERO, 0);
-        Self { session: None, verified_bytes, wire_bytes, paid, vouchers, size_proven: false, error: None }
+        Self { verified_bytes, wire_bytes, paid, session: None, vouchers, size_proven: false, error: None }
     }
 
     pub(super) fn failed(error: FetchError) -> Self {
@@ -92,7 +92,7 @@ impl Errand {
             () = self.track.ended() => return Fetched::nothing(),
         };
         let (session, mut answer) = match asked {
-            Ok(answer) => answer,
+            Ok(answered) => answered,
             Err(error) => return Fetched::failed(error),
         };
         let claimed = answer.decoder.answered().size();
@@ -112,10 +112,10 @@ impl Errand {
         // Nobody waits for the acknowledgement here: one at the end stands for all.
         answer.account.settle(&session, 0).await;
         Fetched {
-            session: Some(session),
             verified_bytes: answer.account.proven(),
             wire_bytes: answer.wire_bytes,
             paid: answer.account.cost(),
+            session: Some(session),
             vouchers: answer.account.vouchers(),
             size_proven: answer.decoder.size_is_proven(),
             error: received.err(),

@@ -25,7 +25,7 @@ pub(in crate::fetch) struct Track {
 /// Where a segment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Everything before it is proven.
+    /// Everything before it is proven, and handed on or just about to be.
     pub(super) position: u64,
     pub(super) end: u64,
     /// Waits for whoever takes the bytes.
@@ -60,25 +60,23 @@ impl Track {
         }
     }
 
-    /// Hands a proven leaf on, and waits while whoever takes it is behind, but not at the end. True if that was the last
-    /// that is wanted.
+    /// Hands a proven leaf on, if it is still wanted, and waits while whoever takes it is behind, but not at the end. True
+    /// if nothing more is wanted.
     pub(in crate::fetch) async fn push(
         &self,
         feed: &Feed,
         leaf: ProvenLeaf<Bytes>,
         wire_bytes: u64,
     ) -> Result<bool, FetchError> {
-        let len = leaf.len();
+        // First, so that a cut is never made before a leaf that is handed on.
+        let Some(is_last) = self.advance(leaf.len(), wire_bytes) else { return Ok(true) };
         let mut pushing = pin!(feed.push(leaf));
         let taken = poll_fn(|context| Poll::Ready(pushing.as_mut().poll(context))).await;
         if let Poll::Ready(failed @ Err(_)) = taken {
             return failed.map(|()| true);
         }
         // It is taken by now, whether or not there is room for more.
-        if self.advance(len, wire_bytes) {
-            return Ok(true);
-        }
-        if taken.is_pending() {
+        if taken.is_pending() && !is_last {
             self.lock().is_held = true;
             let pushed = tokio::select! {
                 pushed = pushing => pushed,
@@ -90,11 +88,15 @@ impl Track {
         Ok(self.is_at_end())
     }
 
-    fn advance(&self, bytes: u64, wire_bytes: u64) -> bool {
+    /// Moves on by a leaf, and says whether it is the last. None if it is not wanted any more.
+    fn advance(&self, bytes: u64, wire_bytes: u64) -> Option<bool> {
         let mut place = self.lock();
-        place.position = place.position.saturating_add(bytes);
         place.wire_bytes = wire_bytes;
-        place.position >= place.end
+        if place.position >= place.end {
+            return None;
+        }
+        place.position = place.position.saturating_add(bytes);
+        Some(place.position >= place.end)
     }
 
     fn is_at_end(&self) -> bool {
@@ -115,11 +117,12 @@ mod tests {
     #[tokio::test]
     async fn a_cut_never_takes_back_what_is_proven() {
         let track = Track::new(&(100..200));
-        assert!(!track.advance(40, 45));
+        assert_eq!(track.advance(40, 45), Some(false));
         assert_eq!(track.cut(180), 180);
         assert_eq!(track.cut(110), 140, "it was further");
         track.ended().await;
         assert_eq!(track.cut(190), 140, "an end does not move away again");
-        assert_eq!(track.place(), Place { position: 140, end: 140, is_held: false, wire_bytes: 45 });
+        assert_eq!(track.advance(10, 56), None, "what comes then is not handed on");
+        assert_eq!(track.place(), Place { position: 140, end: 140, is_held: false, wire_bytes: 56 });
     }
 }
