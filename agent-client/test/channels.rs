@@ -344,8 +344,8 @@ async fn wherever_the_process_dies_one_channel_is_opened_and_one_top_up_is_made(
         let agent = scene.builder(reopen(&scene.world.path("agent")).await).chain(Arc::new(chain.clone()));
         let agent = agent.build().await.unwrap();
         fetch(&agent, &scene.node).await.unwrap();
-        assert_eq!(chain.sent(), 2, "{fault:?}: the same bytes, or none again");
         let topped_up = channels(&agent).await;
+        assert_eq!(chain.sent(), 2, "{fault:?}: the same bytes, or none again: {topped_up:?}");
         assert_eq!((topped_up.len(), topped_up[0].deposit.get()), (1, 8 * PER_MIB), "{fault:?}");
         assert_eq!(topped_up[0].signed.get(), 5 * PER_MIB, "{fault:?}");
     }
