@@ -166,6 +166,17 @@ impl ScriptedNode {
         *self.inner.script.lock().unwrap() = script;
     }
 
+    /// Loses its books: the best voucher and what it has billed.
+    pub fn forget(&self) {
+        *self.inner.best.lock().unwrap() = None;
+        *self.inner.billed_bytes.lock().unwrap() = 0;
+    }
+
+    /// Says from now on that it has billed so much, in base units, beside what it still sends.
+    pub fn bill(&self, amount: u64) {
+        *self.inner.billed_bytes.lock().unwrap() = amount / self.inner.tariff.per_mib * (1 << 20);
+    }
+
     /// Closes every connection at once, whatever runs on it.
     pub fn hang_up(&self) {
         for connection in self.inner.connections.lock().unwrap().drain(..) {
