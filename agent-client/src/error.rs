@@ -394,8 +394,7 @@ impl FetchError {
             Self::NoSource { .. } => Subject::default(),
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
-            Self::NoSource { .. }
-            | Self::PriceTooHigh { .. }
+            Self::PriceTooHigh { .. }
             | Self::Refused(_)
             | Self::WrongChain { .. }
             | Self::Timeout { .. }
