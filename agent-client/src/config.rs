@@ -28,7 +28,8 @@ pub struct AgentConfig {
     pub prepay: Amount,
     /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
     pub write_queue_bytes: usize,
-    /// Bytes that wait for whoever reads a fetch along, or for bytes before them. Default 4 MiB. More: memory.
+    /// Bytes that wait for whoever reads a fetch along, or for bytes before them, for each of its sources. Default 4 MiB.
+    /// More: memory.
     pub read_ahead_bytes: usize,
     /// Congestion control of what the agent sends, which is requests, vouchers and uploads, and the largest packets that
     /// it takes and looks for. Default CUBIC; 6,500 bytes within a network of one's own and 1,452 elsewhere.

@@ -5,9 +5,11 @@
 
 mod budget;
 mod connections;
+mod fleet;
 mod import;
 mod latency;
 mod lossy;
+mod multi;
 mod publish;
 mod ranges;
 mod raw;
@@ -17,6 +19,7 @@ mod rounds;
 mod scene;
 mod settlement;
 mod small;
+mod straggler;
 mod throughput;
 
 use std::process::ExitCode;
@@ -50,6 +53,10 @@ enum What {
     Latency(latency::Arguments),
     /// Goodput where packets are lost, through a relay, beside bare QUIC.
     Lossy(lossy::Arguments),
+    /// One content from several nodes, each behind a relay that caps its rate.
+    Multi(multi::Arguments),
+    /// The same while one of the nodes becomes slow at half time, against the ideal time.
+    Straggler(straggler::Arguments),
     /// Random ranges of a large content on a warm connection.
     Ranges(ranges::Arguments),
     /// A fetch that is killed again and again, and what of it is fetched or paid twice.
@@ -70,6 +77,8 @@ fn main() -> ExitCode {
         What::Import(arguments) => import::measure(&arguments),
         What::Latency(arguments) => latency::measure(&arguments),
         What::Lossy(arguments) => lossy::measure(&arguments),
+        What::Multi(arguments) => multi::measure(&arguments),
+        What::Straggler(arguments) => straggler::measure(&arguments),
         What::Ranges(arguments) => ranges::measure(&arguments),
         What::Resume(arguments) => resume::measure(&arguments),
         What::Small(arguments) => small::measure(&arguments),

@@ -72,6 +72,21 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// One stable word for what happened, for logs and JSON.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } | Self::Impossible(_) => "WalletDamaged",
+            Self::Foreign { .. } => "WalletForeign",
+            Self::Newer { .. } => "WalletNewer",
+            Self::Old { .. } => "WalletOld",
+            Self::Busy { .. } => "WalletInUse",
+            Self::Full { .. } => "DiskFull",
+            Self::File { .. } => "WalletFile",
+            Self::TooLarge(_) => "TooLarge",
+            Self::Database(_) => "WalletStore",
+        }
+    }
+
     /// True if the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Busy { .. })

@@ -56,10 +56,11 @@ fn upgrade(db: &Connection) -> rusqlite::Result<()> {
 const APPLICATION: i64 = 0x4152_4f31;
 
 /// The tables that must be whole before anything is signed.
-const MONEY: [&str; 6] = ["channels", "spent", "flow", "deposits", "leases", "clock"];
+const MONEY: [&str; 7] = ["channels", "spent", "flow", "deposits", "leases", "clock", "facts"];
 
 /// One step for each version; steps are never changed, only added.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
 -- What the chain said last of each channel, and the highest amount ever signed.
 CREATE TABLE channels (
     channel BLOB PRIMARY KEY, node BLOB NOT NULL, deposit INTEGER NOT NULL, settled INTEGER NOT NULL,
@@ -107,6 +108,10 @@ CREATE TABLE entries (
     class TEXT NOT NULL, receipt INTEGER, state INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX entries_at ON entries (at);
-
-"];
+",
+    "
+-- Transactions on their way, by node, and when channels were last used.
+CREATE TABLE facts (name BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+",
+];
 const VERSION: i64 = STEPS.len() as i64;

@@ -81,12 +81,13 @@ pub(crate) struct Subject {
 }
 
 /// What the check of an entry's receipt found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
     /// The node has signed for this very entry.
     Valid,
     /// The node has signed nothing that is kept here; the bytes were proven all the same.
+    #[default]
     Unsigned,
     /// What is kept is not the node's signature for this entry.
     Wrong,

@@ -9,7 +9,7 @@ use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MINOR_VERSION};
 use aro_proto::message::{Bind, ChainIds, Hello, Message};
 use aro_proto::transport::{SERVER_NAME, client_config_with};
 use aro_proto::wire::encode_frame;
-use aro_proto::{Address, AgentId, ChannelId, NodeId, error::close};
+use aro_proto::{Address, AgentId, Amount, ByteCount, ChannelId, NodeId, error::close};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::watch;
 
@@ -210,6 +210,25 @@ impl Session {
             Some(error) => Err(error.clone()),
             None => Ok(status),
         }
+    }
+
+    /// The bound channel's deposit as far as the payer knows, in base units.
+    pub(crate) fn deposit(&self) -> Option<Amount> {
+        match &self.control.status().bind {
+            BindStatus::Bound(lane) => Some(lane.deposit()),
+            _ => None,
+        }
+    }
+
+    /// What the node asks for an upload of so many bytes, as far as its hello has come, in base units.
+    pub(crate) fn publish_price(&self, bytes: u64) -> Amount {
+        let terms = self.control.status().hello.and_then(|hello| hello.publish);
+        terms.and_then(|terms| terms.tariff.price(ByteCount::new(bytes))).unwrap_or_default()
+    }
+
+    /// True while an answer or an upload is being paid.
+    pub(crate) fn is_paying(&self) -> bool {
+        matches!(&self.control.status().bind, BindStatus::Bound(lane) if lane.is_busy())
     }
 
     /// The bound channel's deposit has grown on chain: the payer may use it, and the node is told.

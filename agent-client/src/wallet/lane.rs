@@ -258,6 +258,17 @@ impl Lane {
         self.lock().payer.accepted()
     }
 
+    /// The deposit as far as the payer knows, in base units.
+    pub(crate) fn deposit(&self) -> Amount {
+        self.lock().payer.terms().deposit
+    }
+
+    /// True while a stream is open, or something proven is not signed for yet.
+    pub(crate) fn is_busy(&self) -> bool {
+        let books = self.lock();
+        books.payer.is_busy() || books.payer.due(true).is_some()
+    }
+
     /// Vouchers signed on this connection.
     pub(crate) fn vouchers(&self) -> u64 {
         self.lock().vouchers

@@ -3,6 +3,7 @@
 //! Every change is one transaction with a sync; what is returned from here has survived.
 
 use aro_proto::channel::{ChannelState, ChannelTerms};
+use aro_proto::identity::{Beyond, Delegated};
 use aro_proto::{AgentId, Amount, ChannelId, NodeId};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use settlement_interface::accounts::{Channel, status};
@@ -141,24 +142,79 @@ impl State {
     }
 
     /// Raises what was signed to `cumulative` and spends the rise from the permit, in one transaction: whatever happens,
-    /// no voucher is signed that the budget does not count. What the rise does not take stays with the permit.
+    /// no voucher is signed that the budget does not count. What the rise does not take stays with the permit. What was
+    /// delegated bounds it too, if this is a session key's wallet: over all its channels, and by a clock that never goes
+    /// back.
+    // r[impl identity.delegation.bounds]
     pub(super) fn raise(
         &self,
         channel: ChannelId,
         cumulative: Amount,
         permit: &mut SpendPermit,
+        delegated: Option<&Delegated>,
     ) -> Result<Amount, WalletError> {
         let (guard, permitted) = (permit.guard().clone(), permit.amount());
         if !guard.is_on(&self.ledger) || permit.spending() != Spending::Vouchers {
             return Err(WalletError::OtherPermit);
         }
-        guard.spend(permit, |tx| raise(tx, channel, cumulative, permitted))
+        let raised = guard.spend(permit, |tx| {
+            let rise = raise(tx, channel, cumulative, permitted)?;
+            if let Some(delegated) = delegated {
+                let channels = all(tx)?;
+                let signed = channels.iter().map(|record| record.signed).fold(Amount::ZERO, Amount::saturating_add);
+                let node = channels.iter().find(|record| record.channel == channel).map(|record| record.node);
+                let node = node.ok_or(WalletError::UnknownChannel(channel))?;
+                delegated.allows(node, signed, self.ledger.tick(tx)?)?;
+            }
+            Ok(rise)
+        });
+        if let Err(WalletError::Beyond(Beyond::Expired { .. })) = raised {
+            // What was undone with the rise: once it has ended, no clock revives it.
+            self.now()?;
+        }
+        raised
+    }
+
+    /// The time in unix seconds, never before what it was at any call before, in any process.
+    pub(super) fn now(&self) -> Result<i64, WalletError> {
+        self.ledger.write(Durability::Synced, |tx| Ok(self.ledger.tick(tx)?))
+    }
+
+    /// Somebody who knows says that it is this late, in unix seconds.
+    pub(super) fn saw(&self, unix_s: i64) -> Result<(), WalletError> {
+        self.ledger.write(Durability::Synced, |tx| {
+            let set = tx.execute("UPDATE clock SET latest = ?1 WHERE latest < ?1", [unix_s]);
+            set.map_err(LedgerError::from)?;
+            Ok(())
+        })
     }
 
     pub(super) fn adopt(&self, channel: ChannelId, signed: Amount, conceded: u128) -> Result<(), WalletError> {
         self.change(channel, |known| {
             let known = known.ok_or(WalletError::UnknownChannel(channel))?;
             Ok(ChannelRecord { signed: known.signed.max(signed), conceded: known.conceded.max(conceded), ..known })
+        })
+    }
+
+    /// What is kept under a name besides channels.
+    pub(super) fn fact(&self, name: &[u8]) -> Result<Option<Vec<u8>>, WalletError> {
+        self.ledger.read(|tx| {
+            let mut statement =
+                tx.prepare_cached("SELECT value FROM facts WHERE name = ?1").map_err(LedgerError::from)?;
+            let found = statement.query_row([name], |row| row.get(0)).optional().map_err(LedgerError::from)?;
+            Ok(found)
+        })
+    }
+
+    /// Replaces what is kept under a name, durably; with `None` it is forgotten.
+    pub(super) fn keep(&self, name: &[u8], value: Option<&[u8]>) -> Result<(), WalletError> {
+        self.ledger.write(Durability::Synced, |tx| {
+            let done = match value {
+                Some(value) => tx.execute("INSERT OR REPLACE INTO facts VALUES (?1, ?2)", params![name, value]),
+                None => tx.execute("DELETE FROM facts WHERE name = ?1", [name]),
+            };
+            done.map_err(LedgerError::from)?;
+            Ok(())
         })
     }
 
