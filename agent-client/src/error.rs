@@ -14,7 +14,7 @@ use settlement_chain::ChainError;
 use settlement_chain::reads::ReadError;
 use thiserror::Error;
 
-use crate::budget::BudgetExceeded;
+use crate::budget::{BudgetError, BudgetExceeded, NotApproved};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use crate::wallet::{MoneyError, WalletError};
 
@@ -124,6 +124,9 @@ pub enum FetchError {
     /// The budget does not allow it.
     #[error(transparent)]
     BudgetExceeded(#[from] BudgetExceeded),
+    /// It costs more than may be spent unasked, and nobody has approved it.
+    #[error(transparent)]
+    NotApproved(#[from] NotApproved),
     /// The content is larger than the caller takes.
     #[error("the answer would have {size} bytes, the caller takes at most {limit}")]
     TooLarge {
@@ -233,6 +236,7 @@ impl FetchError {
             Self::Unreachable { .. } => "Unreachable",
             Self::Timeout { .. } => "Timeout",
             Self::BudgetExceeded(_) => "BudgetExceeded",
+            Self::NotApproved(_) => "NotApproved",
             Self::TooLarge { .. } => "TooLarge",
             Self::Request(_) => "Request",
             Self::Source(_) => "Source",
@@ -251,7 +255,7 @@ impl FetchError {
                 WhoActs::RetryElsewhere
             }
             Self::NoChannel { .. } | Self::DepositExhausted { .. } | Self::ChannelUnusable { .. } => WhoActs::Pay,
-            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => WhoActs::Authorise,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) | Self::NotApproved(_) => WhoActs::Authorise,
             Self::Wallet(error) => error.who_acts(),
             Self::Money(error) => error.who_acts(),
             Self::Unreachable { .. } | Self::Timeout { .. } => WhoActs::RetryHere,
@@ -293,7 +297,8 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "check the address: the node may have moved, or another runs there".into(),
             Self::Unreachable { .. } => "check that the node runs and that UDP reaches it, then try again".into(),
             Self::Timeout { .. } => "try again, or ask another node".into(),
-            Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
+            Self::BudgetExceeded(error) => error.next_step(),
+            Self::NotApproved(_) => NotApproved::NEXT_STEP.into(),
             Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
             Self::Source(_) => "check the file and its permissions, and that nobody writes to it".into(),
@@ -310,6 +315,7 @@ impl FetchError {
             Self::PriceTooHigh { price, .. } => Some(*price),
             Self::DepositExhausted { missing, .. } => Some(*missing),
             Self::BudgetExceeded(error) => Some(error.needed),
+            Self::NotApproved(error) => Some(error.amount),
             Self::Refused(refusal) => refusal.amount,
             Self::Misbehaved { what, .. } => what.amount(),
             Self::Wallet(error) => error.amount(),
@@ -355,6 +361,7 @@ impl FetchError {
             | Self::WrongChain { .. }
             | Self::Timeout { .. }
             | Self::BudgetExceeded(_)
+            | Self::NotApproved(_)
             | Self::TooLarge { .. }
             | Self::Request(_)
             | Self::Source(_)
@@ -369,7 +376,7 @@ impl FetchError {
             Self::Proof { .. } => exit::PROOF,
             Self::Sink(_) | Self::Source(_) => exit::INTERNAL,
             Self::Request(_) => exit::USAGE,
-            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => exit::MONEY,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) | Self::NotApproved(_) => exit::MONEY,
             Self::Wallet(error) => error.exit_code(),
             Self::Money(error) => error.exit_code(),
             other => exit_code_of(other.who_acts()),
@@ -442,6 +449,7 @@ impl From<MoneyError> for FetchError {
             MoneyError::Read(error) => error.into(),
             MoneyError::Wallet(error) => error.into(),
             MoneyError::Budget(error) => error.into(),
+            MoneyError::NotApproved(error) => error.into(),
             other => Self::Money(Arc::new(other)),
         }
     }
@@ -450,6 +458,15 @@ impl From<MoneyError> for FetchError {
 impl From<WalletError> for FetchError {
     fn from(error: WalletError) -> Self {
         Self::Wallet(Arc::new(error))
+    }
+}
+
+impl From<BudgetError> for FetchError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::Exceeded(exceeded) => exceeded.into(),
+            BudgetError::Ledger(error) => Self::Wallet(Arc::new(WalletError::Shared(error))),
+        }
     }
 }
 

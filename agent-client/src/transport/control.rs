@@ -21,6 +21,7 @@ use super::framed::{Frame, FrameError, read_any_frame};
 use crate::budget::BudgetGuard;
 use crate::error::{FetchError, Misbehaviour};
 use crate::ledger::Hold;
+use crate::receipts::Scribe;
 use crate::wallet::{ChannelRecord, Lane, Wallet};
 
 /// What the control stream has brought so far.
@@ -70,6 +71,7 @@ pub(crate) struct LaneSetup {
 pub(crate) struct Control {
     shared: Arc<Shared>,
     outbox: mpsc::UnboundedSender<Outgoing>,
+    scribe: Arc<Scribe>,
 }
 
 struct Shared {
@@ -110,7 +112,7 @@ impl Control {
         });
         // Bounded by the request streams that may be open: each sends one frame at its end.
         let (outbox, queue) = mpsc::unbounded_channel();
-        let control = Self { shared: Arc::clone(&shared), outbox };
+        let control = Self { shared: Arc::clone(&shared), outbox, scribe: Arc::clone(setup.wallet.scribe()) };
         tokio::spawn(incoming(recv, control.clone(), setup));
         tokio::spawn(outgoing(send, queue, shared));
         control
@@ -122,6 +124,11 @@ impl Control {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
+    }
+
+    /// Who writes the account's entries.
+    pub(crate) fn scribe(&self) -> &Scribe {
+        &self.scribe
     }
 
     /// A voucher may be due.
@@ -310,11 +317,15 @@ async fn bind(bound: Bound, control: &Control, setup: &LaneSetup) -> Result<(), 
     if record.deposit > bound.deposit {
         control.topped_up(record.deposit);
     }
-    let accepted = lane.accepted();
+    let (accepted, is_due) = (lane.accepted(), lane.is_due(true));
     status.send_modify(|status| {
         status.accepted = accepted;
         status.bind = BindStatus::Bound(Arc::new(lane));
     });
+    if is_due {
+        // What was conceded is paid at once, for while it is owed the node may begin nothing new.
+        control.flush_payment();
+    }
     Ok(())
 }
 

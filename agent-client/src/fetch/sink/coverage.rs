@@ -17,6 +17,14 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
+    /// All of a content of `size` bytes.
+    pub(super) fn whole(size: u64) -> Self {
+        let mut coverage = Self::default();
+        coverage.add(0..size);
+        coverage.prove_size(size);
+        coverage
+    }
+
     /// Adds the bytes of a proven leaf. False if all of them were there before.
     pub(super) fn add(&mut self, range: Range<u64>) -> bool {
         let before = self.ranges.range(..=range.start).next_back().filter(|(_, end)| **end >= range.start);

@@ -7,11 +7,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 
 use aro_proto::ContentId;
-use aro_proto::merkle::{ByteRanges, PAIR_LEN, ParentIndex};
+use aro_proto::merkle::ByteRanges;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::Pair;
 use super::coverage::Coverage;
 use super::part::Part;
 use crate::error::FetchError;
@@ -38,9 +39,12 @@ struct Queue {
 struct Queued {
     coverage: Coverage,
     batch: Batch,
-    /// Bytes of the batch that is being written.
-    writing: usize,
-    /// Somebody waits until all is written.
+    /// The last size that went into a batch, and whether it is proven.
+    noted: Option<(u64, bool)>,
+    /// Bytes taken so far, and how many of them are written.
+    taken: u64,
+    written: u64,
+    /// Somebody waits for what is queued.
     flushing: bool,
     /// Nothing more will come.
     ended: bool,
@@ -49,8 +53,9 @@ struct Queued {
 
 #[derive(Default)]
 struct Batch {
-    size: Option<u64>,
-    pairs: Vec<(ParentIndex, [u8; PAIR_LEN])>,
+    /// Claimed or proven.
+    sizes: Vec<(u64, bool)>,
+    pairs: Vec<Pair>,
     leaves: Vec<Leaf>,
     bytes: usize,
 }
@@ -63,15 +68,29 @@ struct Leaf {
 
 impl FileTarget {
     /// Takes up what an earlier fetch of this content left. Blocks on the disk.
-    pub(super) fn open(path: &Path, content: ContentId, resume: bool, limit_bytes: usize) -> io::Result<Self> {
-        let (part, coverage) = Part::open(path, content, resume)?;
+    pub(super) fn open(
+        path: &Path,
+        content: ContentId,
+        asked: &ByteRanges,
+        resume: bool,
+        limit_bytes: usize,
+    ) -> io::Result<Self> {
+        let (part, coverage) = Part::open(path, content, asked, resume)?;
         Ok(Self::on(part, coverage, limit_bytes))
     }
 
     /// Goes on with a part that holds what `coverage` says.
     pub(super) fn on(part: Part, coverage: Coverage, limit_bytes: usize) -> Self {
-        let state =
-            Queued { coverage, batch: Batch::default(), writing: 0, flushing: false, ended: false, failed: None };
+        let state = Queued {
+            coverage,
+            batch: Batch::default(),
+            noted: None,
+            taken: 0,
+            written: 0,
+            flushing: false,
+            ended: false,
+            failed: None,
+        };
         let queue = Queue { state: Mutex::new(state), work: Condvar::new(), room: Notify::new(), limit_bytes };
         let (queue, part) = (Arc::new(queue), Arc::new(part));
         let (feed, file) = (Arc::clone(&queue), Arc::clone(&part));
@@ -81,34 +100,35 @@ impl FileTarget {
 
     /// A node claims this size. False if another is proven.
     pub(super) fn claim(&self, size: u64) -> bool {
-        let mut state = self.queue.lock();
-        let agrees = state.coverage.claim(size);
-        if agrees {
-            state.batch.size = Some(size);
-        }
-        agrees
-    }
-
-    /// Queues a proven pair of hashes.
-    pub(super) fn pair(&self, node: ParentIndex, pair: [u8; PAIR_LEN]) {
-        self.queue.lock().batch.pairs.push((node, pair));
+        self.queue.lock().coverage.claim(size)
     }
 
     /// Queues a leaf, and then waits while the disk is behind. Whoever stops waiting has lost nothing.
+    ///
+    /// `pairs` are those above the leaf that came with it, `size` what its node claims. Both are noted only with a leaf, for
+    /// a leaf binds them: its place and its depth in the tree leave no other place for the pairs above it, while pairs by
+    /// themselves, under a lie about the size, would be put where others belong.
     pub(super) async fn push(
         &self,
         offset: u64,
         bytes: Bytes,
+        pairs: Vec<Pair>,
+        size: u64,
         tally: Option<&Arc<Tally>>,
-        ends_at_size: Option<u64>,
     ) -> Result<(), FetchError> {
         let len = bytes.len();
         {
             let mut state = self.queue.lock();
             state.check()?;
-            if let Some(size) = ends_at_size {
+            let is_proven = offset + len as u64 == size;
+            if is_proven {
                 state.coverage.prove_size(size);
             }
+            if state.noted != Some((size, is_proven)) {
+                state.noted = Some((size, is_proven));
+                state.batch.sizes.push((size, is_proven));
+            }
+            state.batch.pairs.extend(pairs);
             if !state.coverage.add(offset..offset + len as u64) {
                 drop(state);
                 // Proven once more, and there already.
@@ -118,6 +138,7 @@ impl FileTarget {
             state.batch.leaves.push(Leaf { offset, bytes, tally: tally.cloned() });
             let before = state.batch.bytes;
             state.batch.bytes += len;
+            state.taken += len as u64;
             if before / WRITE_BYTES < state.batch.bytes / WRITE_BYTES {
                 self.queue.work.notify_one();
             }
@@ -130,9 +151,18 @@ impl FileTarget {
 
     /// Waits until everything that was pushed is written.
     pub(super) async fn flush(&self) -> Result<(), FetchError> {
-        self.queue.lock().flushing = true;
-        self.queue.work.notify_one();
-        self.queue.wait(Queued::is_written).await
+        let target = self.queue.lock().taken;
+        self.queue
+            .wait(|state| {
+                let is_written = state.written >= target;
+                if !is_written {
+                    // Again each time, for what others push meanwhile may be too little to be written by itself.
+                    state.flushing = true;
+                    self.queue.work.notify_one();
+                }
+                is_written
+            })
+            .await
     }
 
     /// All that was asked for is there: puts the file in place. Returns its length.
@@ -169,14 +199,14 @@ impl Drop for FileTarget {
 }
 
 impl Queue {
-    async fn wait(&self, done: impl Fn(&Queued) -> bool) -> Result<(), FetchError> {
+    async fn wait(&self, done: impl Fn(&mut Queued) -> bool) -> Result<(), FetchError> {
         loop {
             // Made before the look, so that nothing is missed between the two.
             let news = self.room.notified();
             {
-                let state = self.lock();
+                let mut state = self.lock();
                 state.check()?;
-                if done(&state) {
+                if done(&mut state) {
                     return Ok(());
                 }
             }
@@ -191,29 +221,23 @@ impl Queue {
             let is_due = state.flushing || state.ended || state.batch.bytes >= WRITE_BYTES;
             if is_due && !state.batch.is_empty() {
                 state.flushing = false;
-                state.writing = state.batch.bytes;
                 return Some(mem::take(&mut state.batch));
             }
             if state.ended {
                 return None;
             }
-            if state.flushing {
-                state.flushing = false;
-                self.room.notify_waiters();
-            }
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn written(&self) {
-        self.lock().writing = 0;
+    fn written(&self, bytes: usize) {
+        self.lock().written += bytes as u64;
         self.room.notify_waiters();
     }
 
     fn fail(&self, error: io::Error) {
         let mut state = self.lock();
         state.batch = Batch::default();
-        state.writing = 0;
         state.failed = Some(Arc::new(error));
         drop(state);
         self.room.notify_waiters();
@@ -231,23 +255,19 @@ impl Queued {
     }
 
     fn is_full(&self, limit_bytes: usize) -> bool {
-        self.batch.bytes + self.writing > limit_bytes.max(WRITE_BYTES)
-    }
-
-    fn is_written(&self) -> bool {
-        self.batch.is_empty() && self.writing == 0
+        self.taken - self.written > limit_bytes.max(WRITE_BYTES) as u64
     }
 }
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.size.is_none() && self.pairs.is_empty() && self.leaves.is_empty()
+        self.sizes.is_empty() && self.pairs.is_empty() && self.leaves.is_empty()
     }
 
     /// Proofs first, for they make the bytes worth having. What is written is counted: it survives the process.
     fn write(&mut self, part: &Part) -> io::Result<()> {
-        if let Some(size) = self.size {
-            part.claim(size)?;
+        for (size, is_proven) in self.sizes.drain(..) {
+            part.claim(size, is_proven)?;
         }
         part.write_pairs(&mut self.pairs)?;
         part.write_leaves(self.leaves.iter().map(|leaf| (leaf.offset, &leaf.bytes)))?;
@@ -267,9 +287,11 @@ fn write_queued(queue: &Queue, part: &Part, sync_bytes: usize) {
         let mut syncing: Option<ScopedJoinHandle<'_, io::Result<()>>> = None;
         while let Some(mut batch) = queue.next_batch() {
             batch.write(part)?;
-            unsynced += batch.bytes;
+            let bytes = batch.bytes;
+            unsynced += bytes;
+            // Its buffers can be filled again.
             drop(batch);
-            queue.written();
+            queue.written(bytes);
             if unsynced >= sync_bytes && syncing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
                 synced(syncing.take())?;
                 syncing = Some(thread::Builder::new().spawn_scoped(scope, || part.sync())?);

@@ -12,8 +12,9 @@ mod part;
 #[cfg(test)]
 mod tests;
 
+use std::mem;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aro_proto::ContentId;
 use aro_proto::merkle::{ByteRanges, GroupSize, PAIR_LEN, ParentIndex, ProvenLeaf};
@@ -89,7 +90,9 @@ impl Output {
         queue_bytes: usize,
         resume: bool,
     ) -> Result<Self, FetchError> {
-        let opening = tokio::task::spawn_blocking(move || FileTarget::open(&path, content, resume, queue_bytes));
+        let ranges = asked.clone();
+        let opening =
+            tokio::task::spawn_blocking(move || FileTarget::open(&path, content, &ranges, resume, queue_bytes));
         let target = Target::File(opening.await.map_err(std::io::Error::other)??);
         Ok(Self { shared: Arc::new(Shared { content, asked, target }) })
     }
@@ -126,7 +129,7 @@ impl Output {
             Target::File(file) => file.claim(size),
             Target::Ordered(ordered) => ordered.claim(size),
         };
-        agrees.then(|| Feed { output: self.clone(), tally, size })
+        agrees.then(|| Feed { output: self.clone(), tally, size, pairs: Mutex::default() })
     }
 
     /// All that was asked for has been pushed: makes it durable and puts it in place.
@@ -164,13 +167,18 @@ pub(super) struct Feed {
     output: Output,
     tally: Arc<Tally>,
     size: u64,
+    /// Proven since the last leaf: those above the next.
+    pairs: Mutex<Vec<Pair>>,
 }
+
+/// A pair of hashes and its place in the tree.
+type Pair = (ParentIndex, [u8; PAIR_LEN]);
 
 impl Feed {
     /// Keeps a proven pair of hashes, where the target is one that can be taken up again.
     pub(super) fn pair(&self, node: ParentIndex, pair: [u8; PAIR_LEN]) {
-        if let Target::File(file) = &self.output.shared.target {
-            file.pair(node, pair);
+        if let Target::File(_) = &self.output.shared.target {
+            self.lock_pairs().push((node, pair));
         }
     }
 
@@ -179,19 +187,24 @@ impl Feed {
     pub(super) async fn push(&self, leaf: ProvenLeaf<Bytes>) -> Result<(), FetchError> {
         debug_assert_eq!(leaf.content(), self.output.shared.content, "a leaf of another content");
         let (offset, len) = (leaf.offset(), leaf.len());
-        let ends_at_size = (offset + len == self.size).then_some(self.size);
         let bytes = leaf.into_bytes();
         match &self.output.shared.target {
             Target::File(file) => {
                 self.tally.taken(len);
-                file.push(offset, bytes, Some(&self.tally), ends_at_size).await
+                let pairs = mem::take(&mut *self.lock_pairs());
+                file.push(offset, bytes, pairs, self.size, Some(&self.tally)).await
             }
             Target::Ordered(ordered) => {
                 self.tally.proved(len);
+                let ends_at_size = (offset + len == self.size).then_some(self.size);
                 ordered.push(offset, bytes, ends_at_size).await;
                 Ok(())
             }
         }
+    }
+
+    fn lock_pairs(&self) -> MutexGuard<'_, Vec<Pair>> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until everything that was pushed is safe, and counted as such.

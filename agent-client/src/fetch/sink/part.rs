@@ -5,24 +5,30 @@
 //! <name>.aro-part    the content's bytes, each at its own place; holes where nothing came yet
 //! <name>.aro-proof   the head, then the pairs of hashes over boundary 1, 2, 3 ... between 16 KiB groups, 64 bytes each
 //!
-//! head    0        8           40     48      64
-//!         +--------+-----------+------+-------+
-//!         | magic  | content   | size | zeros |
-//!         +--------+-----------+------+-------+
+//! head    0        8           40      48      56      64
+//!         +--------+-----------+-------+-------+-------+
+//!         | magic  | content   | size  | size  | size  |
+//!         +--------+-----------+-------+-------+-------+
 //! ```
+//! The sizes are claims of nodes (all ones if there are fewer), of which the first stays and the last gives way, so that a lie
+//! takes nothing away from what was proven under another; or one size that is proven.
+//!
 //! No map is kept. What counts as held is what hashes up to the id when the files are opened, so it is never ahead of the
 //! disk, whatever was cut off, torn or changed, and in which order the disk took the writes.
 
+use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use aro_proto::ContentId;
 use aro_proto::limits::MAX_CONTENT_SIZE;
-use aro_proto::merkle::{ByteRanges, GroupSize, HeldStore, PAIR_LEN, ParentIndex, held};
+use aro_proto::merkle::{ByteRanges, ContentHasher, GroupSize, HeldStore, PAIR_LEN, ParentIndex, held};
 use bytes::Bytes;
 
 use super::coverage::Coverage;
@@ -35,21 +41,38 @@ pub(super) struct Part {
     proof_path: PathBuf,
     target: PathBuf,
     content: ContentId,
+    /// As in the head.
+    sizes: Mutex<Vec<u64>>,
+    /// The target itself is the content already.
+    is_done: bool,
 }
 
 impl Part {
-    /// Opens what an earlier fetch of this content left, or begins anew. Also says what of it holds. Blocks on the disk.
-    pub(super) fn open(target: &Path, content: ContentId, resume: bool) -> io::Result<(Self, Coverage)> {
+    /// Opens what an earlier fetch of this content left, or begins anew. Also says what of it holds, all if the file has
+    /// its name already. Blocks on the disk.
+    pub(super) fn open(
+        target: &Path,
+        content: ContentId,
+        asked: &ByteRanges,
+        resume: bool,
+    ) -> io::Result<(Self, Coverage)> {
         if target.is_dir() {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "the output path is a folder"));
         }
         let (data_path, proof_path) = (beside(target, "aro-part")?, beside(target, "aro-proof")?);
         let data = lock(&data_path)?;
         let proof = open(&proof_path)?;
-        let part = Self { data, proof, data_path, proof_path, target: target.to_owned(), content };
-        let coverage = match part.claimed_size()? {
-            Some(size) if resume => part.prove(size)?,
-            _ => Coverage::default(),
+        let (target, sizes) = (target.to_owned(), Mutex::default());
+        let mut part = Self { data, proof, data_path, proof_path, target, content, sizes, is_done: false };
+        let is_new = part.data.metadata()?.len() == 0;
+        let coverage = match resume {
+            // An earlier run may have died right after its last step.
+            true if is_new && asked.is_all() && part.target_is_content()? => {
+                part.is_done = true;
+                Coverage::whole(part.target.metadata()?.len())
+            }
+            true => part.prove()?,
+            false => Coverage::default(),
         };
         if coverage.bytes() == 0 {
             // Another content's, or nothing that holds.
@@ -59,12 +82,23 @@ impl Part {
         Ok((part, coverage))
     }
 
-    /// Notes the size that a node claims: what is there is proven by it after a restart.
-    pub(super) fn claim(&self, size: u64) -> io::Result<()> {
-        let mut head = [0; PAIR_LEN];
+    /// Notes the size that a node claims, or that is proven: what is there is proven by it after a restart.
+    pub(super) fn claim(&self, size: u64, is_proven: bool) -> io::Result<()> {
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        match sizes.iter().position(|known| *known == size) {
+            _ if is_proven => *sizes = vec![size],
+            Some(_) => {}
+            None => {
+                sizes.truncate(MAX_SIZES - 1);
+                sizes.push(size);
+            }
+        }
+        let mut head = [u8::MAX; PAIR_LEN];
         head[..8].copy_from_slice(MAGIC);
         head[8..40].copy_from_slice(self.content.as_bytes());
-        head[40..48].copy_from_slice(&size.to_le_bytes());
+        for (place, size) in head[40..].chunks_exact_mut(8).zip(sizes.iter()) {
+            place.copy_from_slice(&size.to_le_bytes());
+        }
         self.proof.write_all_at(&head, 0)
     }
 
@@ -103,6 +137,10 @@ impl Part {
     pub(super) fn commit(&self, asked: &ByteRanges, coverage: &Coverage) -> io::Result<u64> {
         let wanted: Vec<_> = coverage.wanted(asked).collect();
         let len = wanted.iter().map(|range| range.end - range.start).sum();
+        if self.is_done {
+            self.remove();
+            return Ok(len);
+        }
         // From the first byte on, the part is the file already, but for what lies behind it.
         let is_file = wanted.len() <= 1 && wanted.first().is_none_or(|range| range.start == 0);
         if is_file {
@@ -131,7 +169,7 @@ impl Part {
     }
 
     /// Puts the asked ranges one behind the other into a file of their own, and that in place.
-    fn commit_ranges(&self, wanted: &[std::ops::Range<u64>]) -> io::Result<()> {
+    fn commit_ranges(&self, wanted: &[Range<u64>]) -> io::Result<()> {
         let gathered = beside(&self.target, "aro-ranges")?;
         let outcome = (|| {
             let mut file = File::create(&gathered)?;
@@ -139,7 +177,7 @@ impl Part {
                 let len = range.end - range.start;
                 (&self.data).seek(SeekFrom::Start(range.start))?;
                 // The kernel copies, or shares the blocks where the file system can.
-                if io::copy(&mut io::Read::take(&self.data, len), &mut file)? < len {
+                if io::copy(&mut (&self.data).take(len), &mut file)? < len {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the part file was cut off meanwhile"));
                 }
             }
@@ -160,27 +198,59 @@ impl Part {
         self
     }
 
-    /// The size in the head, if it is of this content.
-    fn claimed_size(&self) -> io::Result<Option<u64>> {
+    /// The sizes in the head, if it is of this content.
+    fn claimed_sizes(&self) -> io::Result<Vec<u64>> {
         let mut head = [0; PAIR_LEN];
         if !filled(&self.proof, &mut head, 0)? || &head[..8] != MAGIC || head[8..40] != self.content.as_bytes()[..] {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let mut size = [0; 8];
-        size.copy_from_slice(&head[40..48]);
-        Ok(Some(u64::from_le_bytes(size)).filter(|size| *size <= MAX_CONTENT_SIZE))
+        let mut sizes: Vec<u64> = Vec::new();
+        for place in head[40..].chunks_exact(8) {
+            let size = place.iter().rev().fold(0, |size, byte| size << 8 | u64::from(*byte));
+            if size <= MAX_CONTENT_SIZE && !sizes.contains(&size) {
+                sizes.push(size);
+            }
+        }
+        Ok(sizes)
     }
 
-    fn prove(&self, size: u64) -> io::Result<Coverage> {
-        let mut coverage = Coverage::default();
-        coverage.claim(size);
-        for range in held(self.content, size, &mut Files(self))? {
-            if range.end == size {
-                coverage.prove_size(size);
-            }
-            coverage.add(range);
+    /// What is there under any of the claimed sizes. Bytes are bound to their place, so they are the content's whatever
+    /// size proved them.
+    fn prove(&self) -> io::Result<Coverage> {
+        let mut found = Vec::new();
+        for size in self.claimed_sizes()? {
+            found.push((size, held(self.content, size, &mut Files(self))?));
         }
+        found.retain(|(_, ranges)| !ranges.is_empty());
+        let bytes_of = |ranges: &[Range<u64>]| ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        found.sort_by_key(|(_, ranges)| Reverse(bytes_of(ranges)));
+        let mut coverage = Coverage::default();
+        for (size, ranges) in &found {
+            coverage.claim(*size);
+            if ranges.last().is_some_and(|last| last.end == *size) {
+                coverage.prove_size(*size);
+            }
+            ranges.iter().for_each(|range| drop(coverage.add(range.clone())));
+        }
+        let sizes = coverage.size().map_or_else(|| found.iter().map(|(size, _)| *size).collect(), |size| vec![size]);
+        *self.sizes.lock().unwrap_or_else(PoisonError::into_inner) = sizes;
         Ok(coverage)
+    }
+
+    fn target_is_content(&self) -> io::Result<bool> {
+        if !self.target.is_file() {
+            return Ok(false);
+        }
+        let (mut file, mut hasher, mut buffer) =
+            (File::open(&self.target)?, ContentHasher::default(), vec![0; HASH_BYTES]);
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(hasher.finish().0 == self.content),
+                Ok(len) => hasher.update(&buffer[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -268,6 +338,10 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 
 /// What a head begins with.
 const MAGIC: &[u8; 8] = b"AROpart1";
+/// Sizes that a head has room for.
+const MAX_SIZES: usize = 3;
+/// Bytes of a finished file hashed at once: 1 MiB.
+const HASH_BYTES: usize = 1 << 20;
 /// Chunks between two boundaries that can have a pair.
 const UNIT_CHUNKS: u64 = 1 << GroupSize::STORED.log2();
 /// Time for a fetch that was cancelled to write what it had taken.

@@ -15,8 +15,15 @@ use super::*;
 /// A proven answer to a request, taken apart.
 struct Proven {
     size: u64,
-    pairs: Vec<(ParentIndex, [u8; PAIR_LEN])>,
-    leaves: Vec<(u64, Bytes)>,
+    leaves: Vec<Leaf>,
+}
+
+/// A leaf with the pairs that came before it.
+#[derive(Clone, Debug, PartialEq)]
+struct Leaf {
+    pairs: Vec<Pair>,
+    offset: u64,
+    bytes: Bytes,
 }
 
 fn content(size: usize) -> Vec<u8> {
@@ -28,7 +35,8 @@ fn answer(bytes: &[u8], asked: &ByteRanges, group: GroupSize) -> Proven {
     let outboard = PreOrderOutboard::build(bytes);
     let answered = asked.answered(bytes.len() as u64, group);
     let mut decoder = Decoder::new(outboard.root(), answered.clone()).unwrap();
-    let mut proven = Proven { size: bytes.len() as u64, pairs: Vec::new(), leaves: Vec::new() };
+    let mut proven = Proven { size: bytes.len() as u64, leaves: Vec::new() };
+    let mut pairs = Vec::new();
     for step in Encoder::new(answered) {
         let item = match step {
             Step::Parent(node) => Bytes::copy_from_slice(&outboard.parent(node).unwrap()),
@@ -36,29 +44,42 @@ fn answer(bytes: &[u8], asked: &ByteRanges, group: GroupSize) -> Proven {
         };
         let node = decoder.next_parent();
         match decoder.accept(item.clone()).unwrap() {
-            Some(leaf) => proven.leaves.push((leaf.offset(), leaf.into_bytes())),
-            None => proven.pairs.push((node.unwrap(), *item.first_chunk().unwrap())),
+            Some(leaf) => {
+                let (offset, pairs) = (leaf.offset(), std::mem::take(&mut pairs));
+                proven.leaves.push(Leaf { pairs, offset, bytes: leaf.into_bytes() });
+            }
+            None => pairs.push((node.unwrap(), *item.first_chunk().unwrap())),
         }
     }
     proven
 }
 
+impl Leaf {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Through a node that claims a content of this size.
+    async fn push(&self, file: &FileTarget, size: u64) -> Result<(), FetchError> {
+        file.push(self.offset, self.bytes.clone(), self.pairs.clone(), size, None).await
+    }
+}
+
 impl Proven {
-    fn ends_at_size(&self, offset: u64, bytes: &Bytes) -> Option<u64> {
-        (offset + bytes.len() as u64 == self.size).then_some(self.size)
+    fn ends_at_size(&self, leaf: &Leaf) -> Option<u64> {
+        (leaf.offset + leaf.len() == self.size).then_some(self.size)
     }
 
     async fn push_all(&self, file: &FileTarget) {
         assert!(file.claim(self.size));
-        self.pairs.iter().for_each(|(node, pair)| file.pair(*node, *pair));
-        for (offset, bytes) in &self.leaves {
-            file.push(*offset, bytes.clone(), None, self.ends_at_size(*offset, bytes)).await.unwrap();
+        for leaf in &self.leaves {
+            leaf.push(file, self.size).await.unwrap();
         }
     }
 }
 
 fn open(path: &Path, bytes: &[u8]) -> FileTarget {
-    FileTarget::open(path, ContentId::of(bytes), true, 1 << 20).unwrap()
+    FileTarget::open(path, ContentId::of(bytes), &ByteRanges::all(), true, 1 << 20).unwrap()
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -106,12 +127,12 @@ async fn what_was_written_is_taken_up_whatever_the_size_and_where_it_broke_off()
         for taken in 0..=all.leaves.len() {
             let path = dir.path().join(format!("{size}-{taken}"));
             let file = open(&path, &bytes);
-            let part = Proven { leaves: all.leaves[..taken].to_vec(), pairs: all.pairs.clone(), ..all };
+            let part = Proven { leaves: all.leaves[..taken].to_vec(), ..all };
             part.push_all(&file).await;
             // As if it had died here: nobody flushes, nobody commits.
             drop(file);
             let again = open(&path, &bytes);
-            let held: u64 = part.leaves.iter().map(|(_, leaf)| leaf.len() as u64).sum();
+            let held: u64 = part.leaves.iter().map(Leaf::len).sum();
             assert_eq!(again.coverage().bytes(), held, "{size}, {taken} leaves");
             if let Some(missing) = again.coverage().missing(&ByteRanges::all()) {
                 let rest = answer(&bytes, &missing, GroupSize::KIB64);
@@ -144,7 +165,7 @@ async fn cut_or_damaged_anywhere_nothing_unproven_is_held() {
     let held = |data: &[u8], proof: &[u8]| {
         fs::write(dir.path().join("out.aro-part"), data).unwrap();
         fs::write(dir.path().join("out.aro-proof"), proof).unwrap();
-        let (_part, coverage) = part::Part::open(&path, ContentId::of(&bytes), true).unwrap();
+        let (_part, coverage) = part::Part::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true).unwrap();
         let now = fs::read(dir.path().join("out.aro-part")).unwrap();
         for range in coverage.held_ranges() {
             let range = range.start as usize..range.end as usize;
@@ -182,7 +203,7 @@ async fn another_content_or_a_fresh_start_replaces_what_is_there() {
     let file = open(&path, &bytes);
     assert_eq!(file.coverage().bytes(), 131_072);
     drop(file);
-    let file = FileTarget::open(&path, ContentId::of(&bytes), false, 1 << 20).unwrap();
+    let file = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), false, 1 << 20).unwrap();
     assert_eq!(file.coverage().bytes(), 0, "not to be taken up");
     answer(&bytes, &ByteRanges::all(), GroupSize::KIB64).push_all(&file).await;
     drop(file);
@@ -199,12 +220,15 @@ async fn two_fetches_to_one_file_exclude_each_other_and_nothing_stays_of_one_tha
     let path = dir.path().join("out");
     let bytes = content(100_000);
     let file = open(&path, &bytes);
-    let second = FileTarget::open(&path, ContentId::of(&bytes), true, 1 << 20).err().unwrap();
+    let second = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true, 1 << 20).err().unwrap();
     assert_eq!(second.kind(), std::io::ErrorKind::ResourceBusy);
     drop(file);
     assert!(names(dir.path()).is_empty());
     for nowhere in [dir.path().to_owned(), dir.path().join("missing").join("out"), "/".into()] {
-        assert!(FileTarget::open(&nowhere, ContentId::of(&bytes), true, 1 << 20).is_err(), "{nowhere:?}");
+        assert!(
+            FileTarget::open(&nowhere, ContentId::of(&bytes), &ByteRanges::all(), true, 1 << 20).is_err(),
+            "{nowhere:?}"
+        );
     }
 }
 
@@ -220,6 +244,60 @@ async fn a_size_that_contradicts_the_proven_one_is_not_taken() {
     drop(file);
     let file = open(&path, &bytes);
     assert!(!file.claim(100_001), "and it is still known after a restart");
+}
+
+#[tokio::test]
+async fn lies_about_the_size_take_nothing_away_from_what_is_proven() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    let bytes = content(700_001);
+    let all = answer(&bytes, &ByteRanges::all(), GroupSize::KIB64);
+    let (first, _) = all.leaves.split_at(9);
+    let file = open(&path, &bytes);
+    Proven { leaves: first.to_vec(), size: all.size }.push_all(&file).await;
+    drop(file);
+    // Under each of them the same leaf proves, for the trees have the same shape there.
+    for lie in [700_000, 700_002, 720_000, 657_000, 719_999] {
+        let file = open(&path, &bytes);
+        assert_eq!(file.coverage().bytes(), 9 * 65_536, "{lie}");
+        assert!(file.claim(lie));
+        first[1].push(&file, lie).await.unwrap();
+        drop(file);
+    }
+    // Nor if the lie came first, and the truth was told beside it.
+    let path = dir.path().join("other");
+    let file = open(&path, &bytes);
+    assert!(file.claim(720_000));
+    first[0].push(&file, 720_000).await.unwrap();
+    Proven { leaves: first.to_vec(), size: all.size }.push_all(&file).await;
+    drop(file);
+    let file = open(&path, &bytes);
+    assert_eq!(file.coverage().bytes(), 9 * 65_536);
+    answer(&bytes, &file.coverage().missing(&ByteRanges::all()).unwrap(), GroupSize::KIB64).push_all(&file).await;
+    drop(file);
+    let file = open(&path, &bytes);
+    assert!(!file.claim(720_000), "the truth is proven");
+    assert_eq!(file.coverage().missing(&ByteRanges::all()), None);
+}
+
+#[tokio::test]
+async fn a_file_that_has_its_name_already_is_whole_and_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    for size in [0, 1, 100_000, 3 << 20] {
+        let bytes = content(size);
+        fs::write(&path, &bytes).unwrap();
+        let file = open(&path, &bytes);
+        assert_eq!(file.coverage().missing(&ByteRanges::all()), None, "{size}");
+        assert_eq!(file.commit(&ByteRanges::all()).await.unwrap(), size as u64);
+        drop(file);
+        assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["out".to_owned()], bytes.clone()));
+        let fresh = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), false, 1 << 20).unwrap();
+        assert!(fresh.coverage().missing(&ByteRanges::all()).is_some(), "not to be taken up");
+        drop(fresh);
+        fs::write(&path, [&bytes[..], b"x"].concat()).unwrap();
+        assert!(open(&path, &bytes).coverage().missing(&ByteRanges::all()).is_some(), "another content");
+    }
 }
 
 #[tokio::test]
@@ -264,12 +342,11 @@ async fn several_tasks_feed_one_file_and_a_slow_disk_holds_them_back() {
     let tasks = (0..4).map(|task| {
         let (file, all) = (Arc::clone(&file), Arc::clone(&all));
         tokio::spawn(async move {
-            all.pairs.iter().for_each(|(node, pair)| file.pair(*node, *pair));
             // Each its own quarter, from behind, and the first quarter as well.
             let quarters = all.leaves.chunks(all.leaves.len().div_ceil(4));
             let (own, first) = (quarters.clone().nth(task).unwrap(), quarters.clone().next().unwrap());
-            for (offset, leaf) in own.iter().rev().chain(first) {
-                file.push(*offset, leaf.clone(), None, all.ends_at_size(*offset, leaf)).await.unwrap();
+            for leaf in own.iter().rev().chain(first) {
+                leaf.push(&file, all.size).await.unwrap();
             }
         })
     });
@@ -290,16 +367,16 @@ async fn a_full_disk_fails_whoever_feeds_and_keeps_what_was_written() {
     let all = answer(&bytes, &ByteRanges::all(), GroupSize::KIB64);
     let (first, rest) = all.leaves.split_at(4);
     let file = open(&path, &bytes);
-    Proven { leaves: first.to_vec(), pairs: all.pairs.clone(), size: all.size }.push_all(&file).await;
+    Proven { leaves: first.to_vec(), size: all.size }.push_all(&file).await;
     file.flush().await.unwrap();
     drop(file);
 
     // The same part, on a disk that takes no byte more.
-    let (part, coverage) = part::Part::open(&path, ContentId::of(&bytes), true).unwrap();
+    let (part, coverage) = part::Part::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true).unwrap();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let file = FileTarget::on(part.with_data(full), coverage, 1 << 20);
-    for (offset, leaf) in rest {
-        if file.push(*offset, leaf.clone(), None, None).await.is_err() {
+    for leaf in rest {
+        if leaf.push(&file, all.size).await.is_err() {
             break;
         }
     }
@@ -307,7 +384,7 @@ async fn a_full_disk_fails_whoever_feeds_and_keeps_what_was_written() {
     let FetchError::Sink(cause) = &error else { panic!("{error}") };
     assert_eq!(cause.kind(), std::io::ErrorKind::StorageFull);
     assert!(error.next_step().contains("make room"), "{}", error.next_step());
-    assert!(file.push(0, Bytes::from_static(b"x"), None, None).await.is_err(), "it stays so");
+    assert!(rest[0].push(&file, all.size).await.is_err(), "it stays so");
     assert!(file.commit(&ByteRanges::all()).await.is_err());
     drop(file);
     assert!(!path.exists());
@@ -327,7 +404,7 @@ async fn a_part_that_was_renamed_before_it_was_locked_is_not_written_to() {
     let first = open(&path, &bytes);
     let (again, id) = (path.clone(), ContentId::of(&bytes));
     // Waits for the lock on what is the finished file when it gets it.
-    let second = tokio::task::spawn_blocking(move || FileTarget::open(&again, id, false, 1 << 20));
+    let second = tokio::task::spawn_blocking(move || FileTarget::open(&again, id, &ByteRanges::all(), false, 1 << 20));
     answer(&bytes, &ByteRanges::all(), GroupSize::KIB16).push_all(&first).await;
     first.commit(&ByteRanges::all()).await.unwrap();
     drop(first);
@@ -343,10 +420,10 @@ async fn whoever_is_too_far_ahead_waits_for_those_behind_and_loses_nothing_by_be
     let ordered = Ordered::memory(&ByteRanges::all(), 1 << 20);
     assert_eq!(ordered.horizon(), 1 << 20);
     let (ahead, early) = (&all.leaves[40], &all.leaves[10]);
-    assert!(timeout(SHORT, ordered.push(ahead.0, ahead.1.clone(), None)).await.is_err(), "beyond the window");
-    timeout(PATIENCE, ordered.push(early.0, early.1.clone(), None)).await.expect("within the window");
-    for (offset, leaf) in &all.leaves {
-        let taken = ordered.push(*offset, leaf.clone(), all.ends_at_size(*offset, leaf));
+    assert!(timeout(SHORT, ordered.push(ahead.offset, ahead.bytes.clone(), None)).await.is_err(), "beyond the window");
+    timeout(PATIENCE, ordered.push(early.offset, early.bytes.clone(), None)).await.expect("within the window");
+    for leaf in &all.leaves {
+        let taken = ordered.push(leaf.offset, leaf.bytes.clone(), all.ends_at_size(leaf));
         timeout(PATIENCE, taken).await.expect("what is due never waits");
     }
     let (len, memory) = ordered.finish();
@@ -360,9 +437,9 @@ async fn a_slow_reader_holds_the_fetch_back_and_one_that_goes_lets_it_run() {
     let all = answer(&bytes, &ByteRanges::all(), GroupSize::KIB64);
     let (ordered, mut pieces) = Ordered::reader(&ByteRanges::all(), 1 << 20);
     let mut taken = 0;
-    for (offset, leaf) in &all.leaves {
+    for leaf in &all.leaves {
         taken += 1;
-        if timeout(SHORT, ordered.push(*offset, leaf.clone(), None)).await.is_err() {
+        if timeout(SHORT, ordered.push(leaf.offset, leaf.bytes.clone(), None)).await.is_err() {
             break;
         }
     }
@@ -374,8 +451,8 @@ async fn a_slow_reader_holds_the_fetch_back_and_one_that_goes_lets_it_run() {
     }
     assert!(read == bytes[..taken << 16]);
     drop(pieces);
-    for (offset, leaf) in &all.leaves[taken..] {
-        timeout(PATIENCE, ordered.push(*offset, leaf.clone(), None)).await.expect("nobody reads any more");
+    for leaf in &all.leaves[taken..] {
+        timeout(PATIENCE, ordered.push(leaf.offset, leaf.bytes.clone(), None)).await.expect("nobody reads any more");
     }
     assert_eq!(ordered.finish().0, bytes.len() as u64);
 }
@@ -412,7 +489,7 @@ proptest! {
     ) {
         let bytes = content(size);
         let asked = ByteRanges::new(asked.iter().map(|(start, len)| *start..start + len)).unwrap();
-        let mut leaves: Vec<(u64, Bytes)> = Vec::new();
+        let mut leaves: Vec<Leaf> = Vec::new();
         for group in [GroupSize::KIB16, GroupSize::KIB64] {
             leaves.extend(answer(&bytes, &asked, group).leaves);
         }
@@ -429,9 +506,9 @@ proptest! {
             let taken = Arc::clone(&log);
             let caller = Ordered::caller(&asked, 1 << 20, move |offset, piece| taken.lock().unwrap().push((offset, piece)));
             let memory = Ordered::memory(&asked, 1 << 20);
-            for (offset, leaf) in &leaves {
-                caller.push(*offset, leaf.clone(), None).await;
-                memory.push(*offset, leaf.clone(), None).await;
+            for leaf in &leaves {
+                caller.push(leaf.offset, leaf.bytes.clone(), None).await;
+                memory.push(leaf.offset, leaf.bytes.clone(), None).await;
             }
             (log, memory.finish())
         });
@@ -460,15 +537,17 @@ proptest! {
             for (until, seed, damage, kind) in &kills {
                 let file = open(&path, &bytes);
                 let Some(missing) = file.coverage().missing(&ByteRanges::all()) else { break };
-                let mut rest = answer(&bytes, &missing, GroupSize::KIB64);
-                // From any place on, as if several sources worked at it.
-                let first = (*seed % rest.leaves.len() as u64) as usize;
-                rest.leaves.rotate_left(first);
+                // From any group on, as several sources would.
+                let groups = answer(&bytes, &missing, GroupSize::KIB64).leaves;
+                let from = groups[(*seed % groups.len() as u64) as usize].offset;
+                let asked = missing.iter().filter(|range| range.end > from);
+                let asked = ByteRanges::new(asked.map(|range| range.start.max(from)..range.end)).unwrap();
+                let mut rest = answer(&bytes, &asked, GroupSize::KIB64);
                 rest.leaves.truncate(until.index(rest.leaves.len() + 1));
-                let held = file.coverage().bytes() + rest.leaves.iter().map(|(_, leaf)| leaf.len() as u64).sum::<u64>();
+                let held = file.coverage().bytes() + rest.leaves.iter().map(Leaf::len).sum::<u64>();
                 rest.push_all(&file).await;
                 drop(file);
-                let (part, coverage) = part::Part::open(&path, ContentId::of(&bytes), true).unwrap();
+                let (part, coverage) = part::Part::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true).unwrap();
                 assert_eq!(coverage.bytes(), held, "nothing is lost without damage");
                 drop(part);
                 let Some(damage) = damage else { continue };
