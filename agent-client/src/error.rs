@@ -15,7 +15,7 @@ use settlement_chain::ChainError;
 use settlement_chain::reads::ReadError;
 use thiserror::Error;
 
-use crate::budget::BudgetExceeded;
+use crate::budget::{BudgetError, BudgetExceeded, NotApproved};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use crate::wallet::{MoneyError, WalletError};
 
@@ -132,6 +132,9 @@ pub enum FetchError {
     /// The budget does not allow it.
     #[error(transparent)]
     BudgetExceeded(#[from] BudgetExceeded),
+    /// It costs more than may be spent unasked, and nobody has approved it.
+    #[error(transparent)]
+    NotApproved(#[from] NotApproved),
     /// The content is larger than the caller takes.
     #[error("the answer would have {size} bytes, the caller takes at most {limit}")]
     TooLarge {
@@ -260,6 +263,7 @@ impl FetchError {
             Self::Timeout { .. } => "Timeout",
             Self::NoSource { .. } => "NoSource",
             Self::BudgetExceeded(_) => "BudgetExceeded",
+            Self::NotApproved(_) => "NotApproved",
             Self::TooLarge { .. } => "TooLarge",
             Self::Request(_) => "Request",
             Self::Source(_) => "Source",
@@ -278,7 +282,7 @@ impl FetchError {
                 WhoActs::RetryElsewhere
             }
             Self::NoChannel { .. } | Self::DepositExhausted { .. } | Self::ChannelUnusable { .. } => WhoActs::Pay,
-            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => WhoActs::Authorise,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) | Self::NotApproved(_) => WhoActs::Authorise,
             Self::Wallet(error) => error.who_acts(),
             Self::Money(error) => error.who_acts(),
             // Whatever helps with one of them helps.
@@ -328,7 +332,8 @@ impl FetchError {
             Self::NoSource { .. } => {
                 "name other nodes with --from, or do for one of these what its error asks for".into()
             }
-            Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
+            Self::BudgetExceeded(error) => error.next_step(),
+            Self::NotApproved(_) => NotApproved::NEXT_STEP.into(),
             Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
             Self::Source(_) => "check the file and its permissions, and that nobody writes to it".into(),
@@ -345,6 +350,7 @@ impl FetchError {
             Self::PriceTooHigh { price, .. } => Some(*price),
             Self::DepositExhausted { missing, .. } => Some(*missing),
             Self::BudgetExceeded(error) => Some(error.needed),
+            Self::NotApproved(error) => Some(error.amount),
             Self::Refused(refusal) => refusal.amount,
             Self::Misbehaved { what, .. } => what.amount(),
             Self::NoSource { causes } => causes.iter().find_map(|cause| cause.error.amount()),
@@ -388,12 +394,12 @@ impl FetchError {
             Self::NoSource { .. } => Subject::default(),
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
-            Self::NoSource { .. }
-            | Self::PriceTooHigh { .. }
+            Self::PriceTooHigh { .. }
             | Self::Refused(_)
             | Self::WrongChain { .. }
             | Self::Timeout { .. }
             | Self::BudgetExceeded(_)
+            | Self::NotApproved(_)
             | Self::TooLarge { .. }
             | Self::Request(_)
             | Self::Source(_)
@@ -408,7 +414,7 @@ impl FetchError {
             Self::Proof { .. } => exit::PROOF,
             Self::Sink(_) | Self::Source(_) => exit::INTERNAL,
             Self::Request(_) => exit::USAGE,
-            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => exit::MONEY,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) | Self::NotApproved(_) => exit::MONEY,
             Self::Wallet(error) => error.exit_code(),
             Self::Money(error) => error.exit_code(),
             other => exit_code_of(other.who_acts()),
@@ -481,6 +487,7 @@ impl From<MoneyError> for FetchError {
             MoneyError::Read(error) => error.into(),
             MoneyError::Wallet(error) => error.into(),
             MoneyError::Budget(error) => error.into(),
+            MoneyError::NotApproved(error) => error.into(),
             other => Self::Money(Arc::new(other)),
         }
     }
@@ -489,6 +496,15 @@ impl From<MoneyError> for FetchError {
 impl From<WalletError> for FetchError {
     fn from(error: WalletError) -> Self {
         Self::Wallet(Arc::new(error))
+    }
+}
+
+impl From<BudgetError> for FetchError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::Exceeded(exceeded) => exceeded.into(),
+            BudgetError::Ledger(error) => Self::Wallet(Arc::new(WalletError::Shared(error))),
+        }
     }
 }
 

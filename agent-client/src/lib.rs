@@ -38,6 +38,7 @@
 //! | `report`    | what every error says to a program                                      |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
 //! | `ledger`    | the one database behind wallet, budget and receipts, for several processes |
+//! | `receipts`  | one entry for each request, with its node's signature; daily totals     |
 //! | `transport` | sockets, connections, frames, the control stream                        |
 //! | `error`     | what went wrong, who must act, what to do next                          |
 //! | `config`    | timeouts and queues                                                     |
@@ -49,20 +50,25 @@ mod error;
 mod fetch;
 mod ledger;
 mod publish;
+mod receipts;
 mod report;
 mod transport;
 mod wallet;
 
 pub use agent::{Agent, AgentBuilder, BuildError};
-pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
+pub use budget::{
+    Approval, Approver, BudgetError, BudgetExceeded, BudgetGuard, Cap, LineSpent, NotApproved, Policy, PolicyError,
+    Purpose, SpendPermit, Spending, Spent, Verdict, WindowCap,
+};
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour, SourceError};
 pub use fetch::{
-    Blame, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut, Preference,
-    PreferenceError, Progress, SourceReport,
+    Blame, DryRun, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut,
+    Preference, PreferenceError, Progress, SourceReport,
 };
 pub use ledger::LedgerError;
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
+pub use receipts::{By, Check, Entry, EntryKind, Totals};
 pub use report::{ErrorReport, Subject};
 pub use wallet::{
     ChannelCap, ChannelEvent, ChannelInfo, ChannelPhase, ChannelPolicy, DelegateRequest, Money, MoneyError,

@@ -3,7 +3,7 @@
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
-use agent_client::{BuildError, ErrorReport, FetchError, MoneyError, Subject, WalletError};
+use agent_client::{BuildError, ErrorReport, FetchError, LedgerError, MoneyError, PolicyError, Subject, WalletError};
 use aro_proto::WhoActs;
 use serde::Serialize;
 use serde_json::json;
@@ -126,6 +126,18 @@ macro_rules! failures {
     )* };
 }
 failures!(FetchError, MoneyError, WalletError, BuildError);
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        WalletError::from(error).into()
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        BuildError::from(error).into()
+    }
+}
 
 fn say(text: &str) {
     // A reader that went away needs no answer.
