@@ -92,8 +92,8 @@ impl BuildError {
         match self {
             Self::Needs(_) => "Internal",
             Self::Chain(_) => "Chain",
-            Self::Wallet(error) => error.code(),
             Self::Policy(_) => "Budget",
+            Self::Wallet(error) => error.code(),
         }
     }
 
@@ -117,10 +117,8 @@ impl BuildError {
         match self {
             Self::Needs(what) => format!("give the builder a {what}"),
             Self::Chain(_) => "check --rpc and --program-id, and that the chain runs".into(),
+            Self::Policy(_) => PolicyError::NEXT_STEP.into(),
             Self::Wallet(error) => error.next_step(),
-            Self::Policy(_) => {
-                "correct budget.json in the wallet's folder, or set it anew: aro budget set --help".into()
-            }
         }
     }
 
@@ -150,8 +148,8 @@ impl BuildError {
         match self {
             Self::Needs(_) => exit::INTERNAL,
             Self::Chain(_) => exit_code_of(self.who_acts()),
-            Self::Wallet(error) => error.exit_code(),
             Self::Policy(_) => exit::USAGE,
+            Self::Wallet(error) => error.exit_code(),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The `aro` command: keys, money, channels, quotes and fetches for people and scripts.
 //!
 //! Exit codes: 0 done; 1 internal, a file of ours, or interrupted; 2 usage; 3 refused, give up or ask elsewhere; 4 money is
-//! needed or not allowed; 5 keys, or the owner must act; 6 node or chain unreachable, retry; 7 the node sent something that
-//! is not the content. With `--json` an error is one object: `code`, `who_acts`, `message`, `next_step`, `amount`,
-//! `retryable`, `retry_after_ms`, and `node`, `channel`, `content`, `place` where it is about one.
+//! needed or not allowed; 5 keys, or the owner must act; 6 node or chain unreachable, or a channel in use by another process:
+//! retry; 7 the node sent something that is not the content. With `--json` an error is one object: `code`, `who_acts`,
+//! `message`, `next_step`, `amount`, `retryable`, `retry_after_ms`, and `node`, `channel`, `content`, `place` where it is
+//! about one.
 
 mod cmd;
 mod output;

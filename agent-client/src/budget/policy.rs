@@ -82,6 +82,11 @@ pub enum PolicyError {
     Class(String),
 }
 
+impl PolicyError {
+    /// What to do next, for people.
+    pub const NEXT_STEP: &str = "correct budget.json in the wallet's folder, or set it anew: aro budget set --help";
+}
+
 impl Policy {
     /// The policy of a wallet's folder; none if there is no file.
     ///

@@ -170,9 +170,11 @@ impl Terms<'_> {
         let nowhere = ContentId::from_bytes([0; 32]);
         let address = self.node.with_content(content.unwrap_or(nowhere));
         let mut provider = Provider::new(self.agent, self.node.node());
+        let session = self.agent.session(&address).await?;
+        let allowed = self.approved(&session, content, size).await?;
         loop {
             let session = self.agent.session(&address).await?;
-            let error = match self.send_on(&session, content, size, &mut body).await {
+            let error = match self.send_on(&session, content, size, allowed, &mut body).await {
                 Ok(sent) => return Ok(sent),
                 Err(error) => error,
             };
@@ -181,11 +183,21 @@ impl Terms<'_> {
                 return Err(error);
             }
             match provider.lack(error).await? {
-                Lack::Channel => provider.open(session.publish_price(size).min(self.allowed)).await?,
+                Lack::Channel => provider.open(session.publish_price(size).min(allowed)).await?,
                 Lack::Deposit { channel, missing } => provider.top_up(&session, channel, missing).await?,
                 Lack::Nothing => {}
             }
         }
+    }
+
+    /// What it may cost, once whoever must be asked has approved the price of all of it; what the node has already costs
+    /// nothing.
+    async fn approved(&self, session: &Session, content: Option<ContentId>, size: u64) -> Result<Amount, FetchError> {
+        let Some(threshold) = self.agent.budget().ask_above() else { return Ok(self.allowed) };
+        let price = upload_price(session, self.agent.config(), size).await?;
+        let (node, amount, spending) = (session.node(), price.min(self.allowed), Spending::Vouchers);
+        self.agent.approve(Approval { amount, threshold, node, content, spending }).await?;
+        Ok(self.allowed.min(price.max(threshold)))
     }
 
     async fn send_on(
@@ -193,18 +205,9 @@ impl Terms<'_> {
         session: &Session,
         content: Option<ContentId>,
         size: u64,
+        max_price: Amount,
         body: &mut Body<'_>,
     ) -> Result<(Sent, bool), FetchError> {
-        let mut max_price = self.allowed;
-        if let Some(threshold) = self.agent.budget().ask_above() {
-            // The price of all of it; what the node has already costs nothing.
-            let config = self.agent.config();
-            let price = upload_price(session, config, size).await?;
-            let (node, amount) = (session.node(), price.min(max_price));
-            let spending = Spending::Vouchers;
-            self.agent.approve(Approval { amount, threshold, node, content, spending }).await?;
-            max_price = max_price.min(price.max(threshold));
-        }
         let request = Publish { content, size, group_log2: GroupSize::KIB64.log2(), max_price };
         let purpose = self.purpose.clone();
         let sending = Sending { session, config: self.agent.config(), request, progress: self.progress, purpose };

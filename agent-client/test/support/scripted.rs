@@ -169,12 +169,12 @@ impl ScriptedNode {
     /// Loses its books: the best voucher and what it has billed.
     pub fn forget(&self) {
         *self.inner.best.lock().unwrap() = None;
-        *self.inner.billed_bytes.lock().unwrap() = 0;
+        *self.inner.billed.lock().unwrap() = 0;
     }
 
     /// Says from now on that it has billed so much, in base units, beside what it still sends.
     pub fn bill(&self, amount: u64) {
-        *self.inner.billed_bytes.lock().unwrap() = amount / self.inner.tariff.per_mib * (1 << 20);
+        *self.inner.billed.lock().unwrap() = aro_proto::Charge::from_amount(Amount::new(amount)).parts();
     }
 
     /// Closes every connection at once, whatever runs on it.
@@ -421,7 +421,7 @@ impl ScriptedNode {
         let mut best = self.inner.best.lock().unwrap();
         if best.is_some_and(|best| best.voucher.channel != channel) {
             *best = None;
-            *self.inner.billed_bytes.lock().unwrap() = 0;
+            *self.inner.billed.lock().unwrap() = 0;
             paid.send_replace(0);
         }
     }
