@@ -491,14 +491,16 @@ fn a_source_that_is_held_up_by_missing_bytes_may_be_asked_for_them() {
     while let Some(Action::Ask { segment, source, range }) = scheduler.poll_action(ms(1)) {
         asked.push((segment, source, range));
     }
-    let [(first, dies, lowest), (second, waits, _)] = &asked[..] else { panic!("{asked:?}") };
-    assert_eq!(lowest.start, 0);
-    scheduler.handle_ended(ms(2), *first, 0);
-    scheduler.handle_failed(ms(2), *dies, Failure::Final);
-    assert_eq!(scheduler.poll_action(ms(2)), None, "it has its hands full");
-    scheduler.handle_held(ms(3), *second, true);
+    let of = |wanted| asked.iter().filter(move |(_, source, _)| *source == SourceId(wanted));
+    assert_eq!((of(0).count(), of(1).count()), (2, 2), "one runs, one waits: {asked:?}");
+    for (segment, _, range) in of(0) {
+        scheduler.handle_ended(ms(2), *segment, range.start);
+    }
+    scheduler.handle_failed(ms(2), SourceId(0), Failure::Final);
+    assert_eq!(scheduler.poll_action(ms(2)), None, "the other one has its hands full");
+    of(1).for_each(|(segment, ..)| scheduler.handle_held(ms(3), *segment, true));
     let Some(Action::Ask { source, range, .. }) = scheduler.poll_action(ms(3)) else { panic!("nobody is asked") };
-    assert_eq!((source, range.start), (*waits, 0));
+    assert_eq!((source, range.start), (SourceId(1), 0));
 }
 
 /// Everything at once.
