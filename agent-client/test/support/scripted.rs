@@ -408,7 +408,7 @@ impl ScriptedNode {
         let mut best = self.inner.best.lock().unwrap();
         if best.is_some_and(|best| best.voucher.channel != channel) {
             *best = None;
-            *self.inner.billed_bytes.lock().unwrap() = 0;
+            *self.inner.billed.lock().unwrap() = 0;
             paid.send_replace(0);
         }
     }
