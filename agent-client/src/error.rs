@@ -388,7 +388,8 @@ impl FetchError {
             Self::NoSource { .. } => Subject::default(),
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
-            Self::PriceTooHigh { .. }
+            Self::NoSource { .. }
+            | Self::PriceTooHigh { .. }
             | Self::Refused(_)
             | Self::WrongChain { .. }
             | Self::Timeout { .. }

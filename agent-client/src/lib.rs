@@ -1,8 +1,8 @@
 //! The ARO agent: fetches content by address, pays for it chunk by chunk, and proves every byte before it counts.
 //!
-//! It does not find nodes or open channels by itself: later layers do. Told of several, it fetches from all of them at
-//! once. It holds no more than a few MiB of a content in memory for each, whatever its size, and trusts a node with nothing
-//! but one credit window.
+//! It does not find nodes by itself: told of several, it fetches from all of them at once. It opens payment channels with
+//! what was deposited, tops them up and closes idle ones, within a [`ChannelPolicy`]. It holds no more than a few MiB of a
+//! content in memory for each node, whatever its size, and trusts a node with nothing but one credit window.
 //!
 //! The two types that matter: [`Agent`], which fetches, and [`Wallet`], which signs. Between them stands the
 //! [`BudgetGuard`]: the wallet signs a voucher only against a [`SpendPermit`], and only the guard makes one.

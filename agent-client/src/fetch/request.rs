@@ -45,11 +45,15 @@ impl Request {
         address: &Address,
     ) -> Result<(Arc<Session>, Answer), FetchError> {
         let mut provider = Provider::new(agent, address.node());
-        // Whatever better reason than the want of a channel the node has, its quote brings at once.
-        let unbound_wait = if provider.may_provide() { Duration::ZERO } else { UNBOUND_WAIT };
         loop {
             let session = agent.session(address).await?;
-            let error = match self.ask_within(&session, agent.config(), unbound_wait).await {
+            let asked = if provider.may_provide() {
+                // Whatever better reason than the want of a channel the node has, its quote brings at once.
+                self.ask_within(&session, agent.config(), Duration::ZERO).await
+            } else {
+                self.ask(&session, agent.config()).await
+            };
+            let error = match asked {
                 Ok(answer) => return Ok((session, answer)),
                 Err(error) => error,
             };
@@ -66,6 +70,11 @@ impl Request {
                 Lack::Nothing => {}
             }
         }
+    }
+
+    /// Sends the request and waits for a head that holds.
+    pub(crate) async fn ask(&self, session: &Session, config: &AgentConfig) -> Result<Answer, FetchError> {
+        self.ask_within(session, config, UNBOUND_WAIT).await
     }
 
     /// Sends the request and waits for a head that holds. A node that wants money where no channel is bound has

@@ -55,6 +55,8 @@ pub enum Script {
     // Instead of an answer.
     Refuse(RefusalCode, Option<u64>),
     RequestBytes(Vec<u8>),
+    /// The same, and then nothing more, without an end.
+    RequestBytesAndStall(Vec<u8>),
     // On the control stream.
     Chain(ChainIds),
     ControlBytes(Vec<u8>),
@@ -162,6 +164,17 @@ impl ScriptedNode {
 
     pub fn follow(&self, script: Script) {
         *self.inner.script.lock().unwrap() = script;
+    }
+
+    /// Loses its books: the best voucher and what it has billed.
+    pub fn forget(&self) {
+        *self.inner.best.lock().unwrap() = None;
+        *self.inner.billed_bytes.lock().unwrap() = 0;
+    }
+
+    /// Says from now on that it has billed so much, in base units, beside what it still sends.
+    pub fn bill(&self, amount: u64) {
+        *self.inner.billed_bytes.lock().unwrap() = amount / self.inner.tariff.per_mib * (1 << 20);
     }
 
     /// Closes every connection at once, whatever runs on it.
@@ -425,6 +438,11 @@ impl ScriptedNode {
                 refusal.amount = amount.map(Amount::new);
                 write(&mut send, &Refused { refusal }).await?;
                 let _ = send.finish();
+                return Some(());
+            }
+            Script::RequestBytesAndStall(bytes) => {
+                let _ = send.write_all(&bytes).await;
+                let _ = send.stopped().await;
                 return Some(());
             }
             Script::RequestBytes(bytes) => {
