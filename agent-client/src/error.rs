@@ -390,8 +390,6 @@ impl FetchError {
             Self::ChannelUnusable { channel } => Subject::channel(*channel),
             Self::WrongNodeKey { node, place } => Subject::at(place, Some(*node)),
             Self::Unreachable { place, .. } => Subject::at(place, None),
-            // Each cause names its own.
-            Self::NoSource { .. } => Subject::default(),
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
             Self::PriceTooHigh { .. }

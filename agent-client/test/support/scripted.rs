@@ -14,7 +14,7 @@ use aro_proto::message::{
 };
 use aro_proto::wire::{FRAME_HEAD, FrameHead, decode_body, encode_frame};
 use aro_proto::{
-    Address, AgentId, Amount, ByteCount, ChannelId, ContentId, NodeId, Refusal, RefusalCode, SecretKey, Tariff,
+    Address, AgentId, Amount, ByteCount, ChannelId, Charge, ContentId, NodeId, Refusal, RefusalCode, SecretKey, Tariff,
     transport,
 };
 use quinn::{Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
@@ -174,7 +174,7 @@ impl ScriptedNode {
 
     /// Says from now on that it has billed so much, in base units, beside what it still sends.
     pub fn bill(&self, amount: u64) {
-        *self.inner.billed.lock().unwrap() = aro_proto::Charge::from_amount(Amount::new(amount)).parts();
+        *self.inner.billed.lock().unwrap() = Charge::from_amount(Amount::new(amount)).parts();
     }
 
     /// Closes every connection at once, whatever runs on it.
