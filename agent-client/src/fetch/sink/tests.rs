@@ -45,7 +45,7 @@ fn answer(bytes: &[u8], asked: &ByteRanges, group: GroupSize) -> Proven {
         let node = decoder.next_parent();
         match decoder.accept(item.clone()).unwrap() {
             Some(leaf) => {
-                let (offset, pairs) = (leaf.offset(), std::mem::take(&mut pairs));
+                let (offset, pairs) = (leaf.offset(), mem::take(&mut pairs));
                 proven.leaves.push(Leaf { pairs, offset, bytes: leaf.into_bytes() });
             }
             None => pairs.push((node.unwrap(), *item.first_chunk().unwrap())),
@@ -503,7 +503,7 @@ proptest! {
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (log, memory) = runtime.block_on(async {
-            let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let log = Arc::new(Mutex::new(Vec::new()));
             let taken = Arc::clone(&log);
             let caller = Ordered::caller(&asked, 1 << 20, move |offset, piece| taken.lock().unwrap().push((offset, piece)));
             let memory = Ordered::memory(&asked, 1 << 20);
