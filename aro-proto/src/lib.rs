@@ -22,6 +22,7 @@
 //! | [`identity`] | keys, and signatures bound to one connection and stream       | 01, 04 |
 //! | [`wire`]     | frames and optional fields                                    | 02   |
 //! | [`transport`]| what QUIC and TLS are set to                                  | 01, 02 |
+//! | [`places`]   | how many connections one peer may have                        | 02   |
 //! | [`message`]  | every message of control and request streams                  | 02, 04 |
 //! | [`merkle`]   | proofs: ranges, outboards, encoding, verifying                | 03   |
 //! | [`channel`]  | vouchers, the payer's and the payee's machine, credit window  | 05   |
@@ -38,6 +39,7 @@ pub mod ids;
 pub mod limits;
 pub mod merkle;
 pub mod message;
+pub mod places;
 pub mod tariff;
 pub mod transport;
 pub mod wire;
@@ -46,5 +48,5 @@ pub use address::{Address, AddressError, NodeAddress, NodeAddressError};
 pub use amount::{Amount, ByteCount};
 pub use error::{Refusal, RefusalCode, WhoActs};
 pub use identity::SecretKey;
-pub use ids::{AgentId, ChannelId, ContentId, NodeId};
+pub use ids::{AgentId, ChannelId, ContentId, NodeId, OwnerId};
 pub use tariff::{Charge, Tariff};

@@ -10,6 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::fs::File;
 
+use super::Opening;
 use crate::Global;
 use crate::output::{Failure, Output};
 
@@ -27,6 +28,8 @@ pub(crate) struct Put {
     /// Spend no more $ARO than this
     #[arg(long, value_name = "ARO")]
     budget: Option<Amount>,
+    #[command(flatten)]
+    opening: Opening,
     /// The most that a pipe may bring, in bytes [default: 1 GiB]
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
@@ -34,7 +37,7 @@ pub(crate) struct Put {
 
 impl Put {
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let agent = global.agent(self.budget).await?;
+        let agent = global.paying_agent(self.budget, &self.opening, output).await?;
         let bar = bar()?;
         let shown = bar.clone();
         let source = if self.source.as_os_str() == "-" {

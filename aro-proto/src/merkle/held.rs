@@ -5,8 +5,9 @@ use core::ops::Range;
 
 use blake3::hazmat::ChainingValue;
 
-use super::decode::{hash_group, merge};
+use super::decode::merge;
 use super::geometry::{GroupSize, PAIR_LEN, ParentIndex, Subtree, byte_range, parent_at};
+use super::inner::hash_group;
 use crate::ids::ContentId;
 use crate::limits::MAX_CONTENT_SIZE;
 

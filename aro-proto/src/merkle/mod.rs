@@ -55,7 +55,7 @@ pub use encode::{Encoder, Step};
 pub use geometry::{GroupIndex, GroupSize, GroupSizeError, PAIR_LEN, ParentIndex};
 pub use hasher::ContentHasher;
 pub use held::{HeldStore, held};
-pub use inner::inner_pairs;
+pub use inner::PlacedPair;
 pub use outboard::{Outboard, OutboardError, PreOrderOutboard, outboard_len, parent_offset};
 pub use ranges::{ByteRanges, RangesError};
 
