@@ -220,7 +220,7 @@ impl FetchBuilder {
     ///
     /// After an error, a cancel or a crash, `<name>.aro-part` and `<name>.aro-proof` stay. The next fetch of the same
     /// content to the same file, from whatever node, proves them anew and asks only for what they lack; a fetch of
-    /// another content replaces them.
+    /// another content replaces them. A whole fetch to a file that is the content already asks nobody.
     ///
     /// # Errors
     /// See [`FetchError`].
