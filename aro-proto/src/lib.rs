@@ -24,6 +24,8 @@
 //! | [`transport`]| what QUIC and TLS are set to                                  | 01, 02 |
 //! | [`message`]  | every message of control and request streams                  | 02, 04 |
 //! | [`merkle`]   | proofs: ranges, outboards, encoding, verifying                | 03   |
+//! | [`manifest`] | signed trees: names that stay in their folder, entries         | 09   |
+//! | [`naming`]   | signed pointers that never go back                            | 09   |
 //! | [`channel`]  | vouchers, the payer's and the payee's machine, credit window  | 05   |
 //! | [`amount`], [`tariff`] | money and prices, exact                             | 06   |
 //! | [`error`]    | refusals, who must act, wire codes                            | 08   |
@@ -36,8 +38,10 @@ pub mod error;
 pub mod identity;
 pub mod ids;
 pub mod limits;
+pub mod manifest;
 pub mod merkle;
 pub mod message;
+pub mod naming;
 pub mod tariff;
 pub mod transport;
 pub mod wire;
@@ -47,4 +51,5 @@ pub use amount::{Amount, ByteCount};
 pub use error::{Refusal, RefusalCode, WhoActs};
 pub use identity::SecretKey;
 pub use ids::{AgentId, ChannelId, ContentId, NodeId};
+pub use naming::{Name, NameAddress};
 pub use tariff::{Charge, Tariff};
