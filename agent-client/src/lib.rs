@@ -34,6 +34,8 @@
 //! | `agent`     | the handle: chain, wallet, budget, and one connection for each node     |
 //! | `fetch`     | request, receive and verify, write, report                              |
 //! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
+//! | `tree`      | whole folders: a manifest and its files, there and back                 |
+//! | `names`     | what names mean: the newest record of all nodes, and never an older one  |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
 //! | `transport` | sockets, connections, frames, the control stream                        |
@@ -45,8 +47,10 @@ mod budget;
 mod config;
 mod error;
 mod fetch;
+mod names;
 mod publish;
 mod transport;
+mod tree;
 mod wallet;
 
 pub use agent::{Agent, AgentBuilder, BuildError};
@@ -54,7 +58,9 @@ pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour};
 pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReport, Fetched, Progress};
+pub use names::{NameError, PublishNameBuilder};
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
+pub use tree::{FetchTreeBuilder, FetchTreeReport, PublishTreeBuilder, PublishTreeReport, TreeError, TreeProgress};
 pub use wallet::{
     ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,
 };

@@ -25,6 +25,7 @@ pub use money::{Money, MoneyError, Place, WalletStatus};
 pub(crate) use state::ChannelRecord;
 
 use crate::budget::SpendPermit;
+use crate::names::memory::NameMemory;
 use keystore::Keys;
 use state::State;
 
@@ -35,6 +36,7 @@ pub struct Wallet {
 }
 
 struct Inner {
+    names: NameMemory,
     keys: Keys,
     state: State,
 }
@@ -132,7 +134,8 @@ impl Wallet {
     /// There is one already, or the folder cannot be written.
     pub fn create(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::create(dir)?;
-        Ok(Self { inner: Arc::new(Inner { keys, state: State::open(dir)? }) })
+        let names = NameMemory::of_wallet(dir);
+        Ok(Self { inner: Arc::new(Inner { names, keys, state: State::open(dir)? }) })
     }
 
     /// Opens a wallet. One process at a time may have it open.
@@ -141,7 +144,8 @@ impl Wallet {
     /// There is none, others may read its keys, or another process has it open.
     pub fn open(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::open(dir)?;
-        Ok(Self { inner: Arc::new(Inner { keys, state: State::open(dir)? }) })
+        let names = NameMemory::of_wallet(dir);
+        Ok(Self { inner: Arc::new(Inner { names, keys, state: State::open(dir)? }) })
     }
 
     /// The addresses of a wallet's keys, without opening its record.
@@ -203,6 +207,11 @@ impl Wallet {
     pub fn last_voucher(&self, channel: ChannelId) -> Result<Option<SignedVoucher>, WalletError> {
         let record = self.inner.state.get(channel)?.ok_or(WalletError::UnknownChannel(channel))?;
         Ok((!record.signed.is_zero()).then(|| self.signature_at(channel, record.signed)))
+    }
+
+    /// What names have come to mean.
+    pub(crate) fn names(&self) -> &NameMemory {
+        &self.inner.names
     }
 
     pub(crate) fn owner_key(&self) -> &Keypair {

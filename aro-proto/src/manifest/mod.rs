@@ -20,4 +20,4 @@ mod tree;
 
 pub use entry_name::{EntryName, EntryNameError};
 pub use media_type::{MediaType, MediaTypeError};
-pub use signed::{Entry, Manifest, ManifestError, SignedManifest};
+pub use signed::{Entry, Manifest, ManifestError, SignedManifest, check_entries};

@@ -101,7 +101,7 @@ impl SignedManifest {
     /// They cannot be a manifest.
     pub fn sign(mut entries: Vec<Entry>, key: &SecretKey) -> Result<Self, ManifestError> {
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        check(&entries)?;
+        check_entries(&entries)?;
         let body = encode(&entries);
         if HEAD_LEN + body.len() > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLong(HEAD_LEN + body.len()));
@@ -148,7 +148,7 @@ impl SignedManifest {
     pub fn verify(&self) -> Result<Manifest, ManifestError> {
         verify_strict(self.publisher.as_bytes(), &signed_bytes(&self.publisher, &self.body), &self.signature)?;
         let entries = decode(&self.body)?;
-        check(&entries)?;
+        check_entries(&entries)?;
         // r[impl manifest.canonical]
         if encode(&entries) != self.body {
             return Err(ManifestError::NotCanonical);
@@ -213,8 +213,12 @@ fn decode(body: &[u8]) -> Result<Vec<Entry>, ManifestError> {
     if rest.is_empty() { Ok(entries) } else { Err(ManifestError::Malformed(count)) }
 }
 
+/// Whether entries can be a manifest: sorted, bounded and free of conflicts. [`SignedManifest`] checks it by itself.
+///
+/// # Errors
+/// Why they cannot.
 // r[impl manifest.entries]
-fn check(entries: &[Entry]) -> Result<(), ManifestError> {
+pub fn check_entries(entries: &[Entry]) -> Result<(), ManifestError> {
     if entries.len() > MAX_MANIFEST_ENTRIES {
         return Err(ManifestError::TooManyEntries(entries.len() as u64));
     }
