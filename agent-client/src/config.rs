@@ -25,8 +25,10 @@ pub struct AgentConfig {
     pub prepay: Amount,
     /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
     pub write_queue_bytes: usize,
-    /// Congestion control of what the agent sends, which is requests and vouchers, and the largest packet that it
-    /// takes. Default CUBIC and 1,452 bytes.
+    /// Bytes that wait for whoever reads a fetch along, or for bytes before them. Default 4 MiB. More: memory.
+    pub read_ahead_bytes: usize,
+    /// Congestion control of what the agent sends, which is requests, vouchers and uploads, and the largest packets that
+    /// it takes and looks for. Default CUBIC; 6,500 bytes within a network of one's own and 1,452 elsewhere.
     pub transport: TransportSettings,
 }
 
@@ -39,6 +41,7 @@ impl Default for AgentConfig {
             credit_timeout_ms: 5_000,
             prepay: Amount::ZERO,
             write_queue_bytes: 4 << 20,
+            read_ahead_bytes: 4 << 20,
             transport: TransportSettings::default(),
         }
     }

@@ -294,7 +294,7 @@ impl FetchError {
             Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
             Self::Source(_) => "check the file and its permissions, and that nobody writes to it".into(),
-            Self::Sink(_) => "check the folder, its permissions and the space left".into(),
+            Self::Sink(error) => sink_step(error).into(),
             Self::Wallet(error) => error.next_step().into(),
             Self::Chain(_) => "check --rpc and that the chain runs, then try again".into(),
         }
@@ -337,6 +337,17 @@ impl FetchError {
             },
             _ => Self::Refused(refusal),
         }
+    }
+}
+
+/// What to do about a target that takes no more. What a file had taken stays beside it.
+fn sink_step(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "make room, then run the same again: what is written stays in the .aro-part file, and is not paid again"
+        }
+        io::ErrorKind::ResourceBusy => "wait for the other fetch, or give another file",
+        _ => "check the folder, its permissions and the space left; the same again goes on where this broke off",
     }
 }
 

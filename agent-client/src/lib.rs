@@ -1,7 +1,7 @@
 //! The ARO agent: fetches content by address, pays for it chunk by chunk, and proves every byte before it counts.
 //!
-//! It does not choose nodes, resume broken fetches, or open channels by itself: later layers do. It holds no more
-//! than a few MiB of a content in memory, whatever its size, and trusts a node with nothing but one credit window.
+//! It does not choose nodes or open channels by itself: later layers do. It holds no more than a few MiB of a content in
+//! memory, whatever its size, and trusts a node with nothing but one credit window.
 //!
 //! The two types that matter: [`Agent`], which fetches, and [`Wallet`], which signs. Between them stands the
 //! [`BudgetGuard`]: the wallet signs a voucher only against a [`SpendPermit`], and only the guard makes one.
@@ -57,7 +57,7 @@ pub use agent::{Agent, AgentBuilder, BuildError};
 pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour};
-pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReport, Fetched, Progress};
+pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, Progress};
 pub use names::{NameError, PublishNameBuilder};
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
 pub use tree::{FetchTreeBuilder, FetchTreeReport, PublishTreeBuilder, PublishTreeReport, TreeError, TreeProgress};

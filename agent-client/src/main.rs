@@ -57,9 +57,9 @@ enum Command {
     Channel(channel::ChannelCommand),
     /// Ask a node what a fetch would cost
     Quote(quote::QuoteCommand),
-    /// Fetch a content into a file
+    /// Fetch a content into a file, or a tree into a folder
     Get(get::Get),
-    /// Publish a file or a pipe at a node
+    /// Publish a file, a folder or a pipe at a node, and give it a name
     Put(put::Put),
 }
 
@@ -90,9 +90,15 @@ fn main() -> ExitCode {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let output = Output::new(arguments.global.json);
+    let content_on_stdout = matches!(&arguments.command, Command::Get(get) if get.is_to_stdout());
+    let output = Output::new(arguments.global.json).aside(content_on_stdout);
     let done = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(&arguments, &output)),
+        Ok(runtime) => {
+            let done = runtime.block_on(run(&arguments, &output));
+            // A pipe that nobody reads must not hold up the end; a file's last bytes may.
+            runtime.shutdown_timeout(LAST_WRITES);
+            done
+        }
         Err(error) => Err(Failure::internal(&error)),
     };
     match done {
@@ -112,3 +118,6 @@ async fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
         Command::Put(command) => command.run(global, output).await,
     }
 }
+
+/// Time for a cancelled fetch to write what it had taken.
+const LAST_WRITES: std::time::Duration = std::time::Duration::from_secs(5);

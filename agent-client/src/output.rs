@@ -3,7 +3,7 @@
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
-use agent_client::{BuildError, FetchError, MoneyError, WalletError};
+use agent_client::{BuildError, FetchError, MoneyError, NameError, TreeError, WalletError};
 use aro_proto::{Amount, WhoActs};
 use serde::Serialize;
 use serde_json::json;
@@ -13,6 +13,7 @@ use settlement_chain::submit::Remedy;
 /// Where results go.
 pub(crate) struct Output {
     json: bool,
+    aside: bool,
 }
 
 /// Why a command failed, in the four answers that every error gives.
@@ -27,18 +28,27 @@ pub(crate) struct Failure {
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json }
+        Self { json, aside: false }
+    }
+
+    /// The same on the error output, where the output carries the content itself.
+    pub(crate) fn aside(self, aside: bool) -> Self {
+        Self { aside, ..self }
     }
 
     /// A command's result: the object for programs, or the text for people.
     pub(crate) fn result(&self, object: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.json {
             let line = serde_json::to_string(object).map_err(|error| Failure::internal(&error))?;
-            say(&line);
+            self.say(&line);
         } else {
-            say(&text());
+            self.say(&text());
         }
         Ok(())
+    }
+
+    fn say(&self, text: &str) {
+        if self.aside { warn(text) } else { say(text) }
     }
 
     /// Ends the command.
@@ -46,10 +56,12 @@ impl Output {
         let Failure { code, who_acts, message, next_step, amount, exit } = failure;
         if self.json {
             let who_acts = who(*who_acts);
-            say(&json!({"error": {
-                "code": code, "who_acts": who_acts, "message": message, "next_step": next_step, "amount": amount,
-            }})
-            .to_string());
+            self.say(
+                &json!({"error": {
+                    "code": code, "who_acts": who_acts, "message": message, "next_step": next_step, "amount": amount,
+                }})
+                .to_string(),
+            );
         } else {
             warn(&format!("error: {message}\n  next: {next_step}"));
         }
@@ -87,11 +99,26 @@ impl Failure {
         }
     }
 
+    /// Nobody takes the content any more.
+    pub(crate) fn output(error: &std::io::Error) -> Self {
+        let is_gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+        let code = if is_gone { "BrokenPipe" } else { "Output" };
+        let why = if is_gone { "whoever read it went away".to_owned() } else { error.to_string() };
+        Self {
+            code,
+            who_acts: WhoActs::GiveUp,
+            message: format!("the output takes no more: {why}; what was proven is paid"),
+            next_step: "fetch to a file to be able to go on, or only the rest with --range".into(),
+            amount: None,
+            exit: 1,
+        }
+    }
+
     pub(crate) fn interrupted() -> Self {
         Self {
             code: "Interrupted",
             who_acts: WhoActs::RetryHere,
-            message: "interrupted; what was proven is paid, no file was written".into(),
+            message: "interrupted; what was proven is paid, and kept beside the file if there is one".into(),
             next_step: "run the same command again".into(),
             amount: None,
             exit: 1,
@@ -117,6 +144,34 @@ impl From<FetchError> for Failure {
             amount: error.amount(),
             exit,
         }
+    }
+}
+
+impl From<TreeError> for Failure {
+    fn from(error: TreeError) -> Self {
+        let exit = match &error {
+            TreeError::Fetch(error) | TreeError::Entry { error, .. } => Self::from(error.clone()).exit,
+            TreeError::Manifest { .. } | TreeError::ManifestMismatch { .. } => 7,
+            TreeError::PriceTooHigh { .. } => PAY,
+            TreeError::Target { .. } | TreeError::Source { .. } => 1,
+            TreeError::NotAFile { .. } | TreeError::Name { .. } | TreeError::Unpublishable(_) => USAGE,
+            TreeError::TooLarge { .. } => exit_of(error.who_acts()),
+        };
+        let (code, who_acts, amount) = (error.code(), error.who_acts(), error.amount());
+        Self { code, who_acts, message: error.to_string(), next_step: error.next_step(), amount, exit }
+    }
+}
+
+impl From<NameError> for Failure {
+    fn from(error: NameError) -> Self {
+        let exit = match error {
+            NameError::Fetch(error) => return error.into(),
+            NameError::TwoRecords { .. } => 7,
+            NameError::Memory(_) => 1,
+            _ => exit_of(error.who_acts()),
+        };
+        let (code, who_acts) = (error.code(), error.who_acts());
+        Self { code, who_acts, message: error.to_string(), next_step: error.next_step(), amount: None, exit }
     }
 }
 

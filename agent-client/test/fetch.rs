@@ -215,7 +215,7 @@ async fn a_topped_up_channel_pays_on_the_same_connection() {
 
 // r[verify channel.cancel.settle]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_fetch_pays_what_it_proved_and_leaves_no_file() {
+async fn a_dropped_fetch_pays_what_it_proved_and_keeps_it_beside_the_file() {
     let (world, agent, node) = scene(8 * MIB).await;
     let path = world.path("out");
     let (started, begun) = tokio::sync::oneshot::channel();
@@ -236,7 +236,12 @@ async fn a_dropped_fetch_pays_what_it_proved_and_leaves_no_file() {
     assert!(proven > MIB as u64 && proven < 8 * MIB as u64);
     node.wait_for(|seen| seen.paid() == price(proven)).await;
     assert!(!path.exists());
-    assert!(!world.path("out.aro-part").exists());
+
+    // The same again goes on there: what was paid is neither fetched nor paid once more.
+    let report = agent.fetch(&node.address()).to_file(&path).await.unwrap();
+    assert_eq!((report.resumed_bytes, report.verified_bytes), (proven, 8 * MIB as u64 - proven));
+    assert_eq!(std::fs::read(&path).unwrap(), node.content());
+    assert_eq!(node.seen().paid(), price(8 * MIB as u64));
     agent.close().await;
     assert_eq!(agent.budget().reserved(Spending::Vouchers), Amount::ZERO);
 }

@@ -2,6 +2,7 @@
 //!
 //! Only configuration: quinn-proto and rustls do no IO themselves. The sockets are in the crates that link this.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,30 +80,56 @@ impl std::str::FromStr for Congestion {
 pub struct TransportSettings {
     /// For what this end sends.
     pub congestion: Congestion,
-    /// Largest packet that this end takes, and sends where the path is found to carry it, in bytes without IP and UDP
-    /// heads: 1,200 to 6,500. Default 1,452, what the internet carries. More only helps between machines whose network
-    /// has jumbo frames, and takes 2 KiB of memory for each byte; ten packets must fit the 64 KiB of one send.
+    /// Largest packet that this end takes, and looks for on paths within a network of one's own, by which loopback,
+    /// private and link-local addresses are meant; in bytes without IP and UDP heads: 1,200 to 6,500, which is the default.
+    /// A connection begins with 1,200 and finds out by probes what its path carries. In data centres that is all of it,
+    /// and a byte then costs half; an Ethernet of 1,500 costs some dozen lost probes.
     pub packet_bytes: u16,
+    /// The same on all other paths: default 1,452, which most of the internet carries, so that hardly a probe is lost and
+    /// the first answer does not wait behind any. More where public addresses are reached over jumbo frames too.
+    pub internet_packet_bytes: u16,
 }
 
 impl Default for TransportSettings {
     fn default() -> Self {
-        Self { congestion: Congestion::default(), packet_bytes: PACKET_BYTES }
+        let (packet_bytes, internet_packet_bytes) = (MOST_PACKET_BYTES, INTERNET_PACKET_BYTES);
+        Self { congestion: Congestion::default(), packet_bytes, internet_packet_bytes }
     }
 }
 
 impl TransportSettings {
+    /// For connections with one peer: `packet_bytes` is then what is looked for towards it.
+    #[must_use]
+    pub fn towards(self, peer: IpAddr) -> Self {
+        if is_near(peer) { self } else { self.towards_internet() }
+    }
+
+    /// For connections with whoever comes from the internet.
+    #[must_use]
+    pub fn towards_internet(self) -> Self {
+        Self { packet_bytes: self.internet_packet_bytes, ..self }
+    }
+
     fn packet_bytes(self) -> u16 {
         self.packet_bytes.clamp(LEAST_PACKET_BYTES, MOST_PACKET_BYTES)
+    }
+}
+
+/// Whether an address is of a network of one's own. Those shared by carriers (100.64.0.0/10) are the internet's.
+fn is_near(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
 
 /// What every endpoint, of either side, is set to.
 pub fn endpoint_config(settings: TransportSettings) -> EndpointConfig {
     let mut config = EndpointConfig::default();
-    // What is larger than a path carries never comes.
-    let taken = settings.packet_bytes().max(config.get_max_udp_payload_size().try_into().unwrap_or(PACKET_BYTES));
-    config.max_udp_payload_size(taken).expect("at least 1,200 bytes");
+    // Never below what quinn takes by itself: small settings are about what is looked for.
+    let stock = config.get_max_udp_payload_size().try_into().unwrap_or(u16::MAX);
+    let asked = settings.packet_bytes().max(settings.towards_internet().packet_bytes());
+    config.max_udp_payload_size(asked.max(stock)).expect("at least 1,200 bytes");
     config
 }
 
@@ -117,13 +144,18 @@ pub fn server_config_with(key: &SecretKey, settings: TransportSettings) -> Serve
     let crypto =
         QuicServerConfig::try_from(server_tls(key)).expect("the provider has the initial cipher suite of QUIC");
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(server_transport(settings)).max_incoming(MAX_INCOMING);
+    config
+}
+
+/// The part of a server's configuration that its settings are about, to be chosen for each peer.
+pub fn server_transport(settings: TransportSettings) -> Arc<TransportConfig> {
     let mut transport = transport_config(settings);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_REQUEST_STREAMS + 1))
         .stream_receive_window(VarInt::from_u32(SERVER_STREAM_WINDOW))
         .receive_window(VarInt::from_u32(SERVER_CONNECTION_WINDOW));
-    config.transport_config(Arc::new(transport)).max_incoming(MAX_INCOMING);
-    config
+    Arc::new(transport)
 }
 
 fn server_tls(key: &SecretKey) -> rustls::ServerConfig {
@@ -203,11 +235,12 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// The packets that an Ethernet of 1,500 bytes carries with IPv6 and something to spare: what quinn looks for as well.
-const PACKET_BYTES: u16 = 1_452;
+/// What an Ethernet of 1,500 bytes carries with IPv6 and something to spare, and quinn looks for by itself.
+const INTERNET_PACKET_BYTES: u16 = 1_452;
 /// What every path of QUIC carries.
 const LEAST_PACKET_BYTES: u16 = 1_200;
-/// Ten of them, as many as quinn gives to the system at once, are one datagram of 64 KiB before it is cut.
+/// Ten of them, as many as quinn gives to the system at once, are one datagram of 64 KiB before it is cut: larger ones
+/// would leave in smaller batches, and the bytes of a batch are what a send costs least by.
 const MOST_PACKET_BYTES: u16 = 6_500;
 
 /// Accepts one key and nothing else.
@@ -299,5 +332,20 @@ mod tests {
                 .get_max_udp_payload_size()
         };
         assert_eq!([0, 1_452, 6_500, u16::MAX].map(taken), [1_472, 1_472, 6_500, 6_500]);
+        let internet = TransportSettings { packet_bytes: 1_200, internet_packet_bytes: 9_000, ..Default::default() };
+        assert_eq!(endpoint_config(internet).get_max_udp_payload_size(), 6_500);
+    }
+
+    #[test]
+    fn large_packets_are_looked_for_within_a_network_of_ones_own() {
+        let looks_for = |peer: &str| TransportSettings::default().towards(peer.parse().unwrap()).packet_bytes;
+        for near in
+            ["127.0.0.1", "10.1.2.3", "192.168.0.9", "169.254.7.7", "::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1"]
+        {
+            assert_eq!(looks_for(near), 6_500, "{near}");
+        }
+        for far in ["9.9.9.9", "100.64.0.1", "2001:db8::1", "::ffff:9.9.9.9"] {
+            assert_eq!(looks_for(far), 1_452, "{far}");
+        }
     }
 }

@@ -67,8 +67,9 @@ pub struct NodeConfig {
     pub max_priority_lamports: u64,
     /// Seconds without request or voucher after which an open channel is handed over to be closed. Default one day.
     pub close_idle_after_s: u64,
-    /// Congestion control of what the node sends, and its largest packet. Default CUBIC, which others may outrun on
-    /// lossy paths and starve there, and 1,452 bytes.
+    /// Congestion control of what the node sends, and the largest packets that it takes and looks for. Default CUBIC,
+    /// which others may outrun on lossy paths and starve there; 6,500 bytes within a network of one's own and 1,452
+    /// elsewhere.
     pub transport: TransportSettings,
     /// Bytes of memory for what is asked for most, kept as it goes on the wire. Default 64 MiB. More: memory.
     pub hot_bytes: usize,

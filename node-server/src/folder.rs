@@ -82,9 +82,12 @@ pub(crate) struct Settings {
     /// Congestion control: `cubic`, `new-reno` or `bbr`.
     #[serde(default)]
     pub(crate) congestion: Congestion,
-    /// Bytes of the largest packet.
+    /// Bytes of the largest packet within a network of one's own.
     #[serde(default)]
     pub(crate) packet_bytes: Option<u16>,
+    /// Bytes of the largest packet elsewhere.
+    #[serde(default)]
+    pub(crate) internet_packet_bytes: Option<u16>,
     /// Bytes of memory for what is asked for most.
     #[serde(default)]
     pub(crate) hot_bytes: Option<usize>,
@@ -212,7 +215,10 @@ impl Folder {
         config.max_connections_per_ip = max_connections_per_ip.unwrap_or(config.max_connections_per_ip);
         config.small_contents_bytes = small_contents_bytes.unwrap_or(config.small_contents_bytes);
         config.transport.congestion = self.settings.congestion;
-        config.transport.packet_bytes = self.settings.packet_bytes.unwrap_or(config.transport.packet_bytes);
+        let transport = &mut config.transport;
+        transport.packet_bytes = self.settings.packet_bytes.unwrap_or(transport.packet_bytes);
+        let internet_packet_bytes = self.settings.internet_packet_bytes;
+        transport.internet_packet_bytes = internet_packet_bytes.unwrap_or(transport.internet_packet_bytes);
         config.hot_bytes = self.settings.hot_bytes.unwrap_or(config.hot_bytes);
         config.reoffer_interval_s = reoffer_interval_s.unwrap_or(config.reoffer_interval_s);
         config.stale_after_s = stale_after_s.unwrap_or(config.stale_after_s);

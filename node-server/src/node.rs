@@ -23,7 +23,7 @@ use crate::names::Names;
 use crate::service;
 use crate::shared::{Bell, Counters, OnChain, Phase, Shared};
 use crate::status::{self, NodeStatus};
-use crate::transport::{ConnectionSlots, run_accepting, server_endpoints};
+use crate::transport::{ConnectionSlots, ServerConfigs, run_accepting, server_endpoints};
 use crate::watch::{self as tower, SettleError, SettleReport};
 
 /// Starts nodes.
@@ -130,13 +130,14 @@ impl Node {
 
         let listen = |source| StartError::Listen { address: shared.config.listen, source };
         let NodeConfig { listen: address, transport, endpoints, .. } = shared.config;
-        let endpoints = server_endpoints(address, &shared.key, transport, endpoints).map_err(listen)?;
+        let configs = ServerConfigs::new(&shared.key, transport);
+        let endpoints = server_endpoints(address, &configs, endpoints).map_err(listen)?;
         let endpoints = ClosingEndpoints(endpoints);
         let mut tasks = JoinSet::new();
         let mut local_addr = address;
         for endpoint in &endpoints.0 {
             local_addr = endpoint.local_addr().map_err(listen)?;
-            tasks.spawn(run_accepting(Arc::clone(&shared), endpoint.clone()));
+            tasks.spawn(run_accepting(Arc::clone(&shared), endpoint.clone(), configs.clone()));
         }
         tasks.spawn(handoff::run(Arc::clone(&shared)));
         let interval = Duration::from_millis(shared.config.follow_interval_ms);

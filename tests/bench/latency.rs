@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use agent_client::{Agent, AgentConfig};
 use anyhow::{Context, Result, ensure};
+use aro_proto::transport::TransportSettings;
 use aro_proto::{Address, ContentId};
-use aro_tests::relay::{PathTerms, Relay};
+use aro_tests::relay::{LinkTerms, PathTerms, Relay};
 use bytes::Bytes;
 use clap::Args;
 
@@ -24,6 +25,9 @@ pub(crate) struct Arguments {
     /// Milliseconds to the node and back.
     #[arg(long, value_name = "MS", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rtt_ms: u32,
+    /// Bytes of the largest IP packet that passes; 1,500 is what the internet carries.
+    #[arg(long, value_name = "BYTES", default_value_t = 1_500, value_parser = clap::value_parser!(u16).range(1_280..))]
+    mtu: u16,
     /// Bytes of the content: one chunk group, which is what is proven at once.
     #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     size: u32,
@@ -61,7 +65,10 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
         Figure::new("raw_quinn_cold_first_byte_rtts", rtts(raw_cold)).in_thousandths(),
         Figure::new("raw_quinn_warm_first_byte_rtts", rtts(raw_warm)).in_thousandths(),
     ];
-    let title = format!("first proven byte of {} at {} ms there and back", arguments.size, arguments.rtt_ms);
+    let title = format!(
+        "first proven byte of {} at {} ms there and back, packets to {}",
+        arguments.size, arguments.rtt_ms, arguments.mtu
+    );
     let notes = vec![
         format!("Medians of {} rounds by turns. Cold: from the call on, handshake included.", arguments.rounds),
         "Ours has proven the whole content by then; raw quinn has received all of its bytes.".into(),
@@ -82,15 +89,18 @@ struct Path {
 
 impl Path {
     async fn new(arguments: &Arguments, rtt: Duration) -> Result<Self> {
-        let scene = Scene::new(arguments.dir.as_deref(), |_| {}).await?;
+        // The relay is on loopback, but stands for the internet.
+        let settings = TransportSettings::default().towards_internet();
+        let scene = Scene::new(arguments.dir.as_deref(), |config| config.transport = settings).await?;
         let size = arguments.size as usize;
         let bytes = pattern(1, 0, size);
         let content = scene.add(&bytes)?;
-        let agent = scene.agent("agent", AgentConfig::default()).await?;
-        let terms = PathTerms::symmetric(rtt, 1);
+        let agent = scene.agent("agent", AgentConfig { transport: settings, ..AgentConfig::default() }).await?;
+        let link = LinkTerms { mtu: arguments.mtu.into(), ..LinkTerms::delay(rtt / 2) };
+        let terms = PathTerms { up: link, down: link, seed: 1 };
         let relay = Relay::to(scene.node.local_addr(), &terms)?;
         let address = scene.address_at(content, relay.address().port())?;
-        let raw = Raw::serve(Bytes::from(bytes))?;
+        let raw = Raw::serve(Bytes::from(bytes), settings)?;
         let raw_relay = Relay::to(raw.address()?, &terms)?;
         let raw_place = raw_relay.address();
         Ok(Self { _scene: scene, agent, address, content, size, raw, raw_place, _relays: [relay, raw_relay] })

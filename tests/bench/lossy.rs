@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agent_client::{Agent, AgentConfig};
 use anyhow::{Context, Result, ensure};
-use aro_proto::transport::Congestion;
+use aro_proto::transport::{Congestion, TransportSettings};
 use aro_proto::{Address, ContentId};
 use aro_tests::relay::{LinkTerms, PathTerms, Relay};
 use bytes::Bytes;
@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// Megabits a second that the path carries.
     #[arg(long, value_name = "MBIT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate_mbit: u32,
+    /// Bytes of the largest IP packet that passes; 1,500 is what the internet carries.
+    #[arg(long, value_name = "BYTES", default_value_t = 1_500, value_parser = clap::value_parser!(u16).range(1_280..))]
+    mtu: u16,
     /// Mebibytes of a round.
     #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4_096))]
     mib: u32,
@@ -62,10 +65,11 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
         Figure::new("goodput_kbit_s", ours / 125),
         Figure::new("raw_quinn_goodput_kbit_s", bare / 125),
     ];
-    let Arguments { rtt_ms, loss, rate_mbit, mib, congestion, rounds, .. } = arguments;
-    let title = format!("{mib} MiB at {rtt_ms} ms, {loss} lost, {rate_mbit} Mbit/s, {congestion}");
-    let notes =
-        vec![format!("Medians of {rounds} rounds by turns, one stream on a new connection, both losing alike.")];
+    let Arguments { rtt_ms, loss, rate_mbit, mtu, mib, congestion, rounds, .. } = arguments;
+    let title = format!("{mib} MiB at {rtt_ms} ms, {loss} lost, {rate_mbit} Mbit/s, packets to {mtu}, {congestion}");
+    let notes = vec![format!(
+        "Medians of {rounds} rounds by turns, one stream on a new connection, both losing alike, packets as for the internet."
+    )];
     Ok(Report { title, figures, notes })
 }
 
@@ -81,24 +85,27 @@ struct Path {
 impl Path {
     async fn new(arguments: &Arguments) -> Result<Self> {
         let congestion = arguments.congestion;
-        let scene = Scene::new(arguments.dir.as_deref(), |config| config.transport.congestion = congestion).await?;
+        let settings = TransportSettings::default().towards_internet();
+        let ours = TransportSettings { congestion, ..settings };
+        let scene = Scene::new(arguments.dir.as_deref(), |config| config.transport = ours).await?;
         let len = (arguments.mib as usize) << 20;
         let bytes = pattern(1, 0, len);
         let content = scene.add(&bytes)?;
-        let agent = scene.agent("agent", AgentConfig::default()).await?;
+        let agent = scene.agent("agent", AgentConfig { transport: settings, ..AgentConfig::default() }).await?;
         // A channel that has paid a while has its widest window.
         let direct = scene.address(content)?;
         for _ in 0..(128 / arguments.mib).max(1) {
             let _ = agent.fetch(&direct).to_bytes(u64::MAX).await?;
         }
         agent.close().await;
-        let raw = Raw::serve(Bytes::from(bytes))?;
+        let raw = Raw::serve(Bytes::from(bytes), settings)?;
         let link = LinkTerms {
             delay: Duration::from_millis(arguments.rtt_ms.into()) / 2,
             loss_ppm: ppm(arguments.loss)?,
             rate_bit_s: Some(u64::from(arguments.rate_mbit) * 1_000_000),
             // What the path itself holds, as routers are built; 64 KiB at least.
             queue_bytes: (u64::from(arguments.rate_mbit) * 125 * u64::from(arguments.rtt_ms)).max(65_536),
+            mtu: arguments.mtu.into(),
         };
         let terms = PathTerms { up: link, down: link, seed: arguments.seed };
         Ok(Self { scene, agent, content, len, raw, terms })

@@ -11,6 +11,7 @@ mod publish;
 mod ranges;
 mod raw;
 mod report;
+mod resume;
 mod rounds;
 mod scene;
 mod settlement;
@@ -48,6 +49,8 @@ enum What {
     Lossy(lossy::Arguments),
     /// Random ranges of a large content on a warm connection.
     Ranges(ranges::Arguments),
+    /// A fetch that is killed again and again, and what of it is fetched or paid twice.
+    Resume(resume::Arguments),
     /// Small contents a second on one connection, beside bare QUIC.
     Small(small::Arguments),
     /// How fast one content is fetched, proven and paid, beside the bare transport.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         What::Latency(arguments) => latency::measure(&arguments),
         What::Lossy(arguments) => lossy::measure(&arguments),
         What::Ranges(arguments) => ranges::measure(&arguments),
+        What::Resume(arguments) => resume::measure(&arguments),
         What::Small(arguments) => small::measure(&arguments),
         What::Throughput(arguments) => throughput::measure(&arguments),
     };

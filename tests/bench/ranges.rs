@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use agent_client::AgentConfig;
 use anyhow::{Context, Result, ensure};
 use aro_proto::merkle::ByteRanges;
+use aro_proto::transport::TransportSettings;
 use aro_tests::faulty::Dice;
 use bytes::Bytes;
 use clap::Args;
@@ -73,7 +74,7 @@ async fn run(arguments: &Arguments) -> Result<(Vec<Vec<u64>>, Vec<Vec<u64>>)> {
     let agent = scene.agent("agent", AgentConfig { credit_timeout_ms: 0, ..AgentConfig::default() }).await?;
     // Of the raw side only the length of an answer matters.
     let block = pattern(1, 0, size.max(BLOCK));
-    let raw = Raw::serve(Bytes::from(block.clone()))?;
+    let raw = Raw::serve(Bytes::from(block.clone()), TransportSettings::default())?;
     let connection = raw.connect(raw.address()?).await?;
     let mut dice = Dice::new(1);
     let (mut ours, mut bare) = (Vec::new(), Vec::new());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aro_proto::NodeId;
 use aro_proto::limits::UDP_BUFFER;
-use aro_proto::transport::{SERVER_NAME, TransportSettings, client_config, endpoint_config, server_config};
+use aro_proto::transport::{SERVER_NAME, TransportSettings, client_config_with, endpoint_config, server_config_with};
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -31,14 +31,15 @@ pub(crate) struct Raw {
     server: Endpoint,
     client: Endpoint,
     node: NodeId,
+    settings: TransportSettings,
 }
 
 impl Raw {
     /// Serves `block` to whoever connects.
-    pub(crate) fn serve(block: Bytes) -> Result<Self> {
+    pub(crate) fn serve(block: Bytes, settings: TransportSettings) -> Result<Self> {
         let key = random_key()?;
-        let server = endpoint(Some(server_config(&key)), TransportSettings::default())?;
-        let client = endpoint(None, TransportSettings::default())?;
+        let server = endpoint(Some(server_config_with(&key, settings)), settings)?;
+        let client = endpoint(None, settings)?;
         let accepting = server.clone();
         tokio::spawn(async move {
             while let Some(incoming) = accepting.accept().await {
@@ -51,7 +52,7 @@ impl Raw {
                 });
             }
         });
-        Ok(Self { server, client, node: key.node_id() })
+        Ok(Self { server, client, node: key.node_id(), settings })
     }
 
     /// Where it serves.
@@ -66,7 +67,8 @@ impl Raw {
 
     /// A new connection, by this address or through a relay to it.
     pub(crate) async fn connect(&self, address: SocketAddr) -> Result<Connection> {
-        let connecting = self.client.connect_with(client_config(self.node), address, SERVER_NAME)?;
+        let connecting =
+            self.client.connect_with(client_config_with(self.node, self.settings), address, SERVER_NAME)?;
         connecting.await.context("the raw connection fails")
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use agent_client::{Agent, AgentConfig};
 use anyhow::{Context, Result, anyhow, ensure};
+use aro_proto::transport::TransportSettings;
 use aro_proto::{ByteCount, ContentId};
 use bytes::Bytes;
 use clap::Args;
@@ -132,7 +133,7 @@ impl Small {
         }
         let addresses = contents.iter().map(|id| scene.address(*id)).collect::<Result<_>>()?;
         let agent = scene.agent("agent", AgentConfig { credit_timeout_ms: 0, ..AgentConfig::default() }).await?;
-        let raw = Raw::serve(Bytes::from(block))?;
+        let raw = Raw::serve(Bytes::from(block), TransportSettings::default())?;
         let connection = raw.connect(raw.address()?).await?;
         let wanted = (0..arguments.count as usize).map(|number| number % contents.len()).collect();
         let in_flight = arguments.in_flight as usize;

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -173,10 +173,15 @@ pub fn number(json: &Value, key: &str) -> u64 {
     json[key].as_u64().unwrap_or_else(|| panic!("no number `{key}` in {json}"))
 }
 
-/// Where cargo put a binary of this workspace: beside the test that runs now.
-fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
+/// Where cargo put a binary of this workspace: beside the test, or the binary, that runs now.
+///
+/// # Panics
+/// It is not built.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("a process knows its own path");
+    let folder = this.parent().expect("target/<profile>, or target/<profile>/deps");
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let path = folder.join(name);
     assert!(
         path.exists(),
@@ -186,7 +191,8 @@ fn binary(name: &str) -> PathBuf {
     path
 }
 
-fn send_signal(signal: &str, process: u32) {
+/// Sends a signal by name to a process.
+pub fn send_signal(signal: &str, process: u32) {
     let _ = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status();
 }
 

@@ -7,6 +7,7 @@
 
 mod file;
 mod frames;
+mod manifests;
 mod proofs;
 mod signed;
 mod vouchers;

@@ -1,24 +1,39 @@
-//! `aro get`: fetch a content into a file.
+//! `aro get`: fetch a content into a file, or to whoever reads the output; or a whole tree into a folder.
 
 use std::io::{IsTerminal, stderr};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use agent_client::{FetchError, FetchReport, Progress};
-use aro_proto::{Address, Amount};
+use agent_client::{FetchReader, FetchReport, Progress};
+use aro_proto::naming::TargetKind;
+use aro_proto::{Amount, NodeAddress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Span;
+use super::tree::{self, TreeTerms, Wanted};
 use crate::Global;
 use crate::output::{Failure, Output};
 
 #[derive(Args)]
 pub(crate) struct Get {
-    /// aro://<content id>@<node id>@<host>:<port>
-    address: Address,
-    /// File to write; it appears only when all its bytes are proven
+    /// aro://<content id>@<node id>@<host>:<port>, or aro://<publisher>/<name> with --from
+    address: Wanted,
+    /// File to write, or folder for a tree; it appears only when all its bytes are proven. `-` writes proven bytes to the output as they come, and
+    /// everything else to the error output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Nodes that are asked what a name means, and for what others lack: <node id>@<host>:<port>,...
+    #[arg(long, value_name = "NODE_ADDRESS", value_delimiter = ',')]
+    from: Vec<NodeAddress>,
+    /// The address is a manifest's: fetch its whole tree. A name says by itself what it points to
+    #[arg(long)]
+    tree: bool,
+    /// Refuse a tree that claims more bytes than this [default: 64 GiB]
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
     /// Refuse if the node asks more $ARO than this for the whole fetch
     #[arg(long, value_name = "ARO")]
     max_price: Option<Amount>,
@@ -28,30 +43,89 @@ pub(crate) struct Get {
     /// Only these bytes, first and last, counted from 0; may be given again
     #[arg(long = "range", value_name = "START-END")]
     spans: Vec<Span>,
+    /// Fetch and pay everything anew, also what an earlier try left beside the file
+    #[arg(long)]
+    no_resume: bool,
 }
 
 impl Get {
+    /// Whether the content itself goes to the output.
+    pub(crate) fn is_to_stdout(&self) -> bool {
+        self.output.as_os_str() == "-"
+    }
+
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
         let ranges = super::ranges(&self.spans)?;
         let agent = global.agent(self.budget).await?;
+        let (address, is_tree) = match &self.address {
+            Wanted::Content(address) => (address.clone(), self.tree),
+            Wanted::Name(name) => {
+                let (record, address) = tree::resolve(&agent, name, &self.from).await?;
+                (address, record.kind == TargetKind::Manifest)
+            }
+        };
+        if is_tree {
+            if self.is_to_stdout() || !self.spans.is_empty() {
+                let message = "a tree goes to a folder, and as a whole";
+                return Err(Failure::usage(message, "give -o DIR, and no --range"));
+            }
+            let terms = TreeTerms { max_price: self.max_price, max_bytes: self.max_bytes };
+            return tree::get(&agent, &address, &self.from, &self.output, &terms, output).await;
+        }
         let bar = bar()?;
         let shown = bar.clone();
-        let mut fetch = agent.fetch(&self.address).ranges(ranges).progress(move |progress| show(&shown, &progress));
+        let fetch = agent.fetch(&address).ranges(ranges).resume(!self.no_resume);
+        let mut fetch = fetch.progress(move |progress| show(&shown, &progress));
         if let Some(max_price) = self.max_price {
             fetch = fetch.max_price(max_price);
         }
         if let Some(budget) = self.budget {
             fetch = fetch.budget(budget);
         }
-        let fetched: Result<FetchReport, Failure> = tokio::select! {
-            fetched = fetch.to_file(&self.output) => fetched.map_err(|error: FetchError| error.into()),
-            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        let fetched: Result<FetchReport, Failure> = if self.is_to_stdout() {
+            copy(fetch.to_reader()).await
+        } else {
+            tokio::select! {
+                fetched = fetch.to_file(&self.output) => fetched.map_err(Failure::from),
+                _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+            }
         };
         bar.finish_and_clear();
         agent.close().await;
         let report = fetched?;
-        output.result(&report, || describe(&report, &self.output))
+        let place = if self.is_to_stdout() { "the output".to_owned() } else { self.output.display().to_string() };
+        output.result(&report, || describe(&report, &place))
     }
+}
+
+/// Writes proven bytes to the output as they come. Whatever ends it, what was proven is settled before.
+async fn copy(mut reader: FetchReader) -> Result<FetchReport, Failure> {
+    let poured = tokio::select! {
+        poured = pour(&mut reader) => poured,
+        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+    };
+    match poured {
+        Ok(()) => Ok(reader.report().await?),
+        Err(failure) => {
+            reader.cancel().await;
+            Err(failure)
+        }
+    }
+}
+
+/// Until the end, or until the fetch fails, which it tells by itself.
+async fn pour(reader: &mut FetchReader) -> Result<(), Failure> {
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(|error| Failure::output(&error))?;
+    // Written on a thread that may wait.
+    let (mut stdout, mut buffer) = (File::from_std(stdout.into()), vec![0; COPY_BYTES]);
+    while let Ok(len) = reader.read(&mut buffer).await {
+        let written = if len > 0 { stdout.write_all(&buffer[..len]).await } else { stdout.flush().await };
+        written.map_err(|error| Failure::output(&error))?;
+        if len == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn bar() -> Result<ProgressBar, Failure> {
@@ -67,15 +141,21 @@ fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_message(progress.spent.to_string());
 }
 
-fn describe(report: &FetchReport, path: &std::path::Path) -> String {
+fn describe(report: &FetchReport, place: &str) -> String {
     let size = if report.size_proven { "" } else { " (of a size that only the node claims)" };
+    let resumed = match report.resumed_bytes {
+        0 => String::new(),
+        bytes => format!(" beside {bytes} that were there"),
+    };
     format!(
-        "{} bytes in {}: {} proven{size}, {} $ARO paid with {} vouchers, {} ms",
+        "{} bytes in {place}: {} proven{resumed}{size}, {} $ARO paid with {} vouchers, {} ms",
         report.delivered_bytes,
-        path.display(),
         report.verified_bytes,
         report.paid,
         report.vouchers,
         report.elapsed.as_millis()
     )
 }
+
+/// Bytes written to the output at once.
+const COPY_BYTES: usize = 256 << 10;

@@ -5,6 +5,7 @@ pub(crate) mod get;
 pub(crate) mod keys;
 pub(crate) mod put;
 pub(crate) mod quote;
+pub(crate) mod tree;
 pub(crate) mod wallet;
 
 use aro_proto::merkle::ByteRanges;

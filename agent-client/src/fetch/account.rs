@@ -1,6 +1,7 @@
 //! One request's account: what it proved, what that costs, and its end, which is told to the node on every way out.
 
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aro_proto::channel::StreamKey;
 use aro_proto::{Amount, ByteCount, Tariff};
@@ -11,29 +12,34 @@ use crate::wallet::Lane;
 
 /// Counts one request's proven bytes. Dropped before its end it cancels: proven bytes are paid, the rest is not owed.
 pub(crate) struct StreamAccount {
+    tally: Arc<Tally>,
+    vouchers_before: u64,
+    expected: Option<u64>,
+}
+
+/// The count itself, which whoever makes proven bytes safe shares: what waits for a disk is proven, but the channel owes
+/// for it only once it is written, so that what is signed is never ahead of what a crash leaves. The end of the request
+/// waits for nothing.
+pub(crate) struct Tally {
     control: Control,
     stream: u64,
+    books: Mutex<Books>,
+}
+
+struct Books {
     /// The channel that pays, once the answer's head was accepted; none where content is free.
     lane: Option<Arc<Lane>>,
-    vouchers_before: u64,
     proven: u64,
+    /// Of these, what the channel does not owe for yet.
+    waiting: u64,
     cost: Amount,
-    expected: Option<u64>,
     is_open: bool,
 }
 
 impl StreamAccount {
     pub(crate) fn open(control: Control, stream: u64) -> Self {
-        Self {
-            control,
-            stream,
-            lane: None,
-            vouchers_before: 0,
-            proven: 0,
-            cost: Amount::ZERO,
-            expected: None,
-            is_open: true,
-        }
+        let books = Mutex::new(Books { lane: None, proven: 0, waiting: 0, cost: Amount::ZERO, is_open: true });
+        Self { tally: Arc::new(Tally { control, stream, books }), vouchers_before: 0, expected: None }
     }
 
     /// The head is accepted: `bytes` will be proven, on this channel, if any.
@@ -56,10 +62,10 @@ impl StreamAccount {
         lane: Option<Arc<Lane>>,
     ) -> Result<(), FetchError> {
         if let Some(lane) = &lane {
-            lane.begin(StreamKey(self.stream), tariff, bytes, price)?;
+            lane.begin(self.key(), tariff, bytes, price)?;
             self.vouchers_before = lane.vouchers();
         }
-        self.lane = lane;
+        self.tally.lock().lane = lane;
         self.expected = Some(bytes.get());
         Ok(())
     }
@@ -72,12 +78,12 @@ impl StreamAccount {
         price: Amount,
         lane: Option<&Arc<Lane>>,
     ) -> Result<(), FetchError> {
-        match (&self.lane, lane) {
-            (Some(lane), _) => lane.grow(StreamKey(self.stream), bytes)?,
+        match (self.lane(), lane) {
+            (Some(lane), _) => lane.grow(self.key(), bytes)?,
             (None, Some(lane)) => {
-                lane.begin(StreamKey(self.stream), lane.tariff(), bytes, price)?;
+                lane.begin(self.key(), lane.tariff(), bytes, price)?;
                 self.vouchers_before = lane.vouchers();
-                self.lane = Some(Arc::clone(lane));
+                self.tally.lock().lane = Some(Arc::clone(lane));
             }
             (None, None) => {}
         }
@@ -86,45 +92,45 @@ impl StreamAccount {
 
     /// All contents of the answer are whole. Pays nothing yet: more requests of the same fetch follow.
     pub(crate) fn complete(&mut self) {
-        self.expected = Some(self.proven);
+        self.whole();
         self.finish(Pays::WithTheRest);
     }
 
     /// The node refused: nothing was begun on either side.
     pub(crate) fn refused(&mut self) {
-        self.is_open = false;
+        self.tally.lock().is_open = false;
     }
 
     /// What was counted is all there is, although more was announced: the end of a stream came before its bound.
     pub(crate) fn whole(&mut self) {
-        self.expected = Some(self.proven);
+        self.expected = Some(self.proven());
     }
 
-    /// Counts proven bytes, and pays when enough have gathered.
+    /// Counts proven bytes that are safe at once, and pays when enough have gathered.
     // r[impl channel.pay_proven_only]
     pub(crate) fn proved(&mut self, bytes: u64) {
-        self.proven += bytes;
-        let Some(lane) = &self.lane else { return };
-        let (rise, is_due) = lane.proved(StreamKey(self.stream), ByteCount::new(bytes));
-        self.cost = self.cost.saturating_add(rise);
-        if is_due {
-            self.control.wake_payment();
-        }
+        self.tally.proved(bytes);
     }
 
+    /// The count, for those who make the bytes safe.
+    pub(crate) fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
+    }
+
+    /// Everything proven, safe or not.
     pub(crate) fn proven(&self) -> u64 {
-        self.proven
+        self.tally.lock().proven
     }
 
     /// What the proven bytes added to the channel's bill, in base units: at most their price, because the channel is
     /// rounded up as a whole.
     pub(crate) fn cost(&self) -> Amount {
-        self.cost
+        self.tally.lock().cost
     }
 
     /// Vouchers signed on the channel since the head was accepted.
     pub(crate) fn vouchers(&self) -> u64 {
-        self.lane.as_ref().map_or(0, |lane| lane.vouchers().saturating_sub(self.vouchers_before))
+        self.lane().map_or(0, |lane| lane.vouchers().saturating_sub(self.vouchers_before))
     }
 
     /// Ends the request, has everything proven paid to the last unit, and waits for the node to acknowledge it, at
@@ -132,24 +138,88 @@ impl StreamAccount {
     /// of zero nobody waits, and one voucher pays for all requests that end within a moment.
     pub(crate) async fn settle(&mut self, session: &Session, limit_ms: u64) -> bool {
         self.finish(if limit_ms > 0 { Pays::Now } else { Pays::Soon });
-        self.lane.is_none() || acknowledged(session, limit_ms).await
+        self.lane().is_none() || acknowledged(session, limit_ms).await
     }
 
     fn finish(&mut self, pays: Pays) {
-        if !std::mem::take(&mut self.is_open) {
-            return;
+        let Some(proven) = self.tally.close() else { return };
+        let (control, stream) = (&self.tally.control, self.tally.stream);
+        if self.expected != Some(proven) {
+            control.end_stream(stream, proven);
         }
-        if self.expected != Some(self.proven) {
-            self.control.end_stream(self.stream, self.proven);
-        }
-        if let Some(lane) = &self.lane {
-            lane.end(StreamKey(self.stream));
+        if let Some(lane) = self.lane() {
+            lane.end(self.key());
             match pays {
-                Pays::Now => self.control.flush_payment(),
-                Pays::Soon => self.control.flush_payment_soon(),
+                Pays::Now => control.flush_payment(),
+                Pays::Soon => control.flush_payment_soon(),
                 Pays::WithTheRest => {}
             }
         }
+    }
+
+    fn lane(&self) -> Option<Arc<Lane>> {
+        self.tally.lock().lane.clone()
+    }
+
+    fn key(&self) -> StreamKey {
+        StreamKey(self.tally.stream)
+    }
+}
+
+impl Tally {
+    /// Counts proven bytes that are safe at once.
+    pub(crate) fn proved(&self, bytes: u64) {
+        let mut books = self.lock();
+        books.proven += bytes;
+        books.waiting += bytes;
+        if books.owe(self.stream, bytes) {
+            self.control.wake_payment();
+        }
+    }
+
+    /// Counts proven bytes that are not safe yet.
+    pub(crate) fn taken(&self, bytes: u64) {
+        let mut books = self.lock();
+        books.proven += bytes;
+        books.waiting += bytes;
+    }
+
+    /// So many of the taken bytes are safe, and the channel owes for them.
+    // r[impl channel.pay_proven_only]
+    pub(crate) fn safe(&self, bytes: u64) {
+        let mut books = self.lock();
+        // After the end of the request all of them are counted.
+        let bytes = bytes.min(books.waiting);
+        if books.owe(self.stream, bytes) {
+            self.control.wake_payment();
+        }
+    }
+
+    /// Ends the count: what still waits is proven all the same. The proven bytes come back, the first time.
+    fn close(&self) -> Option<u64> {
+        let mut books = self.lock();
+        if !mem::take(&mut books.is_open) {
+            return None;
+        }
+        let rest = books.waiting;
+        books.owe(self.stream, rest);
+        Some(books.proven)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        // Plain numbers, changed in one go.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    /// Has the channel owe for bytes that waited. True if a voucher is due.
+    fn owe(&mut self, stream: u64, bytes: u64) -> bool {
+        self.waiting -= bytes;
+        let Some(lane) = self.lane.as_ref().filter(|_| bytes > 0) else { return false };
+        let (rise, is_due) = lane.proved(StreamKey(stream), ByteCount::new(bytes));
+        self.cost = self.cost.saturating_add(rise);
+        is_due
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 mod many;
 pub(crate) mod progress;
+mod reader;
 mod receive;
 pub(crate) mod request;
 mod sink;
@@ -19,26 +20,28 @@ use serde::{Serialize, Serializer};
 
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
 pub use progress::Progress;
+pub use reader::FetchReader;
 
 use crate::agent::Agent;
 use crate::budget::{BudgetExceeded, Spending};
-use crate::error::FetchError;
+use crate::error::{FetchError, Misbehaviour};
 use progress::Reporter;
-use request::Request;
-use sink::Output;
+use request::{Answer, Request};
+use sink::{Output, Written};
 
-/// A fetch being put together; [`to_file`](Self::to_file), [`to_bytes`](Self::to_bytes) or
-/// [`to_each`](Self::to_each) runs it.
+/// A fetch being put together; [`to_file`](Self::to_file), [`to_bytes`](Self::to_bytes), [`to_reader`](Self::to_reader)
+/// or [`to_each`](Self::to_each) runs it.
 ///
-/// Dropping the running future cancels the fetch: the node is told how much was proven, that much is paid, and no
-/// file is left behind.
-#[must_use = "nothing is fetched until to_file, to_bytes or to_each is awaited"]
+/// Dropping the running future cancels the fetch: the node is told how much was proven, and that much is paid. What a
+/// fetch to a file had proven stays beside it for the next try.
+#[must_use = "nothing is fetched until to_file, to_bytes, to_reader or to_each is called"]
 pub struct FetchBuilder {
     agent: Agent,
     address: Address,
     ranges: ByteRanges,
     max_price: Option<Amount>,
     budget: Option<Amount>,
+    resume: bool,
     progress: Reporter,
 }
 
@@ -57,6 +60,8 @@ pub struct FetchReport {
     pub verified_bytes: u64,
     /// Content bytes delivered: the asked ranges themselves.
     pub delivered_bytes: u64,
+    /// Of these, what an earlier fetch had left on disk: proven anew, neither fetched nor paid.
+    pub resumed_bytes: u64,
     /// Bytes of the answer on its stream, proofs and head included.
     pub wire_bytes: u64,
     /// What this fetch added to the channel's bill, in base units: the reports of a channel sum to what it paid. At
@@ -74,7 +79,7 @@ pub struct FetchReport {
 impl FetchBuilder {
     pub(crate) fn new(agent: Agent, address: Address) -> Self {
         let progress = Reporter::default();
-        Self { agent, address, ranges: ByteRanges::all(), max_price: None, budget: None, progress }
+        Self { agent, address, ranges: ByteRanges::all(), max_price: None, budget: None, resume: true, progress }
     }
 
     /// Which bytes; default all. They are delivered one after another, without the gaps between them.
@@ -96,6 +101,13 @@ impl FetchBuilder {
         self
     }
 
+    /// Whether a fetch to a file takes up what an earlier one of the same content left beside it; default true. Without,
+    /// that is thrown away, and everything is fetched and paid anew.
+    pub fn resume(mut self, resume: bool) -> Self {
+        self.resume = resume;
+        self
+    }
+
     /// Called as bytes are proven, at most once for each 256 KiB, and once at the end. It must not block.
     pub fn progress(mut self, report: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Reporter::new(Arc::new(report));
@@ -105,11 +117,15 @@ impl FetchBuilder {
     /// Fetches into a file. The bytes gather beside it in `<name>.aro-part`, which takes the file's place only when
     /// all of them are proven and on disk; after any error the file is as it was before.
     ///
+    /// After an error, a cancel or a crash, `<name>.aro-part` and `<name>.aro-proof` stay. The next fetch of the same
+    /// content to the same file, from whatever node, proves them anew and asks only for what they lack; a fetch of
+    /// another content replaces them.
+    ///
     /// # Errors
     /// See [`FetchError`].
     pub async fn to_file(self, path: impl AsRef<Path>) -> Result<FetchReport, FetchError> {
-        let queue_bytes = self.agent.config().write_queue_bytes;
-        let output = Output::file(path.as_ref(), self.ranges.clone(), queue_bytes)?;
+        let (path, content, asked) = (path.as_ref().to_owned(), self.address.content(), self.ranges.clone());
+        let output = Output::file(path, content, asked, self.agent.config().write_queue_bytes, self.resume).await?;
         let (report, _) = self.run(output, u64::MAX).await?;
         Ok(report)
     }
@@ -119,7 +135,8 @@ impl FetchBuilder {
     /// # Errors
     /// [`FetchError::TooLarge`] before anything is paid; else see [`FetchError`].
     pub async fn to_bytes(self, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
-        let output = Output::memory(self.ranges.clone());
+        let window_bytes = self.agent.config().read_ahead_bytes;
+        let output = Output::memory(self.address.content(), self.ranges.clone(), window_bytes);
         self.run(output, limit).await
     }
 
@@ -130,58 +147,82 @@ impl FetchBuilder {
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub async fn to_each(self, take: impl FnMut(u64, Bytes) + Send) -> Result<FetchReport, FetchError> {
-        let output = Output::caller(self.ranges.clone(), take);
+    pub async fn to_each(self, take: impl FnMut(u64, Bytes) + Send + 'static) -> Result<FetchReport, FetchError> {
+        let window_bytes = self.agent.config().read_ahead_bytes;
+        let output = Output::caller(self.address.content(), self.ranges.clone(), window_bytes, take);
         let (report, _) = self.run(output, u64::MAX).await?;
         Ok(report)
     }
 
-    async fn run(self, mut output: Output<'_>, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
+    /// Starts the fetch in a task of its own, and gives its bytes to read while it runs. At most
+    /// [`read_ahead_bytes`](crate::AgentConfig::read_ahead_bytes) wait for the reader.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn to_reader(self) -> FetchReader {
+        let window_bytes = self.agent.config().read_ahead_bytes;
+        let (output, pieces) = Output::reader(self.address.content(), self.ranges.clone(), window_bytes);
+        FetchReader::new(pieces, self, output)
+    }
+
+    async fn run(self, output: Output, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
         let started = Instant::now();
-        let agent = &self.agent;
-        let left = self.budget.unwrap_or(UNBOUNDED).min(agent.budget().left(Spending::Vouchers));
+        let resumed_bytes = output.held_bytes();
+        tracing::debug!(content = %self.address.content(), resumed_bytes, "a fetch begins");
+        let left = self.budget.unwrap_or(UNBOUNDED).min(self.agent.budget().left(Spending::Vouchers));
         let max_price = self.max_price.unwrap_or(UNBOUNDED);
-        let request = Request {
-            content: self.address.content(),
-            ranges: self.ranges.clone(),
-            group: group_for(&self.ranges),
-            allowed: max_price.min(left),
-            limit,
-        };
-        let fetched = async {
-            let session = agent.session(&self.address).await?;
-            let mut answer = request.ask(&session, agent.config()).await?;
-            let received = receive::receive(&mut answer, &session, &mut output, &self.progress, agent.config()).await;
-            let credit_ms = agent.config().credit_timeout_ms;
-            match received {
-                Ok(()) => {
-                    let (acknowledged, written) =
-                        tokio::join!(answer.account.settle(&session, credit_ms), output.finish());
-                    Ok((answer, acknowledged, written?))
-                }
-                Err(error) => {
-                    answer.account.settle(&session, credit_ms).await;
-                    Err(error)
-                }
-            }
-        };
-        let (answer, acknowledged, written) = match fetched.await {
+        let (brought, written) = match self.bring(&output, max_price.min(left), limit).await {
             Ok(done) => done,
             Err(error) => return Err(self.explain(error, max_price, left).await),
         };
         let report = FetchReport {
-            content: request.content,
-            size: answer.decoder.answered().size(),
-            size_proven: answer.decoder.size_is_proven(),
-            verified_bytes: answer.decoder.proven_bytes(),
+            content: self.address.content(),
+            size: written.size,
+            size_proven: written.size_proven,
+            verified_bytes: brought.verified_bytes,
             delivered_bytes: written.bytes,
-            wire_bytes: answer.wire_bytes,
-            paid: answer.account.cost(),
-            vouchers: answer.account.vouchers(),
-            acknowledged,
+            resumed_bytes,
+            wire_bytes: brought.wire_bytes,
+            paid: brought.paid,
+            vouchers: brought.vouchers,
+            acknowledged: brought.acknowledged,
             elapsed: started.elapsed(),
         };
         Ok((report, written.memory))
+    }
+
+    /// Fetches what the output lacks: usually one request, and as many as it takes where it lacks more than one can name.
+    async fn bring(&self, output: &Output, allowed: Amount, limit: u64) -> Result<(Brought, Written), FetchError> {
+        let (config, mut brought) = (self.agent.config(), Brought::default());
+        while let Some(missing) = output.missing() {
+            let session = self.agent.session(&self.address).await?;
+            let request = Request {
+                content: self.address.content(),
+                ranges: missing,
+                group: output.group(group_for(&self.ranges)),
+                allowed: allowed.saturating_sub(brought.paid),
+                limit,
+            };
+            let mut answer = request.ask(&session, config).await?;
+            let size = answer.decoder.answered().size();
+            let Some(feed) = output.feed(answer.account.tally(), size) else {
+                return Err(FetchError::misbehaved(session.node(), Misbehaviour::Size(size)));
+            };
+            let received = receive::receive(&mut answer, &session, &feed, &self.progress, config).await;
+            // What is not written after that is counted all the same, for it is proven.
+            let received = received.and(feed.flush().await);
+            let is_last = received.is_ok() && output.missing().is_none();
+            let written = async { if is_last { output.finish().await.map(Some) } else { Ok(None) } };
+            let settled = answer.account.settle(&session, config.credit_timeout_ms);
+            let (acknowledged, written) = tokio::join!(settled, written);
+            received?;
+            brought.add(&answer, acknowledged);
+            if let Some(written) = written? {
+                return Ok((brought, written));
+            }
+        }
+        // All of it was there before.
+        Ok((brought, output.finish().await?))
     }
 
     /// Puts an error into the caller's terms, and learns from it which channel is gone.
@@ -200,6 +241,31 @@ impl FetchBuilder {
             }
             other => other,
         }
+    }
+}
+
+/// What the requests of one fetch came to.
+struct Brought {
+    verified_bytes: u64,
+    wire_bytes: u64,
+    paid: Amount,
+    vouchers: u64,
+    acknowledged: bool,
+}
+
+impl Brought {
+    fn add(&mut self, answer: &Answer, acknowledged: bool) {
+        self.verified_bytes += answer.decoder.proven_bytes();
+        self.wire_bytes += answer.wire_bytes;
+        self.paid = self.paid.saturating_add(answer.account.cost());
+        self.vouchers += answer.account.vouchers();
+        self.acknowledged = acknowledged;
+    }
+}
+
+impl Default for Brought {
+    fn default() -> Self {
+        Self { verified_bytes: 0, wire_bytes: 0, paid: Amount::ZERO, vouchers: 0, acknowledged: true }
     }
 }
 

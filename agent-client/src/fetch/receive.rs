@@ -3,8 +3,8 @@
 //! The path of a byte, all in the fetch's own task: up to 64 packets are taken from quinn at once, as they lie there;
 //! each is copied once, into a buffer of whole items, for BLAKE3 hashes sixteen chunks side by side and a packet ends
 //! anywhere; a group is checked where it lies as soon as it is complete, while it is in the cache, so that the node never
-//! waits at its window for bytes that lie unchecked here; it is counted, which may wake the task that signs; and it goes
-//! on without another copy, to the caller, or to the writer's queue. A buffer that nobody reads any more is filled again.
+//! waits at its window for bytes that lie unchecked here; and it goes on without another copy, into memory, to a reader, or to
+//! the writer's queue. There it is counted, in a file once it is written, which may wake the task that signs. A buffer that nobody reads any more is filled again.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use quinn::{ReadError, RecvStream, VarInt};
 
 use super::progress::{Progress, Reporter};
 use super::request::{Answer, read_failure};
-use super::sink::Output;
+use super::sink::Feed;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::transport::Session;
@@ -32,7 +32,7 @@ use crate::transport::Session;
 pub(super) async fn receive(
     answer: &mut Answer,
     session: &Session,
-    output: &mut Output<'_>,
+    feed: &Feed,
     progress: &Reporter,
     config: &AgentConfig,
 ) -> Result<(), FetchError> {
@@ -64,11 +64,15 @@ pub(super) async fn receive(
             continue;
         }
         let covers = answer.decoder.next_covers();
+        let pair = answer.decoder.next_parent().zip(buffer.first_chunk().copied());
         match answer.decoder.accept(buffer.split_to(len).freeze()) {
-            Ok(None) => {}
+            Ok(None) => {
+                if let Some((node, pair)) = pair {
+                    feed.pair(node, pair);
+                }
+            }
             Ok(Some(leaf)) => {
-                answer.account.proved(leaf.len());
-                output.push(leaf).await?;
+                feed.push(leaf).await?;
                 let (proven, wire_bytes, tariff) = (answer.account.proven(), answer.wire_bytes, answer.tariff);
                 reported = progress.step(reported, || at(proven, total, wire_bytes, &tariff), proven, total);
             }

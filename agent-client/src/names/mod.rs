@@ -94,7 +94,7 @@ async fn ask<M: Message>(agent: &Agent, node: &NodeAddress, message: &M) -> Resu
 /// has survived.
 // r[impl name.remembered]
 async fn remember(agent: &Agent, record: &VerifiedName) -> Result<(), NameError> {
-    let (memory, raised) = (agent.keys().names().clone(), record.clone());
+    let (memory, raised) = (agent.keys().names(), record.clone());
     let (standing, known) = blocking(move || memory.raise(&raised)).await?;
     match standing {
         Standing::Newer | Standing::Same => Ok(()),

@@ -51,7 +51,7 @@ impl PublishNameBuilder {
     }
 
     async fn next_record(&self, name: &NameAddress, at_node: Option<&VerifiedName>) -> Result<VerifiedName, NameError> {
-        let (memory, asked) = (self.agent.keys().names().clone(), name.clone());
+        let (memory, asked) = (self.agent.keys().names(), name.clone());
         let known = blocking(move || memory.latest(&asked)).await?;
         let newest = match (known, at_node) {
             (Some(known), Some(at_node)) => match at_node.against(Some(&known)) {

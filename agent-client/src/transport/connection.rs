@@ -246,7 +246,7 @@ async fn connect(
     let endpoint =
         setup.endpoints.towards(remote, setup.config.transport).map_err(|error| unreachable(error.to_string()))?;
     let connecting = endpoint
-        .connect_with(client_config_with(node, setup.config.transport), remote, SERVER_NAME)
+        .connect_with(client_config_with(node, setup.config.transport.towards(remote.ip())), remote, SERVER_NAME)
         .map_err(|error| unreachable(error.to_string()))?;
     let limit_ms = setup.config.connect_timeout_ms;
     match tokio::time::timeout(Duration::from_millis(limit_ms), connecting).await {

@@ -306,11 +306,15 @@ async fn bind(bound: Bound, control: &Control, setup: &LaneSetup) -> Result<(), 
     if record.deposit > bound.deposit {
         control.topped_up(record.deposit);
     }
-    let accepted = lane.accepted();
+    let (accepted, is_due) = (lane.accepted(), lane.is_due(true));
     status.send_modify(|status| {
         status.accepted = accepted;
         status.bind = BindStatus::Bound(Arc::new(lane));
     });
+    if is_due {
+        // What was conceded is paid at once, for while it is owed the node may begin nothing new.
+        control.flush_payment();
+    }
     Ok(())
 }
 

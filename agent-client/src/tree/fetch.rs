@@ -71,7 +71,11 @@ impl FetchTreeBuilder {
 
     /// Further nodes, asked in their order for what those before them do not give.
     pub fn also_from(mut self, nodes: impl IntoIterator<Item = NodeAddress>) -> Self {
-        self.nodes.extend(nodes);
+        for node in nodes {
+            if !self.nodes.contains(&node) {
+                self.nodes.push(node);
+            }
+        }
         self
     }
 

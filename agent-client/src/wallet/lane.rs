@@ -10,6 +10,7 @@ use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
 use aro_proto::message::{Bound, Credit, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 
+use super::marker::InUse;
 use super::{ChannelRecord, Wallet, WalletError};
 use crate::budget::{BudgetGuard, SpendPermit, Spending};
 use crate::error::{FetchError, Misbehaviour};
@@ -22,6 +23,8 @@ pub(crate) struct Lane {
     tariff: Tariff,
     channel: ChannelId,
     books: Mutex<Books>,
+    /// Gone with the lane: by then all that is proven is signed for, or known not to be.
+    _in_use: InUse,
 }
 
 #[derive(Debug)]
@@ -54,9 +57,10 @@ impl Lane {
         // A connection that broke may have signed for its last bytes since the record was read.
         let record = &wallet.record(channel)?.unwrap_or(*record);
         let conceded = Charge::from_parts(record.conceded);
+        let (in_use, crashed) = wallet.mark_in_use(channel)?;
         let mut payer =
             Payer::new(record.terms(wallet.signer()), tariff, record.signed, prepay).with_conceded(conceded);
-        payer = payer.with_price(publish);
+        payer = payer.with_price(publish).after_crash(crashed);
         let watermark = bound.watermark.map(|shown| off_wire(channel, shown));
         let outcome = payer
             .reconcile(watermark, Charge::from_parts(bound.billed))
@@ -71,7 +75,7 @@ impl Lane {
         let resend = if outcome.resend.is_some() { wallet.last_voucher(channel)? } else { None };
         let pot = guard.reserve(Spending::Vouchers, Amount::ZERO)?;
         let books = Mutex::new(Books { payer, pot, left: HashMap::new(), vouchers: 0 });
-        Ok((Self { wallet, guard, tariff, channel, books }, resend.map(on_wire)))
+        Ok((Self { wallet, guard, tariff, channel, books, _in_use: in_use }, resend.map(on_wire)))
     }
 
     /// What content costs at the node.

@@ -6,6 +6,7 @@
 mod channels;
 mod keystore;
 mod lane;
+mod marker;
 mod money;
 mod state;
 
@@ -27,6 +28,7 @@ pub(crate) use state::ChannelRecord;
 use crate::budget::SpendPermit;
 use crate::names::memory::NameMemory;
 use keystore::Keys;
+use marker::InUse;
 use state::State;
 
 /// An agent's keys and its record of what they signed. Clones share both.
@@ -36,7 +38,7 @@ pub struct Wallet {
 }
 
 struct Inner {
-    names: NameMemory,
+    dir: std::path::PathBuf,
     keys: Keys,
     state: State,
 }
@@ -134,8 +136,7 @@ impl Wallet {
     /// There is one already, or the folder cannot be written.
     pub fn create(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::create(dir)?;
-        let names = NameMemory::of_wallet(dir);
-        Ok(Self { inner: Arc::new(Inner { names, keys, state: State::open(dir)? }) })
+        Ok(Self { inner: Arc::new(Inner { dir: dir.to_owned(), keys, state: State::open(dir)? }) })
     }
 
     /// Opens a wallet. One process at a time may have it open.
@@ -144,8 +145,7 @@ impl Wallet {
     /// There is none, others may read its keys, or another process has it open.
     pub fn open(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::open(dir)?;
-        let names = NameMemory::of_wallet(dir);
-        Ok(Self { inner: Arc::new(Inner { names, keys, state: State::open(dir)? }) })
+        Ok(Self { inner: Arc::new(Inner { dir: dir.to_owned(), keys, state: State::open(dir)? }) })
     }
 
     /// The addresses of a wallet's keys, without opening its record.
@@ -210,8 +210,8 @@ impl Wallet {
     }
 
     /// What names have come to mean.
-    pub(crate) fn names(&self) -> &NameMemory {
-        &self.inner.names
+    pub(crate) fn names(&self) -> NameMemory {
+        NameMemory::of_wallet(&self.inner.dir)
     }
 
     pub(crate) fn owner_key(&self) -> &Keypair {
@@ -235,6 +235,12 @@ impl Wallet {
     /// Takes in what the chain says of a channel; what was signed stays.
     pub(crate) fn remember(&self, record: ChannelRecord) -> Result<(), WalletError> {
         self.inner.state.remember(record)
+    }
+
+    /// Marks a channel as in use. Also says whether a process has died since with the channel in use.
+    fn mark_in_use(&self, channel: ChannelId) -> Result<(InUse, bool), WalletError> {
+        InUse::mark(&self.inner.dir, channel)
+            .map_err(|source| WalletError::Folder { path: self.inner.dir.clone(), source })
     }
 
     /// Raises the record to a voucher of ours that a node has shown, and to what was conceded to it.

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::streams::{CountError, StreamKey, Streams, add};
 use super::terms::{ChannelState, ChannelTerms};
 use super::voucher::SignedVoucher;
-use super::window::{LEAST, counting_allowance, credit_window, payment_step};
+use super::window::{LEAST, counting_allowance, crash_allowance, credit_window, payment_step};
 use crate::amount::{Amount, ByteCount};
 use crate::tariff::{Charge, Tariff};
 
@@ -28,6 +28,9 @@ pub struct Payer {
     streams: Streams,
     /// True until the first proven byte or reconciliation: the count is then only a guess from what was signed.
     is_guess: bool,
+    /// The last run of this agent died: what it had proven and not signed for, and what was on its way, is not in the
+    /// record.
+    crashed: bool,
 }
 
 /// A voucher is due.
@@ -117,6 +120,7 @@ impl Payer {
             conceded: Charge::ZERO,
             streams: Streams::default(),
             is_guess: true,
+            crashed: false,
         }
     }
 
@@ -129,6 +133,13 @@ impl Payer {
     /// The same, towards a node whose streams have other prices too, such as that of uploads.
     pub fn with_price(mut self, other: Tariff) -> Self {
         self.dearest.per_mib = self.dearest.per_mib.max(other.per_mib);
+        self
+    }
+
+    /// The same after a run of this agent that died while the channel was in use: the first reconciliation takes the
+    /// node's word for what that may have cost, at most what the node lends.
+    pub fn after_crash(mut self, crashed: bool) -> Self {
+        self.crashed = crashed;
         self
     }
 
@@ -258,7 +269,7 @@ impl Payer {
         self.accepted
     }
 
-    /// What was taken onto the count without proof, over all runs. Keep it with the record of what was signed.
+    /// What was taken onto the count without proof and without a crash that explains it, over all runs. Keep it with the record of what was signed.
     pub fn conceded(&self) -> Charge {
         self.conceded
     }
@@ -316,14 +327,17 @@ impl Payer {
         // What open streams may still bring is no difference yet.
         let explained = add(self.owes, self.streams.reserved());
         let difference = billed.saturating_sub(explained);
+        let lost =
+            if core::mem::take(&mut self.crashed) { crash_allowance(self.signed, &self.dearest) } else { Charge::ZERO };
+        let beyond = difference.saturating_sub(lost);
         let left = counting_allowance(self.signed, &self.dearest).saturating_sub(self.conceded);
         let room = Charge::from_amount(self.terms.deposit).saturating_sub(explained);
-        if difference > left.min(room) {
+        if beyond > left || difference > room {
             let amount = |charge: Charge| charge.to_amount().unwrap_or(Amount::new(u64::MAX));
             return Err(ReconcileError::Overcharged { claimed: amount(billed), own: amount(self.owes) });
         }
         self.owes = add(self.owes, difference);
-        self.conceded = add(self.conceded, difference);
+        self.conceded = add(self.conceded, beyond);
         Ok(difference)
     }
 }

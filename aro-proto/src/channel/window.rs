@@ -1,7 +1,7 @@
 //! The credit window: how much a node lets stand unpaid.
 
 use crate::amount::{Amount, ByteCount};
-use crate::limits::{MAX_WINDOW_BYTES, QUANTUM_BYTES, STREAM_WINDOW};
+use crate::limits::{CONNECTION_WINDOW, MAX_WINDOW_BYTES, QUANTUM_BYTES, STREAM_WINDOW};
 use crate::tariff::{Charge, Tariff};
 
 /// Bytes of content that a node sends and bills at once: a quarter quantum. A node that waits then always leaves
@@ -34,6 +34,14 @@ pub(super) fn counting_allowance(paid: Amount, tariff: &Tariff) -> Charge {
     let in_flight = tariff.price(ByteCount::new(u64::from(STREAM_WINDOW) + BATCH_BYTES)).unwrap_or(UNBOUNDED);
     let floor = credit_window(paid, tariff).min(in_flight);
     Charge::from_amount(floor.saturating_add(Amount::new(paid.get() / 16)))
+}
+
+/// What an agent that died may not know of: what was on its way, and what it had proven and not signed for. Never more
+/// than the node lends.
+pub(super) fn crash_allowance(signed: Amount, tariff: &Tariff) -> Charge {
+    let window = credit_window(signed, tariff);
+    let in_flight = tariff.price(ByteCount::new(u64::from(CONNECTION_WINDOW))).unwrap_or(UNBOUNDED);
+    Charge::from_amount(window.min(in_flight.saturating_add(payment_step(window, tariff))))
 }
 
 /// How much of the window a dispute may take before new requests are refused: what stays must hold a payment step

@@ -2,11 +2,12 @@
 
 use core::ops::Range;
 
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{ChainingValue, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use thiserror::Error;
 
 use super::answered::AnsweredRanges;
 use super::geometry::{GroupIndex, PAIR_LEN, ParentIndex, Subtree};
+use super::inner::{PlacedPair, hash_group, hash_with_pairs};
 use super::walk::{Visit, Walk};
 use crate::ids::ContentId;
 use crate::limits::MAX_CONTENT_SIZE;
@@ -62,10 +63,32 @@ impl Decoder {
     // r[impl content.verify.first_error]
     // r[impl content.verify.unproven]
     pub fn accept<B: AsRef<[u8]>>(&mut self, item: B) -> Result<Option<ProvenLeaf<B>>, VerifyError> {
+        self.accept_and(item, None)
+    }
+
+    /// The same, and appends the pairs of hashes inside a leaf, down to the size at which outboards are kept, which costs
+    /// no second pass over it. Only those of a proven leaf are.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    // r[impl content.verify.unproven]
+    pub fn accept_with_pairs<B: AsRef<[u8]>>(
+        &mut self,
+        item: B,
+        pairs: &mut Vec<PlacedPair>,
+    ) -> Result<Option<ProvenLeaf<B>>, VerifyError> {
+        self.accept_and(item, Some(pairs))
+    }
+
+    fn accept_and<B: AsRef<[u8]>>(
+        &mut self,
+        item: B,
+        pairs: Option<&mut Vec<PlacedPair>>,
+    ) -> Result<Option<ProvenLeaf<B>>, VerifyError> {
         if self.failed {
             return Err(VerifyError::AfterError);
         }
-        match self.check(item.as_ref()) {
+        match self.check(item.as_ref(), pairs) {
             Ok(Some(offset)) => Ok(Some(ProvenLeaf { content: self.root, offset, bytes: item })),
             Ok(None) => Ok(None),
             Err(error) => {
@@ -123,8 +146,16 @@ impl Decoder {
         }
     }
 
+    /// The next item's place in the tree, if it is a pair of hashes: for those who keep proven pairs.
+    pub fn next_parent(&self) -> Option<ParentIndex> {
+        match self.next.as_ref().filter(|_| !self.failed)? {
+            Visit::Parent { index, .. } => Some(*index),
+            Visit::Leaf { .. } => None,
+        }
+    }
+
     /// Checks the item and moves on; a leaf gives its offset.
-    fn check(&mut self, item: &[u8]) -> Result<Option<u64>, VerifyError> {
+    fn check(&mut self, item: &[u8], pairs: Option<&mut Vec<PlacedPair>>) -> Result<Option<u64>, VerifyError> {
         let Some(next) = self.next.clone() else {
             return Err(VerifyError::TrailingBytes { len: item.len() });
         };
@@ -138,8 +169,8 @@ impl Decoder {
                 self.check_pair(item, &expected, index, subtree, left, right)?;
                 None
             }
-            Visit::Leaf { group, offset, len } => {
-                self.check_leaf(item, &expected, group, offset, len)?;
+            Visit::Leaf { group, offset, .. } => {
+                self.check_leaf(item, &expected, group, offset, pairs)?;
                 Some(offset)
             }
         };
@@ -177,10 +208,22 @@ impl Decoder {
         expected: &ChainingValue,
         group: GroupIndex,
         offset: u64,
-        len: u32,
+        pairs: Option<&mut Vec<PlacedPair>>,
     ) -> Result<(), VerifyError> {
         let last = self.answered().group().count(self.answered().size()) - 1;
-        if hash_group(item, offset, last == 0) != *expected {
+        let is_right = match pairs {
+            None => hash_group(item, offset, last == 0) == *expected,
+            Some(pairs) => {
+                let before = pairs.len();
+                let is_right = hash_with_pairs(offset, item, last == 0, pairs) == *expected;
+                if !is_right {
+                    pairs.truncate(before);
+                }
+                is_right
+            }
+        };
+        let len = u32::try_from(item.len()).expect("a group has at most 64 KiB");
+        if !is_right {
             return Err(VerifyError::LeafMismatch { group, offset, len });
         }
         self.proven_bytes += u64::from(len);
@@ -301,15 +344,6 @@ pub(super) fn merge(left: &ChainingValue, right: &ChainingValue, is_root: bool) 
         *merge_subtrees_root(left, right, Mode::Hash).as_bytes()
     } else {
         merge_subtrees_non_root(left, right, Mode::Hash)
-    }
-}
-
-/// The hash of a chunk group at `offset`; a content of one group is its own root.
-fn hash_group(bytes: &[u8], offset: u64, is_root: bool) -> ChainingValue {
-    if is_root {
-        *blake3::hash(bytes).as_bytes()
-    } else {
-        blake3::Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root()
     }
 }
 

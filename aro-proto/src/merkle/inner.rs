@@ -5,55 +5,47 @@ use blake3::hazmat::{ChainingValue, HasherExt};
 use super::decode::merge;
 use super::geometry::{GroupSize, PAIR_LEN, ParentIndex, Subtree, parent_at};
 
-/// Hashes a proven chunk group at `offset` into the pairs below it, down to the size at which outboards are kept: one
-/// less than its 16 KiB parts. With the pairs that came on the wire they are the whole outboard.
+/// A pair of hashes and its place in the tree.
+pub type PlacedPair = (ParentIndex, [u8; PAIR_LEN]);
+
+/// The hash of a chunk group at `offset`, and, appended to `pairs`, those below it, down to the size at which outboards
+/// are kept: one less than its 16 KiB parts. Every byte is hashed once.
 ///
 /// `offset` must be that of a chunk group of any size, `bytes` all its bytes.
 // r[impl content.outboard.layout]
-pub fn inner_pairs(offset: u64, bytes: &[u8], mut sink: impl FnMut(ParentIndex, [u8; PAIR_LEN])) {
+pub(super) fn hash_with_pairs(offset: u64, bytes: &[u8], is_root: bool, pairs: &mut Vec<PlacedPair>) -> ChainingValue {
     let part = GroupSize::STORED.bytes();
     let subtree = Subtree { start: offset / part, groups: GroupSize::STORED.count(bytes.len() as u64) };
-    if let Some((left, right)) = subtree.split() {
-        pair(left, right, offset, bytes, &mut sink);
-    }
+    hash(subtree, offset, bytes, is_root, pairs)
 }
 
-/// Gives the pair over `left` and `right`, and those below it.
-fn pair(
-    left: Subtree,
-    right: Subtree,
-    offset: u64,
-    bytes: &[u8],
-    sink: &mut impl FnMut(ParentIndex, [u8; PAIR_LEN]),
-) -> [u8; PAIR_LEN] {
+fn hash(subtree: Subtree, offset: u64, bytes: &[u8], is_root: bool, pairs: &mut Vec<PlacedPair>) -> ChainingValue {
+    let Some((left, right)) = subtree.split() else {
+        return hash_group(bytes, offset, is_root);
+    };
     let boundary = usize::try_from(left.groups * GroupSize::STORED.bytes()).expect("a group has at most 64 KiB");
     let (first, second) = bytes.split_at(boundary);
-    let mut both = [0; PAIR_LEN];
-    both[..32].copy_from_slice(&hash(left, offset, first, sink));
-    both[32..].copy_from_slice(&hash(right, offset + boundary as u64, second, sink));
-    sink(parent_at(right.start, GroupSize::STORED), both);
-    both
+    let first = hash(left, offset, first, false, pairs);
+    let second = hash(right, offset + boundary as u64, second, false, pairs);
+    let mut pair = [0; PAIR_LEN];
+    pair[..32].copy_from_slice(&first);
+    pair[32..].copy_from_slice(&second);
+    pairs.push((parent_at(right.start, GroupSize::STORED), pair));
+    merge(&first, &second, is_root)
 }
 
-fn hash(
-    subtree: Subtree,
-    offset: u64,
-    bytes: &[u8],
-    sink: &mut impl FnMut(ParentIndex, [u8; PAIR_LEN]),
-) -> ChainingValue {
-    let Some((left, right)) = subtree.split() else {
-        return blake3::Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root();
-    };
-    let both = pair(left, right, offset, bytes, sink);
-    let (mut first, mut second) = ([0; 32], [0; 32]);
-    first.copy_from_slice(&both[..32]);
-    second.copy_from_slice(&both[32..]);
-    merge(&first, &second, false)
+/// The hash of a chunk group at `offset`; a content of one group is its own root.
+pub(super) fn hash_group(bytes: &[u8], offset: u64, is_root: bool) -> ChainingValue {
+    if is_root {
+        *blake3::hash(bytes).as_bytes()
+    } else {
+        blake3::Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ByteRanges, Encoder, Outboard, PreOrderOutboard, Step, outboard_len};
+    use super::super::{ByteRanges, Decoder, Encoder, Outboard, PreOrderOutboard, Step, outboard_len};
     use super::*;
 
     #[test]
@@ -62,19 +54,48 @@ mod tests {
             let content: Vec<u8> = (0..size).map(|i| (i / 3 % 251) as u8).collect();
             let outboard = PreOrderOutboard::build(&content);
             for group in [GroupSize::KIB16, GroupSize::KIB32, GroupSize::KIB64] {
-                let mut pairs = 0;
-                for step in Encoder::new(ByteRanges::all().answered(size as u64, group)) {
-                    let Step::Leaf { offset, len } = step else {
-                        pairs += 1;
-                        continue;
+                let answered = ByteRanges::all().answered(size as u64, group);
+                let mut decoder = Decoder::new(outboard.root(), answered.clone()).unwrap();
+                let (mut on_wire, mut inside) = (0, Vec::new());
+                for step in Encoder::new(answered) {
+                    let item = match step {
+                        Step::Parent(node) => {
+                            on_wire += 1;
+                            &outboard.parent(node).unwrap()[..]
+                        }
+                        Step::Leaf { offset, len } => &content[offset as usize..][..len as usize],
                     };
-                    inner_pairs(offset, &content[offset as usize..][..len as usize], |node, pair| {
-                        assert_eq!(outboard.parent(node).unwrap(), pair, "{size} {group:?} {node:?}");
-                        pairs += 1;
-                    });
+                    decoder.accept_with_pairs(item, &mut inside).unwrap();
                 }
-                assert_eq!(pairs * PAIR_LEN as u64, outboard_len(size as u64), "{size} {group:?}");
+                decoder.finish().unwrap();
+                for (node, pair) in &inside {
+                    assert_eq!(outboard.parent(*node).unwrap(), *pair, "{size} {group:?} {node:?}");
+                }
+                assert_eq!((on_wire + inside.len()) * PAIR_LEN, outboard_len(size as u64) as usize, "{size} {group:?}");
             }
         }
+    }
+
+    // r[verify content.verify.unproven]
+    #[test]
+    fn a_wrong_group_gives_no_pairs() {
+        let content = vec![7; 200_000];
+        let outboard = PreOrderOutboard::build(&content);
+        let answered = ByteRanges::single(0, 1).unwrap().answered(200_000, GroupSize::KIB64);
+        let mut decoder = Decoder::new(outboard.root(), answered.clone()).unwrap();
+        let mut inside = Vec::new();
+        for step in Encoder::new(answered) {
+            match step {
+                Step::Parent(node) => {
+                    assert!(decoder.accept_with_pairs(outboard.parent(node).unwrap(), &mut inside).unwrap().is_none());
+                }
+                Step::Leaf { len, .. } => {
+                    let mut wrong = content[..len as usize].to_vec();
+                    wrong[20_000] ^= 1;
+                    assert!(decoder.accept_with_pairs(wrong, &mut inside).is_err());
+                }
+            }
+        }
+        assert!(inside.is_empty());
     }
 }

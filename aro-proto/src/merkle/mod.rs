@@ -38,6 +38,7 @@ mod decode;
 mod encode;
 mod geometry;
 mod hasher;
+mod held;
 mod inner;
 mod outboard;
 mod ranges;
@@ -53,7 +54,8 @@ pub use decode::{Decoder, ProvenLeaf, SizeTooLarge, VerifyError};
 pub use encode::{Encoder, Step};
 pub use geometry::{GroupIndex, GroupSize, GroupSizeError, PAIR_LEN, ParentIndex};
 pub use hasher::ContentHasher;
-pub use inner::inner_pairs;
+pub use held::{HeldStore, held};
+pub use inner::PlacedPair;
 pub use outboard::{Outboard, OutboardError, PreOrderOutboard, outboard_len, parent_offset};
 pub use ranges::{ByteRanges, RangesError};
 

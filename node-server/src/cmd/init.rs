@@ -136,6 +136,7 @@ impl Init {
             max_owed_bytes_per_owner: None,
             congestion: Congestion::default(),
             packet_bytes: None,
+            internet_packet_bytes: None,
             hot_bytes: None,
         };
         Folder::write(&self.dir, &settings)?;

@@ -47,8 +47,7 @@ pub(super) fn add_file(contents: &Path, path: &Path) -> Result<Stored, StoreErro
     outboard.set_len(outboard_len(size)).map_err(at(&incoming.path))?;
 
     let id = copy_and_hash(source, size, path, &data, &outboard, &incoming.path)?;
-    data.sync_all().map_err(at(&incoming.path))?;
-    outboard.sync_all().map_err(at(&incoming.path))?;
+    sync_together(&data, &[&outboard]).map_err(at(&incoming.path))?;
     sync_folder(&incoming.path)?;
     incoming.name_as(contents, id)?;
     Ok(Stored { id, size })
@@ -216,6 +215,19 @@ fn is_dead(incoming: &Path, age: Duration) -> bool {
     let touched = fs::metadata(&data).or_else(|_| fs::metadata(incoming)).and_then(|meta| meta.modified());
     let is_old = touched.is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= age));
     is_old && File::open(&data).map_or(true, |file| file.try_lock().is_ok())
+}
+
+/// Syncs files side by side, so that the system writes its journal once for all of them.
+pub(super) fn sync_together(first: &File, others: &[&File]) -> io::Result<()> {
+    thread::scope(|scope| {
+        let mut beside = Vec::with_capacity(others.len());
+        for file in others.iter().copied() {
+            beside.push(thread::Builder::new().spawn_scoped(scope, move || file.sync_all())?);
+        }
+        let panicked = |_| Err(io::Error::other("a thread that syncs panicked"));
+        let others = beside.into_iter().map(|thread| thread.join().unwrap_or_else(panicked));
+        first.sync_all().and(others.collect())
+    })
 }
 
 pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {

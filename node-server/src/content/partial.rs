@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::{
-    AnsweredRanges, ByteRanges, Decoder, Encoder, GroupSize, PAIR_LEN, ParentIndex, Step, VerifyError, inner_pairs,
+    AnsweredRanges, ByteRanges, Decoder, Encoder, GroupSize, PAIR_LEN, ParentIndex, PlacedPair, Step, VerifyError,
     outboard_len, parent_offset,
 };
 use aro_proto::{AgentId, ContentId};
 use thiserror::Error;
 
-use super::import::sync_folder;
+use super::import::{sync_folder, sync_together};
 use super::store::{DATA, OUTBOARD, PUBLISHER, StoreError};
 
 /// Part of a content, from its beginning, as one publisher has uploaded it.
@@ -84,9 +84,7 @@ impl Partial {
     /// Makes the content durable, and then gives it its name. Blocks on the disk.
     // r[impl publish.durable]
     pub(crate) fn finish(self, contents: &Path, publisher: &AgentId) -> Result<(), StoreError> {
-        let at = |source| StoreError::Io { path: self.path.clone(), source };
-        self.data.sync_all().and_then(|()| self.outboard.sync_all()).map_err(at)?;
-        name_content(&self.path, contents, self.content, publisher)
+        name_content(&self.path, [&self.data, &self.outboard], contents, self.content, publisher)
     }
 
     /// How much from the beginning proves, in bulk groups.
@@ -150,10 +148,9 @@ impl Intake {
         let mut pairs = Vec::new();
         while let Some(len) = self.decoder.expects().filter(|len| *len <= rest.len()) {
             let (item, later) = rest.split_at(len);
-            let (leaf, step) = (self.decoder.accept(item)?, self.steps.next());
+            let (leaf, step) = (self.decoder.accept_with_pairs(item, &mut pairs)?, self.steps.next());
             if let Some(leaf) = leaf {
                 self.partial.data.write_all_at(leaf.bytes(), leaf.offset())?;
-                inner_pairs(leaf.offset(), leaf.bytes(), |node, pair| pairs.push((node, pair)));
             } else if let (Some(Step::Parent(node)), Ok(pair)) = (step, item.try_into()) {
                 pairs.push((node, pair));
             }
@@ -178,7 +175,7 @@ impl Intake {
     }
 
     /// Writes pairs, those that lie side by side at once.
-    fn write_pairs(&self, pairs: &[(ParentIndex, [u8; PAIR_LEN])]) -> io::Result<()> {
+    fn write_pairs(&self, pairs: &[PlacedPair]) -> io::Result<()> {
         let placed = pairs.iter().map(|(node, pair)| Ok((self.partial.offset_of(*node)?, pair)));
         let mut placed = placed.collect::<io::Result<Vec<_>>>()?;
         placed.sort_unstable_by_key(|(offset, _)| *offset);
@@ -192,16 +189,20 @@ impl Intake {
     }
 }
 
-/// Moves a folder with synced data and outboard to its place among the contents, with its publisher's name.
+/// Makes an upload's data and outboard durable, and moves their folder to its place among the contents, with its
+/// publisher's name.
+// r[impl publish.durable]
 pub(super) fn name_content(
     folder: &Path,
+    [data, outboard]: [&File; 2],
     contents: &Path,
     content: ContentId,
     publisher: &AgentId,
 ) -> Result<(), StoreError> {
     let at = |source| StoreError::Io { path: folder.to_owned(), source };
     let note = File::create(folder.join(PUBLISHER)).map_err(at)?;
-    note.write_all_at(publisher.to_string().as_bytes(), 0).and_then(|()| note.sync_all()).map_err(at)?;
+    note.write_all_at(publisher.to_string().as_bytes(), 0).map_err(at)?;
+    sync_together(data, &[outboard, &note]).map_err(at)?;
     sync_folder(folder)?;
     let target = contents.join(content.to_string());
     match fs::rename(folder, &target) {

@@ -31,7 +31,8 @@ impl SmallContent {
         self.data.len() as u64
     }
 
-    /// Appends the response that holds `answered`, which must be made for the content's size. Nothing is copied.
+    /// Appends the response that holds `answered`, which must be made for the content's size. What makes up most of the
+    /// content is not copied; a small part is, lest the whole be kept for it until it is acknowledged.
     ///
     /// # Errors
     /// The ranges are of another content.
@@ -46,7 +47,9 @@ impl SmallContent {
             };
             let start = usize::try_from(offset).ok().filter(|start| start.saturating_add(len) <= block.len());
             let start = start.ok_or(io::ErrorKind::UnexpectedEof)?;
-            wire.push(block.slice(start..start + len));
+            let part = start..start + len;
+            let is_most = len >= block.len() / 2;
+            wire.push(if is_most { block.slice(part) } else { Bytes::copy_from_slice(&block[part]) });
         }
         Ok(())
     }

@@ -53,8 +53,7 @@ impl Spool {
         if found != Some(content) {
             return Err(StoreError::Damaged { id: content });
         }
-        self.data.sync_all().and_then(|()| outboard.sync_all()).map_err(at)?;
-        name_content(&self.path, contents, content, publisher)
+        name_content(&self.path, [&self.data, &outboard], contents, content, publisher)
     }
 }
 

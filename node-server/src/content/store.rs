@@ -181,7 +181,8 @@ impl ContentStore {
         self.small.get(id)
     }
 
-    /// The size of a content, `None` if it is not here; a small one is in memory then. Blocks on the disk.
+    /// The size of a content, `None` if it is not here. Nothing of it is read, so that asking is cheap whoever asks.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -194,13 +195,33 @@ impl ContentStore {
         }
         let Some(content) = self.open_content(id)? else { return Ok(None) };
         let size = content.size();
-        if self.small.holds(size) {
-            // Not kept open: it is read from memory from now on.
-            self.small.keep(id, Arc::new(self.read_small(&content)?));
-        } else {
+        // A small one is not kept open: it is read from memory once it was loaded.
+        if !self.small.holds(size) {
             self.keep_open(content);
         }
         Ok(Some(size))
+    }
+
+    /// Whether a content of this size is served from memory, once it was [loaded](Self::load_small).
+    pub(crate) fn holds_small(&self, size: u64) -> bool {
+        self.small.holds(size)
+    }
+
+    /// A small content, read into memory and proven if it is not there yet; `None` if it is not here, or not small. Blocks
+    /// on the disk.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`StoreError::Damaged`] also if its bytes are not its own.
+    pub(crate) fn load_small(&self, id: ContentId) -> Result<Option<Arc<SmallContent>>, StoreError> {
+        if let Some(small) = self.small.get(id) {
+            return Ok(Some(small));
+        }
+        let Some(content) = self.open_content(id)?.filter(|content| self.small.holds(content.size())) else {
+            return Ok(None);
+        };
+        let small = Arc::new(self.read_small(&content)?);
+        self.small.keep(id, Arc::clone(&small));
+        Ok(Some(small))
     }
 
     /// Every content, in no particular order. Blocks on the disk.
@@ -309,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_content_is_in_memory_once_it_was_looked_up_and_a_changed_one_is_not_served() {
+    fn a_small_content_is_read_when_it_is_served_and_not_when_it_is_asked_about_and_a_changed_one_never() {
         let dir = tempfile::tempdir().unwrap();
         let store = ContentStore::open(dir.path()).unwrap().with_small_contents(1 << 20);
         let path = dir.path().join("file");
@@ -318,14 +339,19 @@ mod tests {
             let id = store.add_file(&path).unwrap().id;
             assert!(store.small(id).is_none());
             assert_eq!(store.look_up(id).unwrap(), Some(size as u64));
-            assert_eq!((store.small(id).is_some(), store.cached(id).is_some()), (is_small, !is_small));
+            assert_eq!((store.small(id).is_some(), store.cached(id).is_some()), (false, !is_small));
+            let loaded = store.load_small(id).unwrap().map(|small| small.size());
+            assert_eq!(loaded, is_small.then_some(size as u64));
+            assert_eq!((store.small(id).is_some(), store.holds_small(size as u64)), (is_small, is_small));
         }
         assert_eq!(store.look_up(ContentId::of(b"elsewhere")).unwrap(), None);
 
         fs::write(&path, vec![1; 40_000]).unwrap();
         let id = store.add_file(&path).unwrap().id;
         fs::write(dir.path().join("contents").join(id.to_string()).join("data"), vec![2; 40_000]).unwrap();
-        assert!(matches!(store.look_up(id), Err(StoreError::Damaged { .. })));
+        assert_eq!(store.look_up(id).unwrap(), Some(40_000));
+        assert!(matches!(store.load_small(id), Err(StoreError::Damaged { .. })));
+        assert!(store.small(id).is_none());
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) async fn size(node: &Arc<Shared>, content: ContentId) -> Result<Optio
 }
 
 /// The sizes of contents, `None` for those that are not here, a refusal for each that cannot be read. Only what is neither
-/// open nor in memory costs a disk access; small contents are in memory then.
+/// open nor in memory costs a disk access, and nothing is read of it.
 pub(super) async fn sizes(
     node: &Arc<Shared>,
     contents: Vec<ContentId>,

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aro_proto::channel::{BATCH_BYTES, Permit, StreamKey};
+use aro_proto::channel::{BATCH_BYTES, StreamKey};
 use aro_proto::error::close;
 use aro_proto::identity::Verified;
 use aro_proto::limits::STREAM_WINDOW;
@@ -25,8 +25,9 @@ use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tari
 use bytes::Bytes;
 use quinn::{SendStream, StoppedError, VarInt, WriteError};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
+use super::credit::{NoCredit, bill};
 use super::describe::{not_found, sizes, unpayable, unreadable};
 use super::{Outcome, group_size};
 use crate::channels::{PaidChannel, follow};
@@ -216,28 +217,33 @@ impl Delivery<'_> {
         }
     }
 
-    /// Small contents that lie in memory leave together, up to a batch, in one write.
+    /// Small contents leave together from memory, up to a batch in one write.
     async fn serve_all(&mut self, plan: Vec<Item>) -> Result<(), Ending> {
         let mut run = Run::default();
-        for item in plan {
-            match item {
-                Item::Serve { content, answered, head } => {
-                    let small = self.node.store.small(content).filter(|small| small.size() == answered.size());
-                    if !run.has_room_for(head.content_bytes) {
-                        self.send_run(&mut run).await?;
-                    }
-                    match small {
-                        Some(small) => run.push(&head, &small, &answered).map_err(|error| {
-                            tracing::error!(%content, %error, "a content in memory cannot be encoded");
-                            Ending::Failed
-                        })?,
-                        None => {
-                            self.send_run(&mut run).await?;
-                            self.serve(content, answered, head).await?;
-                        }
-                    }
+        for (place, item) in plan.iter().enumerate() {
+            let (content, answered, head) = match item {
+                Item::Serve { content, answered, head } => (*content, answered, head),
+                Item::Refuse(refusal) => {
+                    run.say(&Refused { refusal: refusal.clone() });
+                    continue;
                 }
-                Item::Refuse(refusal) => run.say(&Refused { refusal }),
+            };
+            if !run.has_room_for(head.content_bytes) {
+                self.send_run(&mut run).await?;
+            }
+            if !self.node.store.holds_small(answered.size()) {
+                self.send_run(&mut run).await?;
+                self.serve(content, answered.clone(), *head).await?;
+                continue;
+            }
+            match small(self.node, content, &plan[place..]).await {
+                Some(small) if small.size() == answered.size() => {
+                    run.push(head, &small, answered).map_err(|error| {
+                        tracing::error!(%content, %error, "a content in memory cannot be encoded");
+                        Ending::Failed
+                    })?;
+                }
+                Some(_) | None => run.say(&Refused { refusal: unreadable() }),
             }
         }
         self.send_run(&mut run).await
@@ -307,43 +313,14 @@ impl Delivery<'_> {
         Ok(send_frame_within(self.send, message, self.patience).await?)
     }
 
-    /// Waits until the credit window has room for the batch, which is billed with that. Streams of a channel that wait
-    /// are served in the order of their waiting.
-    // r[impl channel.window]
+    /// Waits until the batch may be sent and bills it with that, unless the agent stops the stream first.
     async fn permit(&mut self, bytes: ByteCount) -> Result<(), Ending> {
         let Some(account) = &self.account else { return Ok(()) };
-        let (channel, node) = (&account.channel, self.node);
-        if channel.queue().is_empty() && is_granted(node, account, bytes)? {
-            return Ok(());
-        }
-        let place = channel.queue().enter();
-        let front = place.front();
-        tokio::pin!(front);
-        let mut held = None;
-        let (mut news, mut falls, mut sight) =
-            (channel.subscribe(), channel.tab().subscribe(), node.freshness.subscribe());
-        let patience = Duration::from_millis(node.config.payment_timeout_ms);
-        let (mut deadline, mut paid) = (Instant::now() + patience, channel.standing().cumulative);
-        loop {
-            if held.is_some() && is_granted(node, account, bytes)? {
-                return Ok(());
-            }
-            tokio::select! {
-                guard = &mut front, if held.is_none() => held = Some(guard),
-                _ = news.changed(), if held.is_some() => {}
-                _ = falls.changed(), if held.is_some() => {}
-                _ = sight.changed(), if held.is_some() => {}
-                () = sleep_until(deadline) => {}
-                stopped = &mut self.stopped => return Err(ending_of(&stopped)),
-            }
-            // Who pays, if only for other streams so far, is waited for.
-            let now_paid = channel.standing().cumulative;
-            if now_paid > paid {
-                (deadline, paid) = (Instant::now() + patience, now_paid);
-            } else if Instant::now() >= deadline {
-                let is_blind = node.freshness.is_blind(std::time::Instant::now());
-                return Err(if is_blind { Ending::Blind } else { Ending::Unpaid });
-            }
+        tokio::select! {
+            // In this order, for credit is there at once as a rule.
+            biased;
+            billed = bill(self.node, &account.channel, account.stream, bytes) => Ok(billed?),
+            stopped = &mut self.stopped => Err(ending_of(&stopped)),
         }
     }
 
@@ -382,6 +359,32 @@ impl Delivery<'_> {
     }
 }
 
+/// A small content in memory. If it is not there yet, it is read now, and what follows it in the answer along with it, up
+/// to a batch.
+async fn small(node: &Shared, content: ContentId, coming: &[Item]) -> Option<Arc<SmallContent>> {
+    if let Some(small) = node.store.small(content) {
+        return Some(small);
+    }
+    let mut room = BATCH_BYTES;
+    let wanted = coming.iter().map_while(|item| match item {
+        Item::Serve { content, answered, .. } => {
+            room = room.checked_sub(answered.size())?;
+            node.store.holds_small(answered.size()).then_some(*content)
+        }
+        Item::Refuse(_) => None,
+    });
+    let (wanted, store) = (wanted.collect::<Vec<_>>(), node.store.clone());
+    let loading = tokio::task::spawn_blocking(move || {
+        let load = |content: ContentId| {
+            let loaded = store.load_small(content);
+            loaded.inspect_err(|error| tracing::error!(%content, %error, "a content cannot be read")).ok().flatten()
+        };
+        // All of them, for each is kept; the first may be gone from there again before it is looked for.
+        wanted.into_iter().map(load).fold(None, |first, loaded| first.or(Some(loaded)))
+    });
+    loading.await.ok()?.flatten()
+}
+
 /// The content, open: at once if it was read lately.
 async fn find(node: &Shared, content: ContentId) -> Option<Arc<StoredContent>> {
     if let Some(found) = node.store.cached(content) {
@@ -407,22 +410,6 @@ async fn next_batch(mut reader: BatchReader) -> Result<(BatchReader, io::Result<
     }
 }
 
-/// Bills a batch if both the channel's credit and the node's view of the chain allow it.
-fn is_granted(node: &Shared, account: &Account, bytes: ByteCount) -> Result<bool, Ending> {
-    let Some(loan) = node.freshness.lend(bytes, std::time::Instant::now()) else { return Ok(false) };
-    match account.channel.may_send(account.stream, bytes) {
-        Ok(Permit::Granted) => {
-            loan.keep();
-            Ok(true)
-        }
-        Ok(Permit::Wait) => Ok(false),
-        Err(error) => {
-            tracing::info!(channel = %account.channel.id(), %error, "a stream cannot go on");
-            Err(Ending::Unpaid)
-        }
-    }
-}
-
 /// Of what was sent before a connection died, what fits the agent's receive window may never have arrived. How much
 /// of that is forgiven in all, the channel bounds.
 fn arrived_at_least(sent: u64) -> u64 {
@@ -433,6 +420,15 @@ fn ending_of(stopped: &Result<Option<VarInt>, StoppedError>) -> Ending {
     match stopped {
         Ok(Some(_)) => Ending::Stopped,
         Ok(None) | Err(_) => Ending::Lost,
+    }
+}
+
+impl From<NoCredit> for Ending {
+    fn from(why: NoCredit) -> Self {
+        match why {
+            NoCredit::Unpaid => Self::Unpaid,
+            NoCredit::Blind => Self::Blind,
+        }
     }
 }
 

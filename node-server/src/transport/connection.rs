@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::control;
-use super::endpoint::Slot;
+use super::endpoint::{ServerConfigs, Slot};
 use super::framed::{FrameError, SendFrameError};
 use crate::channels::PaidChannel;
 use crate::service;
@@ -80,11 +80,11 @@ pub(crate) enum Fault {
 }
 
 /// Accepts connections until the node stops.
-pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint) {
+pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint, configs: ServerConfigs) {
     loop {
         tokio::select! {
             incoming = endpoint.accept() => match incoming {
-                Some(incoming) => admit(&node, incoming),
+                Some(incoming) => admit(&node, incoming, &configs),
                 None => return,
             },
             () = node.comes_to(Phase::Draining) => return,
@@ -92,7 +92,7 @@ pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint) {
     }
 }
 
-fn admit(node: &Arc<Shared>, incoming: Incoming) {
+fn admit(node: &Arc<Shared>, incoming: Incoming, configs: &ServerConfigs) {
     let peer = incoming.remote_address();
     if node.slots.is_under_pressure() && incoming.may_retry() && !incoming.remote_address_validated() {
         // Cannot fail: it may be asked to retry.
@@ -104,10 +104,10 @@ fn admit(node: &Arc<Shared>, incoming: Incoming) {
         incoming.refuse();
         return;
     };
-    let node = Arc::clone(node);
+    let (node, config) = (Arc::clone(node), configs.towards(peer.ip()));
     tokio::spawn(async move {
         let patience = Duration::from_millis(node.config.exchange_timeout_ms);
-        let Ok(connecting) = incoming.accept() else { return };
+        let Ok(connecting) = incoming.accept_with(config) else { return };
         match timeout(patience, connecting).await {
             Ok(Ok(connection)) => run(node, connection, slot).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a handshake failed"),

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::SecretKey;
 use aro_proto::limits::UDP_BUFFER;
-use aro_proto::transport::{TransportSettings, endpoint_config, server_config_with};
-use quinn::{Endpoint, default_runtime};
+use aro_proto::transport::{TransportSettings, endpoint_config, server_config_with, server_transport};
+use quinn::{Endpoint, ServerConfig, default_runtime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Serves on a UDP address with one or several sockets, between which the system divides the peers by their addresses.
@@ -16,13 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 ///
 /// Each has a driver of its own, so more of them use more cores. A peer whose address changes comes to another one, which
 /// does not know its connection; with a single one it may move.
-pub(crate) fn server_endpoints(
-    listen: SocketAddr,
-    key: &SecretKey,
-    settings: TransportSettings,
-    count: usize,
-) -> io::Result<Vec<Endpoint>> {
-    let config = server_config_with(key, settings);
+pub(crate) fn server_endpoints(listen: SocketAddr, configs: &ServerConfigs, count: usize) -> io::Result<Vec<Endpoint>> {
     let is_shared = count > 1;
     let address = if is_shared { vacant(listen)? } else { listen };
     // All of them before the first answers: a handshake that another socket then gets would be lost.
@@ -34,7 +28,32 @@ pub(crate) fn server_endpoints(
     for shortfall in shortfalls {
         tracing::warn!("{shortfall}");
     }
-    sockets.into_iter().map(|socket| endpoint(socket, Some(config.clone()), settings)).collect()
+    let config = || Some(configs.internet.as_ref().clone());
+    sockets.into_iter().map(|socket| endpoint(socket, config(), configs.settings)).collect()
+}
+
+/// How connections are accepted, by where they come from. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerConfigs {
+    settings: TransportSettings,
+    near: Arc<ServerConfig>,
+    internet: Arc<ServerConfig>,
+}
+
+impl ServerConfigs {
+    pub(crate) fn new(key: &SecretKey, settings: TransportSettings) -> Self {
+        let near = server_config_with(key, settings);
+        // The same keys: what one says to a peer, such as an address token, the other takes.
+        let mut internet = near.clone();
+        internet.transport_config(server_transport(settings.towards_internet()));
+        Self { settings, near: Arc::new(near), internet: Arc::new(internet) }
+    }
+
+    /// For a connection from this address.
+    pub(crate) fn towards(&self, peer: IpAddr) -> Arc<ServerConfig> {
+        let is_near = self.settings.towards(peer) == self.settings;
+        Arc::clone(if is_near { &self.near } else { &self.internet })
+    }
 }
 
 /// Dials out, from any port of the family of `peer`. Must be called within a tokio runtime.
@@ -62,7 +81,7 @@ fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn endpoint(socket: Socket, server: Option<quinn::ServerConfig>, settings: TransportSettings) -> io::Result<Endpoint> {
+fn endpoint(socket: Socket, server: Option<ServerConfig>, settings: TransportSettings) -> io::Result<Endpoint> {
     let runtime = default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
     Endpoint::new(endpoint_config(settings), server, socket.into(), runtime)
 }
@@ -180,6 +199,10 @@ mod tests {
 
     use super::*;
 
+    fn configs(key: &SecretKey) -> ServerConfigs {
+        ServerConfigs::new(key, TransportSettings::default())
+    }
+
     #[test]
     fn a_buffer_that_the_system_cuts_down_names_its_sysctl() {
         let socket = socket((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
@@ -198,7 +221,7 @@ mod tests {
     async fn several_endpoints_share_a_port_and_its_peers() {
         let key = SecretKey::from_bytes(&[7; 32]);
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
-        let endpoints = server_endpoints(listen, &key, TransportSettings::default(), 4).unwrap();
+        let endpoints = server_endpoints(listen, &configs(&key), 4).unwrap();
         let address = endpoints[0].local_addr().unwrap();
         assert!(endpoints.iter().all(|endpoint| endpoint.local_addr().unwrap() == address));
         for endpoint in endpoints.clone() {
@@ -226,10 +249,10 @@ mod tests {
         let key = SecretKey::from_bytes(&[7; 32]);
         for holders in [1, 2] {
             let any = (Ipv4Addr::LOCALHOST, 0).into();
-            let held = server_endpoints(any, &key, TransportSettings::default(), holders).unwrap();
+            let held = server_endpoints(any, &configs(&key), holders).unwrap();
             let address = held[0].local_addr().unwrap();
             for count in [1, 2] {
-                let error = server_endpoints(address, &key, TransportSettings::default(), count).unwrap_err();
+                let error = server_endpoints(address, &configs(&key), count).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{holders} {count}");
             }
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aro_proto::message::ChainIds;
+use aro_proto::transport::TransportSettings;
 use aro_proto::{ChannelId, NodeId};
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -117,7 +118,7 @@ pub(super) async fn serve(kind: Kind, count: usize, dir: Option<&Path>) -> Resul
             end.await?;
         }
         Kind::Raw => {
-            let raw = Raw::serve(Bytes::new())?;
+            let raw = Raw::serve(Bytes::new(), TransportSettings::default())?;
             println!("{}", json!({ "node": raw.node().to_string(), "listen": raw.address()? }));
             end.await?;
         }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_client::{Agent, AgentConfig, FetchReport, Wallet};
 use anyhow::{Result, anyhow, ensure};
@@ -105,19 +106,21 @@ impl Scene {
     }
 
     async fn to_memory(&self, from: &Address) -> Result<(Sample, FetchReport)> {
-        let mut next = 0;
-        let mut in_order = true;
+        // Where the next piece belongs; none once one came out of order.
+        let next = Arc::new(Mutex::new(Some(0)));
+        let at = Arc::clone(&next);
         let meter = Meter::start();
         let report = self
             .agent
             .fetch(from)
-            .to_each(|offset, bytes| {
-                in_order &= offset == next;
-                next += bytes.len() as u64;
+            .to_each(move |offset, bytes| {
+                let mut next = at.lock().unwrap_or_else(PoisonError::into_inner);
+                *next = next.filter(|next| *next == offset).map(|next| next + bytes.len() as u64);
             })
             .await?;
         let sample = meter.stop(self.size);
-        ensure!(in_order && next == self.size, "{next} of {} bytes came", self.size);
+        let came = *next.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(came == Some(self.size), "{came:?} of {} bytes came in order", self.size);
         self.check(&report)?;
         Ok((sample, report))
     }

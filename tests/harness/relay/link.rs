@@ -16,13 +16,15 @@ pub struct LinkTerms {
     pub rate_bit_s: Option<u64>,
     /// Bytes that wait before the link at most; what comes on top is dropped. Without a rate nothing waits.
     pub queue_bytes: u64,
+    /// Bytes of the largest packet that passes, IP and UDP heads included. Larger ones vanish, and nobody is told.
+    pub mtu: usize,
 }
 
 impl LinkTerms {
     /// Nothing but a delay.
     #[must_use]
     pub const fn delay(delay: Duration) -> Self {
-        Self { delay, loss_ppm: 0, rate_bit_s: None, queue_bytes: u64::MAX }
+        Self { delay, loss_ppm: 0, rate_bit_s: None, queue_bytes: u64::MAX, mtu: usize::MAX }
     }
 }
 
@@ -35,6 +37,8 @@ pub enum Fate {
     Lost,
     /// The queue was full.
     Dropped,
+    /// It is larger than what passes.
+    TooLarge,
 }
 
 /// One direction of a path: a queue with a bound, a rate, a delay, and seeded loss. Packets never overtake.
@@ -53,13 +57,21 @@ impl Link {
         Self { terms, dice: Dice::new(seed), free_at: Duration::ZERO }
     }
 
-    /// Takes a packet of so many bytes at a time that never falls.
+    /// From now on only packets of so many bytes pass, IP and UDP heads included.
+    pub const fn narrow(&mut self, mtu: usize) {
+        self.terms.mtu = mtu;
+    }
+
+    /// Takes a packet of so many bytes, without its heads, at a time that never falls.
     pub fn take(&mut self, now: Duration, bytes: usize) -> Fate {
+        if bytes + HEADERS > self.terms.mtu {
+            return Fate::TooLarge;
+        }
         if self.dice.below(MILLION) < u64::from(self.terms.loss_ppm) {
             return Fate::Lost;
         }
         let Some(rate) = self.terms.rate_bit_s else { return Fate::Arrives(now + self.terms.delay) };
-        let bytes = bytes as u64 + HEADERS;
+        let bytes = (bytes + HEADERS) as u64;
         let waits = self.free_at.saturating_sub(now);
         let queued = u128::from(rate) * waits.as_nanos() / (8 * NANOS);
         if queued + u128::from(bytes) > u128::from(self.terms.queue_bytes) {
@@ -74,7 +86,7 @@ impl Link {
 const MILLION: u64 = 1_000_000;
 const NANOS: u128 = 1_000_000_000;
 /// Bytes of the IPv4 and UDP headers, which a real link carries too.
-const HEADERS: u64 = 28;
+const HEADERS: usize = 28;
 
 #[cfg(test)]
 mod tests {
@@ -101,6 +113,15 @@ mod tests {
         assert_eq!(link.take(2 * MS, 972), arrives(14));
         // An idle link starts anew.
         assert_eq!(link.take(100 * MS, 972), arrives(111));
+    }
+
+    #[test]
+    fn what_is_larger_than_the_link_carries_vanishes_and_takes_no_place() {
+        let mut link = Link::new(LinkTerms { mtu: 1_500, ..LinkTerms::delay(MS) }, 1);
+        let mut fates = |sizes: [usize; 2]| sizes.map(|size| link.take(Duration::ZERO, size));
+        assert_eq!(fates([1_472, 1_473]), [Fate::Arrives(MS), Fate::TooLarge]);
+        link.narrow(1_228);
+        assert_eq!([1_200, 1_201].map(|size| link.take(Duration::ZERO, size)), [Fate::Arrives(MS), Fate::TooLarge]);
     }
 
     #[test]

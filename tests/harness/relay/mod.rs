@@ -1,4 +1,4 @@
-//! A path over UDP with delay, loss and a rate: packets to it come out at a server later, or not at all, and those of
+//! A path over UDP with delay, loss, a rate and a largest packet: packets to it come out at a server later, or not at all, and those of
 //! the server come back the same way.
 //!
 //! It stands in for `tc netem` where that cannot be had. It has threads of its own, so that what it measures with is
@@ -49,6 +49,10 @@ pub struct Carried {
     pub lost: u64,
     /// Packets that found the queue full.
     pub dropped: u64,
+    /// Packets that were larger than what passes.
+    pub too_large: u64,
+    /// Bytes of the largest packet that came out, without IP and UDP heads.
+    pub largest: u64,
 }
 
 /// A path to one server. Ends when dropped.
@@ -98,6 +102,15 @@ impl Relay {
     pub fn down(&self) -> Carried {
         self.down.carried()
     }
+
+    /// From now on only packets of so many bytes pass, both ways, IP and UDP heads included; and the largest one is
+    /// looked for anew.
+    pub fn narrow(&self, mtu: usize) {
+        for direction in [&self.up, &self.down] {
+            direction.link.lock().unwrap_or_else(PoisonError::into_inner).0.narrow(mtu);
+            direction.largest.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Relay {
@@ -129,6 +142,8 @@ struct Direction {
     packets: AtomicU64,
     lost: AtomicU64,
     dropped: AtomicU64,
+    too_large: AtomicU64,
+    largest: AtomicU64,
 }
 
 impl Direction {
@@ -140,6 +155,8 @@ impl Direction {
             packets: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            too_large: AtomicU64::new(0),
+            largest: AtomicU64::new(0),
         };
         (Arc::new(direction), receiver)
     }
@@ -151,17 +168,25 @@ impl Direction {
                 let packet = Packet { due: self.started + at, bytes: bytes.to_vec(), from: Arc::clone(from), to };
                 // The sending thread goes only after this end.
                 let _ = link.1.as_ref().map(|sender| sender.send(packet));
+                self.largest.fetch_max(bytes.len() as u64, Ordering::Relaxed);
                 &self.packets
             }
             Fate::Lost => &self.lost,
             Fate::Dropped => &self.dropped,
+            Fate::TooLarge => &self.too_large,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
     fn carried(&self) -> Carried {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Carried { packets: read(&self.packets), lost: read(&self.lost), dropped: read(&self.dropped) }
+        Carried {
+            packets: read(&self.packets),
+            lost: read(&self.lost),
+            dropped: read(&self.dropped),
+            too_large: read(&self.too_large),
+            largest: read(&self.largest),
+        }
     }
 
     fn close(&self) {
@@ -367,7 +392,7 @@ mod tests {
             client.send_to(&[0; 100], relay.address()).unwrap();
             keep_up(&relay, sent);
         }
-        let Carried { packets, lost, dropped } = relay.up();
+        let Carried { packets, lost, dropped, .. } = relay.up();
         assert_eq!((packets + lost, dropped), (2_000, 0));
         assert!((140..260).contains(&lost), "{lost}");
     }

@@ -1,6 +1,7 @@
-//! A channel whose signer any key can be, and the question whether a signature counts, asked of the program and of
-//! ed25519-dalek at once.
+//! A channel whose signer any key can be, and the question whether a signature counts, asked of the program, of aro-proto
+//! and of ed25519-dalek at once.
 
+use aro_proto::identity;
 use ed25519_dalek::{Signature, VerifyingKey};
 use settlement_chain::{Address, Signer, VersionedTransaction};
 use settlement_interface::{accounts::Channel, errors::SettlementError, voucher::voucher_bytes};
@@ -55,7 +56,7 @@ impl Bench {
         Case { key: self.agent.signer.pubkey().to_bytes(), amount: 10, signature: voucher.signature }
     }
 
-    /// Asks the program and dalek, asserts that they agree, and tells the answer. The chain's state does not move.
+    /// Asks the program, aro-proto and dalek, asserts that they agree, and tells the answer. The chain's state does not move.
     #[track_caller]
     pub fn accepts(&mut self, case: &Case) -> bool {
         self.all_accepted(std::slice::from_ref(case))
@@ -100,8 +101,15 @@ impl Bench {
     }
 }
 
-/// What ed25519-dalek says.
+/// What ed25519-dalek says, after asserting that aro-proto says the same, with a key that it has looked over before and
+/// with one that it has not.
+#[track_caller]
 pub fn is_strictly_signed(case: &Case, message: &[u8]) -> bool {
-    VerifyingKey::from_bytes(&case.key)
-        .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(&case.signature)).is_ok())
+    let Case { key, signature, .. } = case;
+    let is_signed = VerifyingKey::from_bytes(key)
+        .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok());
+    assert_eq!(identity::verify_strict(key, message, signature).is_ok(), is_signed, "{case:02x?}");
+    let kept = identity::VerifyingKey::from_bytes(key);
+    assert_eq!(kept.is_ok_and(|key| key.verify_strict(message, signature).is_ok()), is_signed, "{case:02x?}");
+    is_signed
 }

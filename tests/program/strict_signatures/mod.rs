@@ -1,4 +1,4 @@
-//! The program accepts exactly the signatures that ed25519-dalek's `verify_strict` accepts.
+//! The program and aro-proto accept exactly the signatures that ed25519-dalek's `verify_strict` accepts.
 
 mod bench;
 mod edge_cases;
@@ -13,8 +13,8 @@ use curve25519_dalek::{
 use settlement_chain::Address;
 use sha2::{Digest, Sha512};
 
-use self::bench::{Bench, Case, SIGNER_OFFSET};
-use crate::{instructions as ix, ledger::Voucher};
+use self::bench::{Bench, Case, SIGNER_OFFSET, is_strictly_signed};
+use crate::{instructions as ix, ledger::Voucher, seed::Chance};
 
 /// The order of the base point, little-endian.
 const ORDER: [u8; 32] = [
@@ -123,6 +123,28 @@ fn mixed_order_keys_count_only_where_the_plain_equation_holds() {
         assert!(bench.accepts(&on_key));
         assert!(!bench.accepts(&on_nonce));
     }
+}
+
+#[test]
+// r[verify voucher.signature.strict]
+fn aro_proto_and_verify_strict_agree_on_keys_and_nonces_of_every_order() {
+    let mut chance = Chance::new(1);
+    let (mut accepted, mut refused) = (0, 0);
+    for round in 0..4_096_usize {
+        let [secret, nonce] = [(); 2].map(|()| Scalar::from_bytes_mod_order(chance.bytes()));
+        let (on_key, on_nonce) = (EIGHT_TORSION[round % 8], EIGHT_TORSION[round / 8 % 8]);
+        let key = (ED25519_BASEPOINT_POINT * secret + on_key).compress().to_bytes();
+        let r = (ED25519_BASEPOINT_POINT * nonce + on_nonce).compress().to_bytes();
+        let message = chance.bytes::<50>();
+        let digest = Sha512::new().chain_update(r).chain_update(key).chain_update(message).finalize();
+        let challenge = Scalar::from_bytes_mod_order_wide(&digest.into());
+        // With the cofactor all of them hold; without it one in eight.
+        let case = Case { key, amount: 0, signature: join(r, nonce + challenge * secret) };
+        let holds = on_nonce + on_key * challenge == EdwardsPoint::identity();
+        assert_eq!(is_strictly_signed(&case, &message), holds, "{case:02x?}");
+        *if holds { &mut accepted } else { &mut refused } += 1;
+    }
+    assert!(accepted > 400 && refused > 3_000, "{accepted} of {refused}");
 }
 
 #[test]

@@ -170,6 +170,25 @@ fn bytes_in_flight_at_a_break_are_conceded_up_to_a_total_bound() {
     assert_eq!(next_run.reconcile(None, charge(159)).unwrap().conceded, charge(9));
 }
 
+// r[verify channel.reconcile]
+#[test]
+fn after_a_crash_the_nodes_word_counts_once_and_up_to_what_it_lends() {
+    // 2,000 paid lend 1,000: 10 MiB, of which 9 were proven or on their way when the agent died.
+    let mut payer = open(10_000, 2_000).after_crash(true);
+    assert_eq!(payer.reconcile(Some(voucher(2_000)), charge(2_900)).unwrap().conceded, charge(900));
+    assert_eq!(payer.conceded(), Charge::ZERO, "a crash explains it");
+    assert_eq!(due(&payer, true), Some(2_900));
+    assert!(payer.reconcile(None, charge(3_900)).is_err(), "once");
+    assert!(open(10_000, 2_000).reconcile(Some(voucher(2_000)), charge(2_900)).is_err(), "and not without a crash");
+
+    // What goes beyond counts as ever.
+    let mut payer = open(10_000, 2_000).after_crash(true);
+    assert!(payer.clone().reconcile(None, charge(3_000 + 2_000)).is_err());
+    let beyond = payer.reconcile(None, charge(3_000 + 100)).unwrap();
+    assert_eq!((beyond.conceded, payer.conceded()), (charge(1_100), charge(100)));
+    assert!(open(2_500, 2_000).after_crash(true).reconcile(None, charge(2_600)).is_err(), "above the deposit");
+}
+
 #[test]
 fn an_absurd_claim_is_refused_without_overflow() {
     let claimed = Tariff { per_mib: u64::MAX }.charge(bytes(u64::MAX));
