@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 
 use agent_client::{Agent, FetchError, NameError, Spending, TreeError};
 use aro_proto::manifest::{Entry, ManifestError, SignedManifest};
-use aro_proto::message::{NameRefused, Refused, Resolved};
+use aro_proto::message::{NameRefused, NameTaken, Refused, Resolved};
 use aro_proto::naming::{NameRecord, TargetKind, VerifiedName};
 use aro_proto::wire::encode_frame;
 use aro_proto::{Amount, ContentId, NameAddress, NodeAddress, Refusal, RefusalCode, SecretKey};
@@ -261,20 +261,31 @@ async fn the_newest_record_counts_and_no_node_takes_it_back() {
 async fn a_node_cannot_talk_a_publisher_out_of_its_own_name() {
     let scene = Scene::new(&[]).await;
     let node = NodeAddress::from(&scene.node.address());
-    // Whatever is asked, the node claims a better record that the publisher never signed.
-    let forged = NameRefused {
-        refusal: Refusal::new(RefusalCode::NameNotRising, "scripted"),
-        current: record(9, b"x").sign(&publisher()).signed().clone(),
-    };
-    let not_found = encode_frame(&Refused { refusal: Refusal::new(RefusalCode::NameNotFound, "") }).unwrap();
-    scene.node.follow(Script::RequestBytes(not_found));
-    let publish = |target: &[u8]| {
+    let resolve = encode_frame(&Refused { refusal: Refusal::new(RefusalCode::NameNotFound, "") }).unwrap();
+    let publish = async |answer: Vec<u8>, target: &[u8]| {
+        scene.node.follow(Script::NameBytes { publish: answer, resolve: resolve.clone() });
         let name = "site".parse().unwrap();
-        scene.agent.publish_name(&node, name, ContentId::of(target), TargetKind::Content).run()
+        scene.agent.publish_name(&node, name, ContentId::of(target), TargetKind::Content).run().await
     };
-    let refused = publish(b"a").await.unwrap_err();
-    assert!(matches!(&refused, NameError::Fetch(FetchError::Refused(_))), "{refused}");
-    scene.node.follow(Script::RequestBytes(encode_frame(&forged).unwrap()));
-    // Now already the look before it is answered wrongly.
-    assert!(matches!(publish(b"a").await, Err(NameError::Fetch(FetchError::Misbehaved { .. }))));
+    let taken = |sequence| encode_frame(&NameTaken { sequence }).unwrap();
+    let refused = |current: &VerifiedName, altered: bool| {
+        let mut current = current.signed().clone();
+        current.record.sequence += u64::from(altered);
+        let refusal = Refusal::new(RefusalCode::NameNotRising, "scripted");
+        encode_frame(&NameRefused { refusal, current }).unwrap()
+    };
+    // Another publisher's record, one that nobody signed, a number that was never sent.
+    let strange = record(9, b"x").sign(&publisher());
+    for lie in [refused(&strange, false), refused(&strange, true), taken(7)] {
+        let error = publish(lie, b"a").await.unwrap_err();
+        assert!(matches!(error, NameError::Fetch(FetchError::Misbehaved { .. })), "{error}");
+    }
+    // The number was spent before it left: the same meaning keeps it, another one gets the next.
+    let record = publish(taken(1), b"a").await.unwrap();
+    assert_eq!((record.sequence, record.target), (1, ContentId::of(b"a")));
+    assert_eq!(publish(taken(2), b"b").await.unwrap().sequence, 2);
+    assert_eq!(publish(taken(3), b"a").await.unwrap().sequence, 3);
+    let denied = encode_frame(&Refused { refusal: Refusal::new(RefusalCode::PublishDenied, "") }).unwrap();
+    let error = publish(denied, b"c").await.unwrap_err();
+    assert!(matches!(&error, NameError::Fetch(FetchError::Refused(_))) && error.code() == "PublishDenied", "{error}");
 }

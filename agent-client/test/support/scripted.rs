@@ -10,7 +10,7 @@ use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_FRAME, MAX_REQUEST_STR
 use aro_proto::merkle::{AnsweredRanges, Encoder, GroupSize, Outboard, PreOrderOutboard, Step};
 use aro_proto::message::{
     Bind, Bound, ChainIds, Credit, Describe, Description, Fetch, FetchHead, Goaway, Hello, Message, NodeHello, Pay,
-    Quote, Refused, StreamEnd, VoucherOnWire,
+    PublishName, Quote, Refused, StreamEnd, VoucherOnWire,
 };
 use aro_proto::wire::{FRAME_HEAD, FrameHead, decode_body, encode_frame};
 use aro_proto::{
@@ -44,6 +44,11 @@ pub enum Script {
     // Instead of an answer.
     Refuse(RefusalCode, Option<u64>),
     RequestBytes(Vec<u8>),
+    /// One answer to whoever publishes a name, another to everybody else.
+    NameBytes {
+        publish: Vec<u8>,
+        resolve: Vec<u8>,
+    },
     // On the control stream.
     Chain(ChainIds),
     ControlBytes(Vec<u8>),
@@ -61,6 +66,7 @@ pub enum Script {
     // In the quote.
     QuotePrice(u64),
     QuoteKey,
+    QuoteSize(u64),
 }
 
 /// What the node saw.
@@ -91,6 +97,8 @@ struct Inner {
     endpoint: Endpoint,
     key: SecretKey,
     stored: Mutex<Arc<Stored>>,
+    /// What it has beside that.
+    others: Mutex<HashMap<ContentId, Arc<Stored>>>,
     tariff: Tariff,
     chain: EmbeddedChain,
     chain_ids: ChainIds,
@@ -132,6 +140,7 @@ impl ScriptedNode {
             endpoint,
             key: key.clone(),
             stored: Mutex::new(Stored::new(content)),
+            others: Mutex::default(),
             tariff: Tariff { per_mib },
             chain: world.chain.clone(),
             chain_ids: world.chain_ids().await,
@@ -171,6 +180,20 @@ impl ScriptedNode {
         *self.inner.stored.lock().unwrap() = Stored::new(content);
     }
 
+    /// It has this too.
+    pub fn also_has(&self, bytes: &[u8]) {
+        self.inner.others.lock().unwrap().insert(ContentId::of(bytes), Stored::new(bytes.to_vec()));
+    }
+
+    fn find(&self, content: ContentId) -> Option<Arc<Stored>> {
+        let first = self.stored();
+        if first.outboard.root() == content {
+            Some(first)
+        } else {
+            self.inner.others.lock().unwrap().get(&content).cloned()
+        }
+    }
+
     pub fn stored(&self) -> Arc<Stored> {
         Arc::clone(&self.inner.stored.lock().unwrap())
     }
@@ -205,18 +228,7 @@ impl ScriptedNode {
     }
 
     fn encode(&self, answered: AnsweredRanges) -> Vec<u8> {
-        let stored = self.stored();
-        let mut bytes = Vec::new();
-        for step in Encoder::new(answered) {
-            match step {
-                Step::Parent(node) => bytes.extend(stored.outboard.parent(node).unwrap()),
-                Step::Leaf { offset, len } => {
-                    let start = usize::try_from(offset).unwrap();
-                    bytes.extend_from_slice(&stored.bytes[start..start + len as usize]);
-                }
-            }
-        }
-        bytes
+        encode_of(&self.stored(), answered)
     }
 
     async fn accept(self) {
@@ -384,7 +396,13 @@ impl ScriptedNode {
                 let _ = send.finish();
                 return Some(());
             }
-            Script::RequestBytes(bytes) => {
+            Script::NameBytes { publish, .. } if signed.kind() == PublishName::KIND => {
+                let _ = send.write_all(&publish).await;
+                let _ = send.finish();
+                let _ = send.stopped().await;
+                return Some(());
+            }
+            Script::RequestBytes(bytes) | Script::NameBytes { resolve: bytes, .. } => {
                 let _ = send.write_all(&bytes).await;
                 let _ = send.finish();
                 let _ = send.stopped().await;
@@ -405,7 +423,10 @@ impl ScriptedNode {
     }
 
     async fn describe(&self, send: &mut SendStream, describe: &Describe) -> Option<()> {
-        let size = self.content().len() as u64;
+        let Some(stored) = self.find(describe.content) else {
+            return write(send, &Refused { refusal: Refusal::new(RefusalCode::NotFound, "not here") }).await;
+        };
+        let size = if let Script::QuoteSize(size) = self.script() { size } else { stored.bytes.len() as u64 };
         let answered = describe.ranges.answered(size, GroupSize::from_log2(describe.group_log2).unwrap());
         let content_bytes = ByteCount::new(answered.content_bytes());
         let mut price = self.inner.tariff.price(content_bytes).unwrap();
@@ -440,55 +461,68 @@ impl ScriptedNode {
         }
         let script = self.script();
         let group = GroupSize::from_log2(fetch.group_log2).unwrap();
-        let item = &fetch.items[0];
-        assert_eq!(item.content, self.content_id());
-        let size = self.content().len() as u64;
-        let answered = item.ranges.answered(size, group);
-        let claimed_size = if let Script::Size(size) = script { size } else { size };
-        let claimed = item.ranges.answered(claimed_size, group);
-        let bytes = ByteCount::new(claimed.content_bytes());
-        let mut head = FetchHead {
-            size: ByteCount::new(claimed_size),
-            content_bytes: bytes,
-            price: self.inner.tariff.price(bytes).unwrap_or(Amount::new(u64::MAX)),
-        };
-        match script {
-            Script::ContentBytes(bytes) => head.content_bytes = ByteCount::new(bytes),
-            Script::Price(price) => head.price = Amount::new(price),
-            _ => {}
+        let mut answers_due = Vec::new();
+        let (mut billed, mut price) = (0, 0);
+        for item in &fetch.items {
+            let Some(stored) = self.find(item.content) else {
+                answers_due.push(None);
+                continue;
+            };
+            let size = stored.bytes.len() as u64;
+            let answered = item.ranges.answered(size, group);
+            let claimed_size = if let Script::Size(size) = script { size } else { size };
+            let bytes = ByteCount::new(item.ranges.answered(claimed_size, group).content_bytes());
+            let mut head = FetchHead {
+                size: ByteCount::new(claimed_size),
+                content_bytes: bytes,
+                price: self.inner.tariff.price(bytes).unwrap_or(Amount::new(u64::MAX)),
+            };
+            match script {
+                Script::ContentBytes(bytes) => head.content_bytes = ByteCount::new(bytes),
+                Script::Price(price) => head.price = Amount::new(price),
+                _ => {}
+            }
+            price += answered.content_bytes();
+            billed += answered.content_bytes();
+            answers_due.push(Some((head, stored, answered)));
         }
-        let honest_price = matches!(script, Script::Honest) && head.price > fetch.max_price;
-        if honest_price {
-            let refusal = Refusal::new(RefusalCode::PriceTooHigh, "too much").with_amount(head.price);
+        let price = self.inner.tariff.price(ByteCount::new(price)).unwrap();
+        if matches!(script, Script::Honest) && price > fetch.max_price {
+            let refusal = Refusal::new(RefusalCode::PriceTooHigh, "too much").with_amount(price);
             return write(send, &Refused { refusal }).await;
         }
-        let billed = answered.content_bytes();
         *self.inner.billed_bytes.lock().unwrap() += billed;
         answers.lock().unwrap().insert(u64::from(VarInt::from(send.id())), billed);
-        write(send, &head).await?;
-        let mut encoding = self.encode(answered.clone());
-        let mut stop = usize::MAX;
-        match script {
-            Script::FlipBit { byte, bit } => encoding[byte] ^= 1 << bit,
-            Script::CutAt(at) => encoding.truncate(at),
-            Script::Append(len) => encoding.extend(std::iter::repeat_n(7, len)),
-            Script::StallAt(at) | Script::ResetAt(at, _) => stop = at,
-            _ => {}
-        }
         let before = *paid.borrow();
         let mut sent = 0;
-        // Pieces of a quarter of a quantum, each only within the credit window, as the protocol has it.
-        for piece in encoding[..stop.min(encoding.len())].chunks(PIECE) {
-            let tariff = self.inner.tariff;
-            sent += piece.len() as u64;
-            let owed = before + tariff.price(ByteCount::new(sent)).unwrap().get();
-            let within = |paid: &u64| owed <= paid + credit_window(Amount::new(*paid), &tariff).get();
-            if !tariff.is_free() {
-                paid.wait_for(within).await.ok()?;
+        for due in answers_due {
+            let Some((head, stored, answered)) = due else {
+                write(send, &Refused { refusal: Refusal::new(RefusalCode::NotFound, "not here") }).await?;
+                continue;
+            };
+            write(send, &head).await?;
+            let mut encoding = encode_of(&stored, answered);
+            let mut stop = usize::MAX;
+            match script {
+                Script::FlipBit { byte, bit } => encoding[byte] ^= 1 << bit,
+                Script::CutAt(at) => encoding.truncate(at),
+                Script::Append(len) => encoding.extend(std::iter::repeat_n(7, len)),
+                Script::StallAt(at) | Script::ResetAt(at, _) => stop = at,
+                _ => {}
             }
-            if send.write_all(piece).await.is_err() {
-                self.inner.seen.send_modify(|seen| seen.sent.push(sent));
-                return None;
+            // Pieces of a quarter of a quantum, each only within the credit window, as the protocol has it.
+            for piece in encoding[..stop.min(encoding.len())].chunks(PIECE) {
+                let tariff = self.inner.tariff;
+                sent += piece.len() as u64;
+                let owed = before + tariff.price(ByteCount::new(sent)).unwrap().get();
+                let within = |paid: &u64| owed <= paid + credit_window(Amount::new(*paid), &tariff).get();
+                if !tariff.is_free() {
+                    paid.wait_for(within).await.ok()?;
+                }
+                if send.write_all(piece).await.is_err() {
+                    self.inner.seen.send_modify(|seen| seen.sent.push(sent));
+                    return None;
+                }
             }
         }
         self.inner.seen.send_modify(|seen| seen.sent.push(sent));
@@ -504,6 +538,20 @@ impl ScriptedNode {
             _ => Some(()),
         }
     }
+}
+
+fn encode_of(stored: &Stored, answered: AnsweredRanges) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for step in Encoder::new(answered) {
+        match step {
+            Step::Parent(node) => bytes.extend(stored.outboard.parent(node).unwrap()),
+            Step::Leaf { offset, len } => {
+                let start = usize::try_from(offset).unwrap();
+                bytes.extend_from_slice(&stored.bytes[start..start + len as usize]);
+            }
+        }
+    }
+    bytes
 }
 
 /// Content bytes of each answer on a connection, by stream.
