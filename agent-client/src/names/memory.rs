@@ -45,8 +45,8 @@ impl NameMemory {
     pub(crate) fn raise(&self, record: &VerifiedName) -> io::Result<(Standing, Option<VerifiedName>)> {
         let name = record.record().address();
         fs::create_dir_all(&self.folder)?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600);
-        let lock = lock.clone().open(self.folder.join(LOCK))?;
+        let path = self.folder.join(LOCK);
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         // Released when the file is closed.
         lock.lock()?;
         let known = self.latest(&name)?;

@@ -126,11 +126,13 @@ impl FetchTreeBuilder {
             (now.bytes, now.total_bytes) = (claimed - missing_bytes, claimed);
         });
         let fetching = Fetching { agent, nodes, folder, allowance, meter, publisher };
-        fetching.check_price(missing_bytes).await?;
         let fetching = Arc::new(fetching);
-        let fetched = Arc::clone(&fetching).run(portions(missing)).await?;
-        done.add(&fetched);
+        let fetched = match fetching.check_price(missing_bytes).await {
+            Ok(()) => Arc::clone(&fetching).run(portions(missing)).await,
+            Err(error) => Err(error),
+        };
         fetching.folder.finish();
+        done.add(&fetched?);
         Ok(FetchTreeReport {
             manifest: id,
             publisher,
@@ -235,8 +237,8 @@ impl Fetching {
     async fn alone(&self, node: &NodeAddress, one: &Wanted) -> Result<Done, TreeError> {
         let (address, claimed) = (node.with_content(one.content), one.claimed());
         let quote = self.agent.quote(&address, ByteRanges::all()).await.map_err(|error| of_entry(one, error))?;
-        if let Some(other) = other_claim(one, quote.size.get()) {
-            return Err(self.prove_size(node, one, other, &quote.tariff).await);
+        if liar(one, quote.size.get()).is_some() {
+            return Err(self.prove_size(node, one, quote.size.get(), &quote.tariff).await);
         }
         let charge = quote.tariff.charge(ByteCount::new(claimed));
         let allowed = self.reserve(charge)?;
@@ -264,8 +266,8 @@ impl Fetching {
             }
         };
         share.show(claimed * one.places.len() as u64, report.paid);
-        if !report.size_proven || report.size != claimed {
-            return Err(self.mismatch(one, report.size));
+        if let Some(entry) = liar(one, report.size) {
+            return Err(self.mismatch(entry, report.size));
         }
         self.place(vec![(one.clone(), None)]).await?;
         Ok(Done::of(&report))
@@ -294,10 +296,10 @@ impl Fetching {
         let (mut whole, mut missing, mut refused, mut lie) = (Vec::new(), Vec::new(), None, None);
         for (one, fetched) in wanted.iter().zip(fetched) {
             match fetched {
-                Ok(bytes) if other_claim(one, bytes.len() as u64).is_some() => {
-                    lie.get_or_insert(self.mismatch(one, bytes.len() as u64));
-                }
-                Ok(bytes) => whole.push((one.clone(), Some(bytes))),
+                Ok(bytes) => match liar(one, bytes.len() as u64) {
+                    Some(entry) => lie = lie.or_else(|| Some(self.mismatch(entry, bytes.len() as u64))),
+                    None => whole.push((one.clone(), Some(bytes))),
+                },
                 Err(error) => {
                     self.allowance.release(tariff.charge(ByteCount::new(one.claimed())));
                     refused.get_or_insert(of_entry(one, error));
@@ -333,7 +335,7 @@ impl Fetching {
         }
         for one in wanted {
             let quoted = self.agent.quote(&node.with_content(one.content), ByteRanges::all()).await;
-            if let Some(size) = quoted.ok().and_then(|quote| other_claim(one, quote.size.get())) {
+            if let Some(size) = quoted.ok().map(|quote| quote.size.get()).filter(|size| liar(one, *size).is_some()) {
                 return Some(self.prove_size(node, one, size, tariff).await);
             }
         }
@@ -355,25 +357,17 @@ impl Fetching {
         match last.await {
             Ok((report, _)) => {
                 self.meter.change(|now| now.spent = now.spent.saturating_add(report.paid));
-                let is_lie = report.size_proven && other_claim(one, report.size).is_some();
-                if is_lie { self.mismatch(one, report.size) } else { lied() }
+                let entry = liar(one, report.size).filter(|_| report.size_proven);
+                entry.map_or_else(lied, |entry| self.mismatch(entry, report.size))
             }
             Err(FetchError::TooLarge { .. }) => lied(),
             Err(error) => of_entry(one, error),
         }
     }
 
-    fn mismatch(&self, one: &Wanted, proven: u64) -> TreeError {
-        match one.places.iter().find(|entry| entry.size != proven) {
-            Some(entry) => TreeError::ManifestMismatch {
-                name: entry.name.clone(),
-                claimed: entry.size,
-                proven,
-                publisher: self.publisher,
-            },
-            // Not reached: who asks has found one.
-            None => TreeError::PriceTooHigh { price: UNBOUNDED, allowed: self.allowance.most },
-        }
+    fn mismatch(&self, entry: &Entry, proven: u64) -> TreeError {
+        let (name, claimed, publisher) = (entry.name.clone(), entry.size, self.publisher);
+        TreeError::ManifestMismatch { name, claimed, proven, publisher }
     }
 
     /// Writes what is in memory, and moves everything to its places.
@@ -533,9 +527,9 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(ended)
 }
 
-/// The size, if any place of the content claims another.
-fn other_claim(one: &Wanted, size: u64) -> Option<u64> {
-    one.places.iter().any(|entry| entry.size != size).then_some(size)
+/// The first place of the content that claims another size.
+fn liar(one: &Wanted, size: u64) -> Option<&Entry> {
+    one.places.iter().find(|entry| entry.size != size)
 }
 
 fn of_entry(one: &Wanted, error: FetchError) -> TreeError {

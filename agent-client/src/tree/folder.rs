@@ -105,9 +105,9 @@ impl TargetFolder {
         self.move_to(&part, last).map_err(|error| (last.name.to_string(), error))
     }
 
-    /// The tree is whole: removes what nothing gathers in any more.
+    /// Nothing more is written: removes where files gather, if nothing is left there.
     pub(super) fn finish(&self) {
-        // Parts of another tree may be there, and stay.
+        // What broke off stays for the next try.
         let _ = unlinkat(&self.root, PARTS, AtFlags::REMOVEDIR);
     }
 

@@ -51,10 +51,6 @@ impl Meter {
             report(now);
         }
     }
-
-    fn spent(&self) -> Amount {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).spent
-    }
 }
 
 /// What all files of a tree together may cost. Charges add up exactly, as the channel's bill does, and are rounded once.

@@ -359,7 +359,7 @@ mod tests {
         #[test]
         fn signed_garbage_is_an_error_never_a_panic(body in prop::collection::vec(any::<u8>(), 0..400)) {
             if let Ok(manifest) = sign_raw(body.clone()).verify() {
-                prop_assert_eq!(encode(manifest.entries()), body);
+                prop_assert_eq!(&encode(manifest.entries()), &body);
             }
             let _ = SignedManifest::from_bytes(&body).and_then(|read| read.verify());
         }
