@@ -345,7 +345,7 @@ impl Fetching {
     /// The node shows another size than the manifest: the content's last group proves which of the two is wrong.
     // r[impl manifest.size.proven]
     async fn prove_size(&self, node: &NodeAddress, one: &Wanted, shown: u64, tariff: &Tariff) -> TreeError {
-        let ranges = shown.checked_sub(1).and_then(|last| ByteRanges::single(last, u64::MAX).ok());
+        let ranges = shown.checked_sub(1).and_then(|last| ByteRanges::single(last, shown).ok());
         let ranges = ranges.unwrap_or_else(ByteRanges::all);
         let group = tariff.charge(ByteCount::new(GroupSize::KIB16.bytes()));
         let allowed = match self.reserve(group) {
