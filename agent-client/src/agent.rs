@@ -1,12 +1,13 @@
 //! The agent: one wallet, one budget, one chain, and a connection to each node that it fetches from.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
 use aro_proto::naming::{NameRecord, TargetKind};
-use aro_proto::{Address, Amount, ChannelId, ContentId, Name, NameAddress, NodeAddress, NodeId};
+use aro_proto::{Address, Amount, ChannelId, ContentId, Name, NameAddress, NodeAddress, NodeId, WhoActs};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address as ChainAddress, ChainClient, ChainError, Program};
 use thiserror::Error;
@@ -16,11 +17,15 @@ use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
+use crate::ledger::Hold;
 use crate::names::{self, NameError, PublishNameBuilder};
 use crate::publish::{PublishBuilder, PublishSource};
+use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use crate::transport::{Endpoints, Session, SessionSetup};
 use crate::tree::{FetchTreeBuilder, PublishTreeBuilder};
-use crate::wallet::{ChannelRecord, Money, Wallet, WalletError};
+use crate::wallet::{
+    ChannelEvent, ChannelPolicy, ChannelRecord, Listener, Money, MoneyError, Purse, Wallet, WalletError,
+};
 
 /// Fetches, pays and keeps the books. Clones share everything.
 #[derive(Clone)]
@@ -37,6 +42,9 @@ struct Inner {
     config: AgentConfig,
     endpoints: Endpoints,
     pool: Mutex<HashMap<NodeId, Slot>>,
+    policy: ChannelPolicy,
+    listener: Option<Listener>,
+    purse: Arc<Mutex<()>>,
 }
 
 /// One node's connection; the lock lets only one fetch dial while the others wait for its result.
@@ -51,6 +59,8 @@ pub struct AgentBuilder {
     wallet: Option<Wallet>,
     budget: Option<Amount>,
     config: AgentConfig,
+    channels: ChannelPolicy,
+    listener: Option<Listener>,
 }
 
 /// Why an agent could not be put together.
@@ -62,11 +72,78 @@ pub enum BuildError {
     /// The chain could not be asked which chain it is, or the program is not set up on it.
     #[error(transparent)]
     Chain(#[from] ReadError),
+    /// The wallet is not for this chain, or cannot be used.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
 }
 
 impl From<ChainError> for BuildError {
     fn from(error: ChainError) -> Self {
         Self::Chain(error.into())
+    }
+}
+
+impl BuildError {
+    /// One stable word for what happened, for logs and JSON.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Needs(_) => "Internal",
+            Self::Chain(_) => "Chain",
+            Self::Wallet(error) => error.code(),
+        }
+    }
+
+    /// Who can change it.
+    pub fn who_acts(&self) -> WhoActs {
+        match self {
+            Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
+            Self::Wallet(error) => error.who_acts(),
+            Self::Needs(_) | Self::Chain(_) => WhoActs::GiveUp,
+        }
+    }
+
+    /// True if the same call may succeed later without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        self.who_acts() == WhoActs::RetryHere
+    }
+
+    /// What to do next, for people.
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::Needs(what) => format!("give the builder a {what}"),
+            Self::Chain(_) => "check --rpc and --program-id, and that the chain runs".into(),
+            Self::Wallet(error) => error.next_step(),
+        }
+    }
+
+    /// The amount that it speaks of, in base units.
+    pub fn amount(&self) -> Option<Amount> {
+        match self {
+            Self::Wallet(error) => error.amount(),
+            Self::Needs(_) | Self::Chain(_) => None,
+        }
+    }
+
+    /// Milliseconds after which to try the same again, where that helps.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        retry_after_ms_of(self.who_acts())
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Wallet(error) => error.subject(),
+            Self::Needs(_) | Self::Chain(_) => Subject::default(),
+        }
+    }
+
+    /// What a command ends with: see [`ErrorReport`](crate::ErrorReport::exit_code).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Needs(_) => exit::INTERNAL,
+            Self::Chain(_) => exit_code_of(self.who_acts()),
+            Self::Wallet(error) => error.exit_code(),
+        }
     }
 }
 
@@ -102,6 +179,19 @@ impl AgentBuilder {
         self
     }
 
+    /// When channels are opened, topped up and closed unasked. Default [`ChannelPolicy::default`]: within its caps, with
+    /// money that was deposited before. [`ChannelPolicy::manual`] does nothing unasked.
+    pub fn channels(mut self, policy: ChannelPolicy) -> Self {
+        self.channels = policy;
+        self
+    }
+
+    /// Called with what is done with channels unasked. It must not block.
+    pub fn on_channel_event(mut self, listener: impl Fn(&ChannelEvent) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Arc::new(listener));
+        self
+    }
+
     /// Asks the chain which chain it is, and is ready.
     ///
     /// # Errors
@@ -113,7 +203,10 @@ impl AgentBuilder {
         let genesis_hash = chain.genesis_hash().await?;
         let config = reads::config(&*chain, &program).await?;
         let chain_ids = ChainIds { genesis_hash, program: program.id.to_bytes(), mint: config.mint };
-        Ok(Agent {
+        if !wallet.is_owner() {
+            wallet.arrive(&chain_ids, chain.clock().await?)?;
+        }
+        let agent = Agent {
             inner: Arc::new(Inner {
                 chain,
                 program,
@@ -123,8 +216,13 @@ impl AgentBuilder {
                 config: self.config,
                 endpoints: Endpoints::default(),
                 pool: Mutex::default(),
+                policy: self.channels,
+                listener: self.listener,
+                purse: Arc::default(),
             }),
-        })
+        };
+        agent.sweep_in_background();
+        Ok(agent)
     }
 }
 
@@ -221,6 +319,10 @@ impl Agent {
         &self.inner.program
     }
 
+    pub(crate) fn chain_ids(&self) -> &ChainIds {
+        &self.inner.chain_ids
+    }
+
     pub(crate) fn mint(&self) -> ChainAddress {
         ChainAddress::new_from_array(self.inner.chain_ids.mint)
     }
@@ -233,14 +335,58 @@ impl Agent {
         &self.inner.config
     }
 
+    pub(crate) fn policy(&self) -> &ChannelPolicy {
+        &self.inner.policy
+    }
+
+    /// Waits for its turn to lock money in channels.
+    pub(crate) async fn purse(&self) -> Result<Purse, MoneyError> {
+        Ok(Purse::take(Arc::clone(&self.inner.purse), &self.inner.wallet).await?)
+    }
+
+    /// Says what was done with a channel unasked.
+    pub(crate) fn tell(&self, event: &ChannelEvent) {
+        tracing::info!(?event, "a channel was seen to");
+        if let Some(listener) = &self.inner.listener {
+            listener(event);
+        }
+    }
+
+    /// A handle that does not keep the agent alive.
+    pub(crate) fn downgrade(&self) -> WeakAgent {
+        WeakAgent(Arc::downgrade(&self.inner))
+    }
+
+    /// Runs what may sync the disk on a thread of its own.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, WalletError> + Send + 'static,
+    ) -> Result<T, WalletError> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(panicked) => match panicked.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(WalletError::Ending),
+            },
+        }
+    }
+
     /// The connection to an address's node, dialled if there is none.
     pub(crate) async fn session(&self, address: &Address) -> Result<Arc<Session>, FetchError> {
+        if !self.keys().is_owner() {
+            let (wallet, node) = (self.keys().clone(), address.node());
+            self.blocking(move || wallet.may_pay(node)).await?;
+        }
         let slot = self.slot(address.node()).await;
         let mut slot = slot.lock().await;
         if let Some(session) = slot.as_ref().filter(|session| session.is_usable()) {
             return Ok(Arc::clone(session));
         }
         let record = self.channel_to(address.node()).await?;
+        let hold = match &record {
+            Some(record) => Some(self.hold(record.channel).await?),
+            None => None,
+        };
         let setup = SessionSetup {
             endpoints: &self.inner.endpoints,
             wallet: self.inner.wallet.clone(),
@@ -248,6 +394,7 @@ impl Agent {
             config: self.inner.config,
             chain: self.inner.chain_ids,
             record,
+            hold,
         };
         let session = Arc::new(Session::dial(address, setup).await?);
         *slot = Some(Arc::clone(&session));
@@ -292,17 +439,24 @@ impl Agent {
     /// its own.
     pub(crate) async fn remember(&self, record: ChannelRecord) -> Result<(), WalletError> {
         let wallet = self.inner.wallet.clone();
-        match tokio::task::spawn_blocking(move || wallet.remember(record)).await {
-            Ok(remembered) => remembered,
-            Err(panicked) => match panicked.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(ending) => Err(WalletError::Store(std::io::Error::other(ending).into())),
-            },
+        self.blocking(move || wallet.remember(record)).await
+    }
+
+    /// Takes a channel for this process, and waits a while for another one that has it.
+    async fn hold(&self, channel: ChannelId) -> Result<Arc<Hold>, WalletError> {
+        let deadline = Instant::now() + Duration::from_millis(self.inner.config.channel_wait_ms);
+        loop {
+            match self.inner.wallet.hold(channel) {
+                Err(WalletError::ChannelInUse(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(HOLD_INTERVAL).await;
+                }
+                held => return held,
+            }
         }
     }
 
     /// The open channel to a node: from the wallet's record, or from the chain where the record has none.
-    async fn channel_to(&self, node: NodeId) -> Result<Option<ChannelRecord>, FetchError> {
+    pub(crate) async fn channel_to(&self, node: NodeId) -> Result<Option<ChannelRecord>, MoneyError> {
         if let Some(record) = self.inner.wallet.open_channel_to(node)? {
             return Ok(Some(record));
         }
@@ -323,6 +477,15 @@ impl Agent {
     }
 }
 
+/// An [`Agent`] while it lives.
+pub(crate) struct WeakAgent(Weak<Inner>);
+
+impl WeakAgent {
+    pub(crate) fn upgrade(&self) -> Option<Agent> {
+        self.0.upgrade().map(|inner| Agent { inner })
+    }
+}
+
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Agent").field("wallet", &self.inner.wallet).finish_non_exhaustive()
@@ -330,4 +493,6 @@ impl std::fmt::Debug for Agent {
 }
 
 /// Time for nodes to acknowledge the end of connections.
-const GOODBYE: std::time::Duration = std::time::Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Between looks at a channel that another process has.
+const HOLD_INTERVAL: Duration = Duration::from_millis(20);

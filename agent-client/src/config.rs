@@ -20,12 +20,16 @@ pub struct AgentConfig {
     /// and paid by then; a node that never acknowledges costs this much time and nothing else. With 0 no fetch waits, and
     /// those that end within a moment share a voucher, which is what many small fetches want.
     pub credit_timeout_ms: u64,
+    /// Milliseconds to wait for a channel that another process of the same wallet is using. Default 5,000. More: a
+    /// fetch fails later where the other process goes on.
+    pub channel_wait_ms: u64,
     /// Base units that may be paid ahead to a node that is trusted so far. Default 0: only proven bytes are paid.
     /// More: no pause at the first window, and this much at risk for each node.
     pub prepay: Amount,
     /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
     pub write_queue_bytes: usize,
-    /// Bytes that wait for whoever reads a fetch along, or for bytes before them. Default 4 MiB. More: memory.
+    /// Bytes that wait for whoever reads a fetch along, or for bytes before them, for each of its sources. Default 4 MiB.
+    /// More: memory.
     pub read_ahead_bytes: usize,
     /// Congestion control of what the agent sends, which is requests, vouchers and uploads, and the largest packets that
     /// it takes and looks for. Default CUBIC; 6,500 bytes within a network of one's own and 1,452 elsewhere.
@@ -39,6 +43,7 @@ impl Default for AgentConfig {
             answer_timeout_ms: 2 * limits::EXCHANGE_TIMEOUT_MS,
             stall_timeout_ms: limits::PAYMENT_TIMEOUT_MS + 5_000,
             credit_timeout_ms: 5_000,
+            channel_wait_ms: 5_000,
             prepay: Amount::ZERO,
             write_queue_bytes: 4 << 20,
             read_ahead_bytes: 4 << 20,

@@ -3,6 +3,7 @@
 //! Every error answers the same questions: what happened, who must act, what to do next, and which amount it speaks
 //! of. Errors clone, for one broken connection fails every fetch on it.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ use settlement_chain::reads::ReadError;
 use thiserror::Error;
 
 use crate::budget::BudgetExceeded;
-use crate::wallet::WalletError;
+use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
+use crate::wallet::{MoneyError, WalletError};
 
 /// Why a fetch, a quote or an upload failed. Nothing unproven was delivered, and nothing was paid but for proven bytes.
 #[derive(Clone, Debug, Error)]
@@ -119,6 +121,13 @@ pub enum FetchError {
         waited_ms: u64,
     },
 
+    /// No source is left that could bring what is missing.
+    #[error("no source is left that could bring what is missing{}", Causes(.causes))]
+    NoSource {
+        /// What each of them failed with last, or for good.
+        causes: Arc<[SourceError]>,
+    },
+
     // Ours.
     /// The budget does not allow it.
     #[error(transparent)]
@@ -146,6 +155,27 @@ pub enum FetchError {
     /// The chain could not be asked which channel to use.
     #[error(transparent)]
     Chain(Arc<ReadError>),
+    /// A channel that was needed could not be opened or topped up.
+    #[error("what the request needs to be paid could not be provided: {0}")]
+    Money(Arc<MoneyError>),
+}
+
+/// Why one source of several could not bring a content.
+#[derive(Clone, Debug)]
+pub struct SourceError {
+    /// The node.
+    pub node: NodeId,
+    /// What it failed with.
+    pub error: FetchError,
+}
+
+/// Writes a list of causes out.
+struct Causes<'a>(&'a [SourceError]);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|SourceError { node, error }| write!(f, "; {node}: {error}"))
+    }
 }
 
 /// How a node broke the protocol.
@@ -231,13 +261,15 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "WrongNodeKey",
             Self::Unreachable { .. } => "Unreachable",
             Self::Timeout { .. } => "Timeout",
+            Self::NoSource { .. } => "NoSource",
             Self::BudgetExceeded(_) => "BudgetExceeded",
             Self::TooLarge { .. } => "TooLarge",
             Self::Request(_) => "Request",
             Self::Source(_) => "Source",
             Self::Sink(_) => "Sink",
-            Self::Wallet(_) => "Wallet",
+            Self::Wallet(error) => error.code(),
             Self::Chain(_) => "Chain",
+            Self::Money(error) => error.code(),
         }
     }
 
@@ -250,8 +282,14 @@ impl FetchError {
             }
             Self::NoChannel { .. } | Self::DepositExhausted { .. } | Self::ChannelUnusable { .. } => WhoActs::Pay,
             Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => WhoActs::Authorise,
-            Self::Wallet(error) if !error.is_retryable() => WhoActs::Authorise,
-            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Wallet(_) => WhoActs::RetryHere,
+            Self::Wallet(error) => error.who_acts(),
+            Self::Money(error) => error.who_acts(),
+            // Whatever helps with one of them helps.
+            Self::NoSource { causes } => {
+                let retryable = causes.iter().find(|cause| cause.error.who_acts() == WhoActs::RetryHere);
+                retryable.or(causes.first()).map_or(WhoActs::RetryElsewhere, |cause| cause.error.who_acts())
+            }
+            Self::Unreachable { .. } | Self::Timeout { .. } => WhoActs::RetryHere,
             Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
             Self::WrongChain { .. }
             | Self::TooLarge { .. }
@@ -290,13 +328,17 @@ impl FetchError {
             Self::WrongNodeKey { .. } => "check the address: the node may have moved, or another runs there".into(),
             Self::Unreachable { .. } => "check that the node runs and that UDP reaches it, then try again".into(),
             Self::Timeout { .. } => "try again, or ask another node".into(),
+            Self::NoSource { .. } => {
+                "name other nodes with --from, or do for one of these what its error asks for".into()
+            }
             Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
             Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
             Self::Source(_) => "check the file and its permissions, and that nobody writes to it".into(),
             Self::Sink(error) => sink_step(error).into(),
-            Self::Wallet(error) => error.next_step().into(),
+            Self::Wallet(error) => error.next_step(),
             Self::Chain(_) => "check --rpc and that the chain runs, then try again".into(),
+            Self::Money(error) => error.next_step(),
         }
     }
 
@@ -307,7 +349,72 @@ impl FetchError {
             Self::DepositExhausted { missing, .. } => Some(*missing),
             Self::BudgetExceeded(error) => Some(error.needed),
             Self::Refused(refusal) => refusal.amount,
-            _ => None,
+            Self::Misbehaved { what, .. } => what.amount(),
+            Self::NoSource { causes } => causes.iter().find_map(|cause| cause.error.amount()),
+            Self::Wallet(error) => error.amount(),
+            Self::Money(error) => error.amount(),
+            Self::NotFound { .. }
+            | Self::NoChannel { .. }
+            | Self::ChannelUnusable { .. }
+            | Self::Proof { .. }
+            | Self::WrongChain { .. }
+            | Self::WrongNodeKey { .. }
+            | Self::Unreachable { .. }
+            | Self::Timeout { .. }
+            | Self::TooLarge { .. }
+            | Self::Request(_)
+            | Self::Source(_)
+            | Self::Sink(_)
+            | Self::Chain(_) => None,
+        }
+    }
+
+    /// Milliseconds after which to try the same again here, where that helps.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Wallet(error) => error.retry_after_ms(),
+            Self::Money(error) => error.retry_after_ms(),
+            other => retry_after_ms_of(other.who_acts()),
+        }
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::NotFound { content } => Subject { content: Some(*content), ..Subject::default() },
+            Self::NoChannel { node } | Self::Proof { node, .. } | Self::Misbehaved { node, .. } => Subject::node(*node),
+            Self::DepositExhausted { channel, .. } => Subject { channel: *channel, ..Subject::default() },
+            Self::ChannelUnusable { channel } => Subject::channel(*channel),
+            Self::WrongNodeKey { node, place } => Subject::at(place, Some(*node)),
+            Self::Unreachable { place, .. } => Subject::at(place, None),
+            // Each cause names its own.
+            Self::NoSource { .. } => Subject::default(),
+            Self::Wallet(error) => error.subject(),
+            Self::Money(error) => error.subject(),
+            Self::NoSource { .. }
+            | Self::PriceTooHigh { .. }
+            | Self::Refused(_)
+            | Self::WrongChain { .. }
+            | Self::Timeout { .. }
+            | Self::BudgetExceeded(_)
+            | Self::TooLarge { .. }
+            | Self::Request(_)
+            | Self::Source(_)
+            | Self::Sink(_)
+            | Self::Chain(_) => Subject::default(),
+        }
+    }
+
+    /// What a command ends with: see [`ErrorReport`](crate::ErrorReport::exit_code).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Proof { .. } => exit::PROOF,
+            Self::Sink(_) | Self::Source(_) => exit::INTERNAL,
+            Self::Request(_) => exit::USAGE,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => exit::MONEY,
+            Self::Wallet(error) => error.exit_code(),
+            Self::Money(error) => error.exit_code(),
+            other => exit_code_of(other.who_acts()),
         }
     }
 
@@ -358,6 +465,28 @@ pub(crate) struct RequestFacts {
     pub(crate) node: NodeId,
     pub(crate) allowed: Amount,
     pub(crate) channel: Option<ChannelId>,
+}
+
+impl Misbehaviour {
+    /// The amount that the node claims, where its claim is one, in base units.
+    fn amount(&self) -> Option<Amount> {
+        match self {
+            Self::Price { claimed, .. } => Some(*claimed),
+            Self::AboveMaxPrice { price, .. } => Some(*price),
+            _ => None,
+        }
+    }
+}
+
+impl From<MoneyError> for FetchError {
+    fn from(error: MoneyError) -> Self {
+        match error {
+            MoneyError::Read(error) => error.into(),
+            MoneyError::Wallet(error) => error.into(),
+            MoneyError::Budget(error) => error.into(),
+            other => Self::Money(Arc::new(other)),
+        }
+    }
 }
 
 impl From<WalletError> for FetchError {

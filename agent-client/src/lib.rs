@@ -1,7 +1,8 @@
 //! The ARO agent: fetches content by address, pays for it chunk by chunk, and proves every byte before it counts.
 //!
-//! It does not choose nodes or open channels by itself: later layers do. It holds no more than a few MiB of a content in
-//! memory, whatever its size, and trusts a node with nothing but one credit window.
+//! It does not find nodes by itself: told of several, it fetches from all of them at once. It opens payment channels with
+//! what was deposited, tops them up and closes idle ones, within a [`ChannelPolicy`]. It holds no more than a few MiB of a
+//! content in memory for each node, whatever its size, and trusts a node with nothing but one credit window.
 //!
 //! The two types that matter: [`Agent`], which fetches, and [`Wallet`], which signs. Between them stands the
 //! [`BudgetGuard`]: the wallet signs a voucher only against a [`SpendPermit`], and only the guard makes one.
@@ -22,7 +23,6 @@
 //!     .await?;
 //! let address: aro_proto::Address = std::env::args().nth(1).ok_or("give an aro:// address")?.parse()?;
 //! agent.wallet().deposit("10".parse()?).await?;
-//! let _ = agent.open_channel(address.node(), "5".parse()?, None).await?;
 //! let report = agent.fetch(&address).max_price("1".parse()?).to_file("film.mkv").await?;
 //! assert!(report.size_proven);
 //! agent.close().await;
@@ -32,12 +32,14 @@
 //! | module      | idea                                                                    |
 //! |-------------|-------------------------------------------------------------------------|
 //! | `agent`     | the handle: chain, wallet, budget, and one connection for each node     |
-//! | `fetch`     | request, receive and verify, write, report                              |
+//! | `fetch`     | request, receive and verify, write, report; several nodes for one content |
 //! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
 //! | `tree`      | whole folders: a manifest and its files, there and back                 |
 //! | `names`     | what names mean: the newest record of all nodes, and never an older one  |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
+//! | `report`    | what every error says to a program                                      |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
+//! | `ledger`    | the one database behind wallet, budget and receipts, for several processes |
 //! | `transport` | sockets, connections, frames, the control stream                        |
 //! | `error`     | what went wrong, who must act, what to do next                          |
 //! | `config`    | timeouts and queues                                                     |
@@ -47,8 +49,10 @@ mod budget;
 mod config;
 mod error;
 mod fetch;
+mod ledger;
 mod names;
 mod publish;
+mod report;
 mod transport;
 mod tree;
 mod wallet;
@@ -56,11 +60,17 @@ mod wallet;
 pub use agent::{Agent, AgentBuilder, BuildError};
 pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
 pub use config::AgentConfig;
-pub use error::{FetchError, Misbehaviour};
-pub use fetch::{FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, Progress};
+pub use error::{FetchError, Misbehaviour, SourceError};
+pub use fetch::{
+    Blame, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut, Preference,
+    PreferenceError, Progress, SourceReport,
+};
+pub use ledger::LedgerError;
 pub use names::{NameError, PublishNameBuilder};
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
+pub use report::{ErrorReport, Subject};
 pub use tree::{FetchTreeBuilder, FetchTreeReport, PublishTreeBuilder, PublishTreeReport, TreeError, TreeProgress};
 pub use wallet::{
-    ChannelInfo, ChannelPhase, Money, MoneyError, OpenedChannel, Place, Reclaimed, Wallet, WalletError, WalletStatus,
+    ChannelCap, ChannelEvent, ChannelInfo, ChannelPhase, ChannelPolicy, DelegateRequest, Money, MoneyError,
+    OpenedChannel, Place, Reclaimed, SessionInfo, SweepReport, Unswept, Wallet, WalletError, WalletStatus,
 };

@@ -1,7 +1,9 @@
 //! The `aro` command: keys, money, channels, quotes and fetches for people and scripts.
 //!
-//! Exit codes: 0 done; 1 internal; 2 usage; 3 refused, give up or ask elsewhere; 4 money is needed or not allowed;
-//! 5 keys; 6 node or chain unreachable, retry; 7 the node sent something that is not the content.
+//! Exit codes: 0 done; 1 internal, a file of ours, or interrupted; 2 usage; 3 refused, give up or ask elsewhere; 4 money is
+//! needed or not allowed; 5 keys, or the owner must act; 6 node or chain unreachable, retry; 7 the node sent something that
+//! is not the content. With `--json` an error is one object: `code`, `who_acts`, `message`, `next_step`, `amount`,
+//! `retryable`, `retry_after_ms`, and `node`, `channel`, `content`, `place` where it is about one.
 
 mod cmd;
 mod output;
@@ -9,12 +11,12 @@ mod output;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use agent_client::{Agent, Wallet};
+use agent_client::{Agent, AgentBuilder, ChannelPolicy, Wallet};
 use aro_proto::Amount;
 use clap::{Parser, Subcommand};
 use settlement_chain::{Address, Program, connect};
 
-use cmd::{channel, get, keys, put, quote, wallet};
+use cmd::{Opening, channel, get, keys, put, quote, wallet};
 use output::{Failure, Output};
 
 /// Fetch content by address, pay for it, prove every byte.
@@ -69,17 +71,27 @@ impl Global {
         self.home.clone().or_else(default).ok_or_else(|| Failure::usage("there is no home folder", "give --home DIR"))
     }
 
-    /// The agent on the wallet and chain that the flags name.
+    /// The agent on the wallet and chain that the flags name, which does nothing with channels unasked.
     async fn agent(&self, budget: Option<Amount>) -> Result<Agent, Failure> {
+        Ok(self.builder(budget)?.channels(ChannelPolicy::manual()).build().await?)
+    }
+
+    /// The same, which opens channels and tops them up within what was said, and says so.
+    async fn paying_agent(&self, budget: Option<Amount>, opening: &Opening, output: &Output) -> Result<Agent, Failure> {
+        let output = *output;
+        let builder = self.builder(budget)?.channels(opening.policy());
+        Ok(builder.on_channel_event(move |event| output.note(&cmd::told(event))).build().await?)
+    }
+
+    fn builder(&self, budget: Option<Amount>) -> Result<AgentBuilder, Failure> {
         let wallet = Wallet::open(&self.home()?)?;
         let chain = connect(&self.rpc).map_err(|error| Failure::usage(&error.to_string(), "correct --rpc"))?;
         let builder = Agent::builder().chain(chain).wallet(wallet);
         let builder = builder.program(self.program_id.unwrap_or(Program::local().id));
-        let builder = match budget {
+        Ok(match budget {
             Some(budget) => builder.budget(budget),
             None => builder,
-        };
-        Ok(builder.build().await?)
+        })
     }
 }
 
@@ -110,7 +122,7 @@ fn main() -> ExitCode {
 async fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let global = &arguments.global;
     match &arguments.command {
-        Command::Keys(command) => command.run(global, output),
+        Command::Keys(command) => command.run(global, output).await,
         Command::Wallet(command) => command.run(global, output).await,
         Command::Channel(command) => command.run(global, output).await,
         Command::Quote(command) => command.run(global, output).await,

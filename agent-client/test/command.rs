@@ -55,7 +55,7 @@ fn keys_are_made_once_and_shown_ever_after() {
     let again = aro(&home, &["--json", "keys", "new"]);
     assert_eq!(again.status.code(), Some(5));
     let error = &last_json(&again)["error"];
-    assert_eq!(error["code"], "Wallet");
+    assert_eq!(error["code"], "WalletExists");
     assert_eq!(error["who_acts"], "authorise");
     assert!(error["amount"].is_null());
     assert_eq!(stdout(&aro(&home, &["keys", "show"])), text, "keys are never overwritten");
@@ -97,6 +97,12 @@ fn arguments_that_make_no_sense_are_usage_errors() {
         &["channel", "open", &node],
         &["wallet", "deposit", "1,5"],
         &["--program-id", "xyz", "keys", "show"],
+        &["get", &address, "-o", "x", "--no-open", "--deposit", "1"],
+        &["keys", "delegate", "--out", "x", "--node", &node, "--cap", "1", "--expires", "7"],
+        &["keys", "delegate", "--out", "x", "--node", "nobody", "--cap", "1", "--expires", "1h"],
+        &["keys", "delegate", "--out", "x", "--cap", "1", "--expires", "1h"],
+        &["keys", "revoke", "nobody"],
+        &["channel", "sweep", "--idle-days", "never"],
     ] {
         let output = aro(dir.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
@@ -134,13 +140,37 @@ fn without_a_wallet_or_a_chain_each_command_says_which_is_missing() {
     assert!(last_json(&no_wallet)["error"]["next_step"].as_str().unwrap().contains("aro keys new"));
 
     assert_eq!(aro(&home, &["keys", "new"]).status.code(), Some(0));
-    for arguments in
-        [&get[..], &["quote", &address, "--json"], &["wallet", "status", "--json"], &["channel", "list", "--json"]]
-    {
+    for arguments in [
+        &get[..],
+        &["quote", &address, "--json"],
+        &["wallet", "status", "--json"],
+        &["channel", "list", "--json"],
+        &["channel", "sweep", "--json"],
+        &["keys", "sessions", "--json"],
+    ] {
         let no_chain = aro(&home, arguments);
         assert_eq!(no_chain.status.code(), Some(6), "{arguments:?}: {}", stdout(&no_chain));
         let error = &last_json(&no_chain)["error"];
         assert_eq!((&error["code"], &error["who_acts"]), (&"Chain".into(), &"retry_here".into()));
+        assert_eq!(error["retryable"], true);
+        assert!(error["retry_after_ms"].as_u64().is_some_and(|ms| ms > 0), "{error}");
     }
     assert!(!target.exists());
+}
+
+#[test]
+fn what_cannot_be_a_source_or_a_preference_is_a_usage_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = address();
+    let get = |more: [&str; 2]| aro(dir.path(), &[&["get", &address, "-o", "x"][..], &more].concat());
+    for (more, says) in [
+        (["--from", "nobody"], "<node id>@<host>:<port>"),
+        (["--from", &address], "--from"),
+        (["--prefer", "best"], "fastest, balanced or cheapest"),
+        (["--hedge", "much"], "--hedge"),
+    ] {
+        let refused = get(more);
+        assert_eq!(refused.status.code(), Some(2), "{more:?}");
+        assert!(stderr(&refused).contains(says), "{more:?}: {}", stderr(&refused));
+    }
 }

@@ -254,7 +254,7 @@ async fn a_wallet_that_lost_its_record_learns_channel_and_watermark_anew() {
     agent.close().await;
     let channel = agent.channels().await.unwrap()[0].channel;
     drop(agent);
-    std::fs::remove_file(world.path("agent").join("wallet.redb")).unwrap();
+    std::fs::remove_file(world.path("agent").join("wallet.db")).unwrap();
 
     let wallet = agent_client::Wallet::open(&world.path("agent")).unwrap();
     let agent = world.builder(wallet).build().await.unwrap();

@@ -5,7 +5,7 @@
 
 mod support;
 
-use agent_client::{Agent, FetchError, Spending};
+use agent_client::{Agent, AgentConfig, FetchError, Spending};
 use aro_proto::merkle::{ByteRanges, Encoder, GroupSize, Outboard, PreOrderOutboard, Step};
 use aro_proto::message::{FetchHead, Refused};
 use aro_proto::wire::encode_frame;
@@ -216,3 +216,57 @@ async fn without_a_channel_nothing_is_asked_of_a_node_that_wants_money() {
     assert!(matches!(error, FetchError::NoChannel { .. }), "{error}");
     assert_eq!(node.seen().requests, 0);
 }
+
+// r[verify channel.cancel.settle]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_is_dropped_pays_for_what_it_proved_and_says_so() {
+    let scene = Scene::new().await;
+    let (small, large) = (content(1_000), content(900_000));
+    let ids = [ContentId::of(&small), ContentId::of(&large)];
+    // More than the agent lets gather before it pays, and less than all.
+    let mut answer = [item(&small), item(&large)].concat();
+    answer.truncate(800_000);
+    scene.node.follow(Script::RequestBytesAndStall(answer));
+    tokio::select! {
+        _ = scene.agent.fetch_many(&scene.node.address(), ids.to_vec()).to_bytes(1 << 20) => panic!("it came to an end"),
+        _ = scene.node.wait_for(|seen| seen.paid() > 0) => {}
+    }
+    let seen = scene.node.wait_for(|seen| !seen.ends.is_empty()).await;
+    let proven = seen.ends[0].proven_bytes;
+    assert!((512 << 10..800_000).contains(&proven), "{proven}");
+    scene.assert_paid(proven as usize).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetches_that_nobody_waits_for_share_vouchers_and_pay_to_the_unit() {
+    let world = World::new().await;
+    let key = SecretKey::from_bytes(&[42; 32]);
+    world.register_node(&key, 900).await;
+    let deposit = Amount::new(50 * PER_MIB);
+    let wallet = world.wallet("agent", deposit.get()).await;
+    let config = AgentConfig { credit_timeout_ms: 0, ..AgentConfig::default() };
+    let agent = world.builder(wallet).config(config).build().await.unwrap();
+    agent.wallet().deposit(deposit).await.unwrap();
+    let _ = agent.open_channel(key.node_id(), deposit, None).await.unwrap();
+    let node = ScriptedNode::start(&world, &key, content(20_000), PER_MIB).await;
+
+    let mut fetches = tokio::task::JoinSet::new();
+    for _ in 0..FETCHES {
+        let fetch = agent.fetch(&node.address());
+        fetches.spawn(fetch.to_bytes(1 << 20));
+    }
+    let mut reported = 0;
+    while let Some(fetched) = fetches.join_next().await {
+        let (report, bytes) = fetched.unwrap().unwrap();
+        assert_eq!(bytes, content(20_000));
+        reported += report.paid.get();
+    }
+    let due = price(FETCHES * 20_000);
+    let seen = node.wait_for(|seen| seen.paid() >= due).await;
+    assert_eq!((seen.paid(), reported), (due, due));
+    assert!(seen.vouchers.len() < FETCHES, "{} vouchers", seen.vouchers.len());
+    assert!(seen.vouchers.is_sorted_by(|a, b| a.voucher.cumulative < b.voucher.cumulative));
+    assert_eq!(agent.budget().reserved(Spending::Vouchers), Amount::ZERO);
+}
+
+const FETCHES: usize = 40;

@@ -22,6 +22,19 @@ pub enum WhoActs {
     GiveUp,
 }
 
+impl WhoActs {
+    /// The name, for logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RetryHere => "retry_here",
+            Self::RetryElsewhere => "retry_elsewhere",
+            Self::Pay => "pay",
+            Self::Authorise => "authorise",
+            Self::GiveUp => "give_up",
+        }
+    }
+}
+
 macro_rules! refusal_codes {
     ($( $(#[doc = $doc:literal])* $name:ident = $code:literal, $who:ident, $next:literal; )*) => {
         /// Why a request, voucher or connection is refused. The table of the protocol: numbers never change meaning.

@@ -69,6 +69,10 @@ id! {
     AgentId, "agent id"
 }
 id! {
+    /// The ed25519 key that owns an agent's money on chain and lets other keys pay from it.
+    OwnerId, "owner id"
+}
+id! {
     /// The address of a channel's account on chain: binds program, agent, node and incarnation.
     ChannelId, "channel id"
 }

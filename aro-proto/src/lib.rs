@@ -22,6 +22,7 @@
 //! | [`identity`] | keys, and signatures bound to one connection and stream       | 01, 04 |
 //! | [`wire`]     | frames and optional fields                                    | 02   |
 //! | [`transport`]| what QUIC and TLS are set to                                  | 01, 02 |
+//! | [`places`]   | how many connections one peer may have                        | 02   |
 //! | [`message`]  | every message of control and request streams                  | 02, 04 |
 //! | [`merkle`]   | proofs: ranges, outboards, encoding, verifying                | 03   |
 //! | [`manifest`] | signed trees: names that stay in their folder, entries         | 09   |
@@ -42,6 +43,7 @@ pub mod manifest;
 pub mod merkle;
 pub mod message;
 pub mod naming;
+pub mod places;
 pub mod tariff;
 pub mod transport;
 pub mod wire;
@@ -50,6 +52,6 @@ pub use address::{Address, AddressError, NodeAddress, NodeAddressError};
 pub use amount::{Amount, ByteCount};
 pub use error::{Refusal, RefusalCode, WhoActs};
 pub use identity::SecretKey;
-pub use ids::{AgentId, ChannelId, ContentId, NodeId};
+pub use ids::{AgentId, ChannelId, ContentId, NodeId, OwnerId};
 pub use naming::{Name, NameAddress};
 pub use tariff::{Charge, Tariff};

@@ -105,3 +105,5 @@ pub const MAX_BAD_SIGNATURES: u32 = 8;
 pub const CLOSING_MARGIN_S: i64 = 120;
 /// Seconds before its expiry at which a node stops accepting a voucher: the longest time settling may take.
 pub const SETTLE_MARGIN_S: i64 = 24 * 60 * 60;
+/// Nodes that one delegation may name: each has a channel of its own on chain.
+pub const MAX_DELEGATED_NODES: usize = 16;

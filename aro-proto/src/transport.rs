@@ -133,9 +133,9 @@ pub fn endpoint_config(settings: TransportSettings) -> EndpointConfig {
     config
 }
 
-/// [`server_config_with`] default settings.
+/// [`server_config_with`] default settings, for whoever comes from the internet.
 pub fn server_config(key: &SecretKey) -> ServerConfig {
-    server_config_with(key, TransportSettings::default())
+    server_config_with(key, TransportSettings::default().towards_internet())
 }
 
 /// How a server (node or operator) answers: with its key in place of a certificate.
@@ -176,9 +176,9 @@ fn server_tls(key: &SecretKey) -> rustls::ServerConfig {
     tls
 }
 
-/// [`client_config_with`] default settings.
+/// [`client_config_with`] default settings, for a node anywhere on the internet.
 pub fn client_config(node: NodeId) -> ClientConfig {
-    client_config_with(node, TransportSettings::default())
+    client_config_with(node, TransportSettings::default().towards_internet())
 }
 
 /// How a client dials one node (or operator), and refuses any other key.

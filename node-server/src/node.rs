@@ -6,6 +6,7 @@ use std::time::{Duration, Instant as Clock};
 
 use aro_proto::error::close;
 use aro_proto::message::ChainIds;
+use aro_proto::places::Places;
 use aro_proto::{Address, AddressError, ByteCount, ContentId, NodeId, SecretKey};
 use quinn::{Endpoint, VarInt};
 use settlement_chain::{ChainClient, Program, reads};
@@ -23,7 +24,7 @@ use crate::names::Names;
 use crate::service;
 use crate::shared::{Bell, Counters, OnChain, Phase, Shared};
 use crate::status::{self, NodeStatus};
-use crate::transport::{ConnectionSlots, ServerConfigs, run_accepting, server_endpoints};
+use crate::transport::{ServerConfigs, run_accepting, server_endpoints};
 use crate::watch::{self as tower, SettleError, SettleReport};
 
 /// Starts nodes.
@@ -108,7 +109,7 @@ impl Node {
             freshness: Freshness::new(Duration::from_secs(config.stale_after_s), blind, Clock::now()),
             desks: config.operators.iter().cloned().map(Desk::new).collect(),
             channels: Channels::new(config.tariff, config.publish.tariff, owner_bytes, Arc::clone(&ledger))?,
-            slots: ConnectionSlots::new(config.max_connections, config.max_connections_per_ip),
+            places: Places::new(config.max_connections, config.max_connections_per_ip),
             requests: Semaphore::new(config.max_requests),
             committer: handle,
             counters: Counters::default(),
@@ -247,7 +248,7 @@ impl RunningNode {
         if !all_done {
             tracing::warn!("requests are cut off: they did not finish within the grace");
         }
-        if shared.slots.count() > 0 {
+        if shared.places.count() > 0 {
             let patience = deadline.min(Instant::now() + LAST_VOUCHER_PATIENCE);
             wait_until(patience, &shared.channels.all(), |channel| !channel.is_owed()).await;
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aro_proto::message::ChainIds;
+use aro_proto::places::Places;
 use aro_proto::{NodeId, SecretKey};
 use settlement_chain::{Address, ChainClient, Program};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -15,7 +16,6 @@ use crate::content::{ContentStore, Shelf};
 use crate::handoff::Desk;
 use crate::ledger::{CommitterHandle, RedbLedger};
 use crate::names::Names;
-use crate::transport::ConnectionSlots;
 
 /// One node, seen from its tasks.
 pub(crate) struct Shared {
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<RedbLedger>,
     pub(crate) channels: Channels,
     pub(crate) committer: CommitterHandle,
-    pub(crate) slots: ConnectionSlots,
+    pub(crate) places: Places,
     pub(crate) requests: Semaphore,
     pub(crate) counters: Counters,
     /// Rings when a voucher should leave at once.

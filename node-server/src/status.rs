@@ -191,7 +191,7 @@ pub(crate) async fn of_running(node: &Arc<Shared>, listen: SocketAddr) -> NodeSt
         operators: operators.collect(),
         chain_seen_s_ago: Some(node.freshness.age(now).as_secs()),
         is_blind: node.freshness.is_blind(now),
-        connections: node.slots.count(),
+        connections: node.places.count(),
         running_requests: *node.running.borrow(),
         answered: Counters::read(&node.counters.answered),
         refused: Counters::read(&node.counters.refused),

@@ -4,9 +4,11 @@
 //! estimated, and what was measured is checked to have been right; speed itself is not asserted, for machines differ.
 
 mod connections;
+mod fleet;
 mod import;
 mod latency;
 mod lossy;
+mod multi;
 mod publish;
 mod ranges;
 mod raw;
@@ -16,6 +18,7 @@ mod rounds;
 mod scene;
 mod settlement;
 mod small;
+mod straggler;
 mod throughput;
 
 use std::process::ExitCode;
@@ -47,6 +50,10 @@ enum What {
     Latency(latency::Arguments),
     /// Goodput where packets are lost, through a relay, beside bare QUIC.
     Lossy(lossy::Arguments),
+    /// One content from several nodes, each behind a relay that caps its rate.
+    Multi(multi::Arguments),
+    /// The same while one of the nodes becomes slow at half time, against the ideal time.
+    Straggler(straggler::Arguments),
     /// Random ranges of a large content on a warm connection.
     Ranges(ranges::Arguments),
     /// A fetch that is killed again and again, and what of it is fetched or paid twice.
@@ -66,6 +73,8 @@ fn main() -> ExitCode {
         What::Import(arguments) => import::measure(&arguments),
         What::Latency(arguments) => latency::measure(&arguments),
         What::Lossy(arguments) => lossy::measure(&arguments),
+        What::Multi(arguments) => multi::measure(&arguments),
+        What::Straggler(arguments) => straggler::measure(&arguments),
         What::Ranges(arguments) => ranges::measure(&arguments),
         What::Resume(arguments) => resume::measure(&arguments),
         What::Small(arguments) => small::measure(&arguments),

@@ -106,11 +106,10 @@ impl Story {
         let rpc = RpcServer::start((*scene.world.chain).clone()).await?;
         let rate = u64::from(arguments.rate_mbit);
         let link = LinkTerms {
-            delay: Duration::from_millis(5),
-            loss_ppm: 0,
             rate_bit_s: Some(rate * 1_000_000),
             // What 50 ms of the path hold.
             queue_bytes: (rate * 6_250).max(65_536),
+            ..LinkTerms::delay(Duration::from_millis(5))
         };
         let relay = Relay::to(scene.node.local_addr(), &PathTerms { up: link, down: link, seed: 1 })?;
         Ok(Self { scene, rpc, relay, content, size })

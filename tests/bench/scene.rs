@@ -27,21 +27,7 @@ impl Scene {
         };
         let home = home.context("no folder for the node's files")?;
         let world = World::new().await?;
-        let (owner, key) = (Keypair::new(), random_key()?);
-        let registration = Registration {
-            payer: &world.payer,
-            owner: &owner,
-            key: &key,
-            operator: None,
-            payout: None,
-            min_grace_s: 900,
-            max_operator_fee_bps: 0,
-        };
-        node_server::register(&*world.chain, &world.program, &registration).await?;
-        let mut config =
-            NodeConfig { tariff: TARIFF, program: world.program.id, ..NodeConfig::new(home.path().join("node")) };
-        adjust(&mut config);
-        let node = Node::start(config, key, world.chain.clone()).await.context("the node does not start")?;
+        let node = start_node(&world, &home.path().join("node"), adjust).await?;
         Ok(Self { home, world, node })
     }
 
@@ -74,6 +60,24 @@ impl Scene {
     pub(crate) fn address_at(&self, content: ContentId, port: u16) -> Result<Address> {
         Ok(Address::new(content, self.node.node_id(), "127.0.0.1", port)?)
     }
+}
+
+/// A new node that charges [`TARIFF`], with its files in `dir`, its settings changed by `adjust`.
+pub(crate) async fn start_node(world: &World, dir: &Path, adjust: impl FnOnce(&mut NodeConfig)) -> Result<RunningNode> {
+    let (owner, key) = (Keypair::new(), random_key()?);
+    let registration = Registration {
+        payer: &world.payer,
+        owner: &owner,
+        key: &key,
+        operator: None,
+        payout: None,
+        min_grace_s: 900,
+        max_operator_fee_bps: 0,
+    };
+    node_server::register(&*world.chain, &world.program, &registration).await?;
+    let mut config = NodeConfig { tariff: TARIFF, program: world.program.id, ..NodeConfig::new(dir) };
+    adjust(&mut config);
+    Node::start(config, key, world.chain.clone()).await.context("the node does not start")
 }
 
 /// A new key.

@@ -18,13 +18,13 @@ async fn each_refusal_has_its_own_code_and_next_step() {
     let address = node.add(&file);
     let out = cluster.path("received");
 
-    let no_channel = refused(&agent, &["get", &address, "-o", &out]);
+    let no_channel = refused(&agent, &["get", &address, "-o", &out, "--no-open"]);
     assert_eq!((text(&no_channel, "code").as_str(), number(&no_channel, "exit_code")), ("NoChannel", 4));
     assert!(text(&no_channel, "next_step").contains("channel open"), "{no_channel}");
 
     // 0.0002 $ARO pay for two of the three MiB.
     let channel = agent.open(&node, "0.0002");
-    let exhausted = refused(&agent, &["get", &address, "-o", &out]);
+    let exhausted = refused(&agent, &["get", &address, "-o", &out, "--no-open"]);
     assert_eq!((text(&exhausted, "code").as_str(), number(&exhausted, "exit_code")), ("DepositExhausted", 4));
     assert_eq!(number(&exhausted, "amount"), 100, "what is missing");
     assert!(text(&exhausted, "next_step").ends_with(&format!("aro channel top-up {channel} 0.0001")), "{exhausted}");

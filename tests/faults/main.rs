@@ -18,6 +18,7 @@ mod duplicates;
 mod expiry;
 mod floods;
 mod forks;
+mod hiding;
 mod lies;
 mod rivals;
 mod servers;

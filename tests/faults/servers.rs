@@ -15,17 +15,7 @@ async fn one_server_of_two_that_lies_about_transactions_fools_nobody_and_holds_n
     let scene = story::scene().await;
     let undisturbed = story::undisturbed(&scene).await;
     for word in LIES {
-        let mut scene = scene.branch().await;
-        scene.ground.set_pace(PACE);
-        let (chain, liar) = two(&scene);
-        liar.say(word);
-        let operator = scene.start_on(chain).await;
-        let told = tokio::time::timeout(SOON, story::tell(&mut scene, &operator)).await;
-        assert!(told.is_ok(), "{word:?} holds the operator up");
-        liar.recover();
-        scene.calm(&operator).await;
-        // Finalizing and refunding may take two parts each.
-        scene.audit(undisturbed + 2 * BASE_FEE).await;
+        told_beside(&scene, undisturbed, word, |_, _| {}).await;
     }
 }
 
@@ -35,19 +25,12 @@ async fn one_server_of_two_that_lies_about_what_both_have_dropped_costs_time_and
     let scene = story::scene().await;
     let undisturbed = story::undisturbed(&scene).await;
     for word in LIES {
-        let mut scene = scene.branch().await;
-        scene.ground.set_pace(PACE);
-        let (chain, liar) = two(&scene);
-        liar.say(word);
-        liar.otherwise(Fate::Dropped);
-        scene.server.script(vec![Fate::Dropped; 3]);
-        let operator = scene.start_on(chain).await;
-        let told = tokio::time::timeout(SOON, story::tell(&mut scene, &operator)).await;
-        assert!(told.is_ok(), "{word:?} holds the operator up");
+        let scene = told_beside(&scene, undisturbed, word, |scene, liar| {
+            liar.otherwise(Fate::Dropped);
+            scene.server.script(vec![Fate::Dropped; 3]);
+        })
+        .await;
         assert!(scene.server.struck() >= 3);
-        liar.recover();
-        scene.calm(&operator).await;
-        scene.audit(undisturbed + 2 * BASE_FEE).await;
     }
 }
 
@@ -134,6 +117,24 @@ async fn work_goes_on_beside_a_server_that_is_gone_for_good() {
     other.recover();
     scene.calm(&operator).await;
     scene.audit(undisturbed + 2 * BASE_FEE).await;
+}
+
+/// The story, told on a branch of the scene beside a server that says this of every transaction, and audited when that has
+/// stopped. `prepare` is for what else is to go wrong.
+async fn told_beside(scene: &Scene, undisturbed: u64, word: Word, prepare: impl Fn(&Scene, &Server)) -> Scene {
+    let mut scene = scene.branch().await;
+    scene.ground.set_pace(PACE);
+    let (chain, liar) = two(&scene);
+    liar.say(word);
+    prepare(&scene, &liar);
+    let operator = scene.start_on(chain).await;
+    let told = tokio::time::timeout(SOON, story::tell(&mut scene, &operator)).await;
+    assert!(told.is_ok(), "{word:?} holds the operator up");
+    liar.recover();
+    scene.calm(&operator).await;
+    // Finalizing and refunding may take two parts each.
+    scene.audit(undisturbed + 2 * BASE_FEE).await;
+    scene
 }
 
 /// The scene's own server and another, as one chain; and the other.

@@ -30,6 +30,16 @@ pub(crate) enum ChannelCommand {
     },
     /// List all channels
     List,
+    /// Close what nobody uses any more, and take back what closed channels hold: run it now and then
+    Sweep {
+        /// Days without use after which a channel is closed, counted from the first sweep that sees it unused; 0 closes all
+        /// that is not in use now
+        #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u32).range(..=3_650))]
+        idle_days: u32,
+        /// Move what comes back to the owner's token account
+        #[arg(long)]
+        withdraw: bool,
+    },
     /// Ask to close a channel; after its grace, run again to take back what is left
     Close {
         /// The channel's id
@@ -56,6 +66,7 @@ impl ChannelCommand {
                 let channels = agent.channels().await?;
                 output.result(&json!({ "channels": channels }), || table(&channels))
             }
+            Self::Sweep { idle_days, withdraw } => sweep(&agent, *idle_days, *withdraw, output).await,
             Self::Close { channel } => close(&agent, *channel, output).await,
         }
     }
@@ -94,12 +105,45 @@ async fn close(agent: &Agent, channel: ChannelId, output: &Output) -> Result<(),
     }
 }
 
+async fn sweep(agent: &Agent, idle_days: u32, withdraw: bool, output: &Output) -> Result<(), Failure> {
+    let report = agent.sweep(idle_days.saturating_mul(24 * 3_600)).await?;
+    let refunded = report.refunded();
+    if withdraw && !refunded.is_zero() {
+        let _ = agent.wallet().withdraw(refunded).await?;
+    }
+    let ids = |channels: &[ChannelId]| channels.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let reclaimed: Vec<ChannelId> = report.reclaimed.iter().map(|done| done.channel).collect();
+    let failed: Vec<_> = report
+        .failed
+        .iter()
+        .map(|failed| {
+            json!({
+                "channel": failed.channel.to_string(), "error": failed.error.report(),
+            })
+        })
+        .collect();
+    let object = json!({
+        "closing": ids(&report.closing), "reclaimed": ids(&reclaimed), "refunded": refunded, "withdrawn": withdraw,
+        "kept": report.kept, "failed": failed,
+    });
+    output.result(&object, || {
+        let mut lines = vec![format!(
+            "{} closing, {} taken back with {refunded} $ARO, {} kept",
+            report.closing.len(),
+            report.reclaimed.len(),
+            report.kept,
+        )];
+        lines.extend(report.failed.iter().map(|failed| format!("failed: {}: {}", failed.channel, failed.error)));
+        lines.join("\n")
+    })
+}
+
 pub(super) fn table(channels: &[ChannelInfo]) -> String {
     if channels.is_empty() {
         return "no channels".into();
     }
     let rows = channels.iter().map(|info| {
-        let ChannelInfo { channel, node, phase, deposit, signed, settled, deadline } = info;
+        let ChannelInfo { channel, node, signer: _, phase, deposit, signed, settled, deadline } = info;
         let phase = match (phase, deadline) {
             (ChannelPhase::Open, _) => "open".to_owned(),
             (ChannelPhase::Closing, Some(deadline)) => format!("closing until unix second {deadline}"),

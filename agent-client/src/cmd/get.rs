@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use agent_client::{FetchReader, FetchReport, Progress};
+use agent_client::{FetchReader, FetchReport, Preference, Progress, SourceReport};
 use aro_proto::naming::TargetKind;
 use aro_proto::{Amount, NodeAddress};
 use clap::Args;
@@ -12,8 +12,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Span;
 use super::tree::{self, TreeTerms, Wanted};
+use super::{Opening, Span};
 use crate::Global;
 use crate::output::{Failure, Output};
 
@@ -25,9 +25,6 @@ pub(crate) struct Get {
     /// everything else to the error output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Nodes that are asked what a name means, and for what others lack: <node id>@<host>:<port>,...
-    #[arg(long, value_name = "NODE_ADDRESS", value_delimiter = ',')]
-    from: Vec<NodeAddress>,
     /// The address is a manifest's: fetch its whole tree. A name says by itself what it points to
     #[arg(long)]
     tree: bool,
@@ -40,6 +37,18 @@ pub(crate) struct Get {
     /// Spend no more $ARO than this
     #[arg(long, value_name = "ARO")]
     budget: Option<Amount>,
+    /// Another node that may have the content, or knows what a name means, <node id>@<host>:<port>; may be given again. All
+    /// are used at once
+    #[arg(long = "from", value_name = "NODE_ADDRESS", value_delimiter = ',')]
+    from: Vec<NodeAddress>,
+    /// What counts where several nodes have it: fastest, balanced (none above twice the cheapest) or cheapest
+    #[arg(long, value_name = "WHAT", default_value = "balanced")]
+    prefer: Preference,
+    /// Let a slow end be asked of a second node too, if that costs at most so many $ARO
+    #[arg(long, value_name = "ARO")]
+    hedge: Option<Amount>,
+    #[command(flatten)]
+    opening: Opening,
     /// Only these bytes, first and last, counted from 0; may be given again
     #[arg(long = "range", value_name = "START-END")]
     spans: Vec<Span>,
@@ -56,7 +65,7 @@ impl Get {
 
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
         let ranges = super::ranges(&self.spans)?;
-        let agent = global.agent(self.budget).await?;
+        let agent = global.paying_agent(self.budget, &self.opening, output).await?;
         let (address, is_tree) = match &self.address {
             Wanted::Content(address) => (address.clone(), self.tree),
             Wanted::Name(name) => {
@@ -75,12 +84,16 @@ impl Get {
         let bar = bar()?;
         let shown = bar.clone();
         let fetch = agent.fetch(&address).ranges(ranges).resume(!self.no_resume);
+        let fetch = fetch.sources(self.from.iter().cloned()).prefer(self.prefer);
         let mut fetch = fetch.progress(move |progress| show(&shown, &progress));
         if let Some(max_price) = self.max_price {
             fetch = fetch.max_price(max_price);
         }
         if let Some(budget) = self.budget {
             fetch = fetch.budget(budget);
+        }
+        if let Some(most) = self.hedge {
+            fetch = fetch.hedge(most);
         }
         let fetched: Result<FetchReport, Failure> = if self.is_to_stdout() {
             copy(fetch.to_reader()).await
@@ -147,14 +160,25 @@ fn describe(report: &FetchReport, place: &str) -> String {
         0 => String::new(),
         bytes => format!(" beside {bytes} that were there"),
     };
+    let sources = match &report.sources[..] {
+        [] | [_] => String::new(),
+        several => several.iter().map(describe_source).collect(),
+    };
     format!(
-        "{} bytes in {place}: {} proven{resumed}{size}, {} $ARO paid with {} vouchers, {} ms",
+        "{} bytes in {place}: {} proven{resumed}{size}, {} $ARO paid with {} vouchers, {} ms{sources}",
         report.delivered_bytes,
         report.verified_bytes,
         report.paid,
         report.vouchers,
         report.elapsed.as_millis()
     )
+}
+
+fn describe_source(source: &SourceReport) -> String {
+    let SourceReport { node, verified_bytes, paid, bytes_per_second, .. } = source;
+    let left_out =
+        source.left_out.as_ref().map_or(String::new(), |left_out| format!("; left out: {}", left_out.message));
+    format!("\n  {node}: {verified_bytes} proven, {paid} $ARO paid, {bytes_per_second} bytes/s{left_out}")
 }
 
 /// Bytes written to the output at once.

@@ -8,9 +8,83 @@ pub(crate) mod quote;
 pub(crate) mod tree;
 pub(crate) mod wallet;
 
+use agent_client::{ChannelEvent, ChannelPolicy};
+use aro_proto::Amount;
 use aro_proto::merkle::ByteRanges;
+use clap::Args;
 
 use crate::output::Failure;
+
+/// Whether a command may open a channel and top it up.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    /// What to set aside at least when a channel is opened or topped up [default: 0.1, or four times the price]
+    #[arg(long, value_name = "ARO", conflicts_with = "no_open")]
+    deposit: Option<Amount>,
+    /// Open no channel and top none up: refuse if there is none that pays
+    #[arg(long)]
+    no_open: bool,
+}
+
+impl Opening {
+    pub(crate) fn policy(self) -> ChannelPolicy {
+        if self.no_open {
+            return ChannelPolicy::manual();
+        }
+        let default = ChannelPolicy { idle_close_s: None, ..ChannelPolicy::default() };
+        match self.deposit {
+            Some(deposit) => ChannelPolicy {
+                min_deposit: deposit,
+                node_cap: default.node_cap.max(deposit),
+                total_cap: default.total_cap.max(deposit),
+                ..default
+            },
+            None => default,
+        }
+    }
+}
+
+/// What was done with a channel unasked, for people.
+pub(crate) fn told(event: &ChannelEvent) -> String {
+    match event {
+        ChannelEvent::Opened { channel, node, deposit } => {
+            format!("opened channel {channel} to {node} with {deposit} $ARO")
+        }
+        ChannelEvent::ToppedUp { channel, node, added } => {
+            format!("added {added} $ARO to channel {channel} to {node}")
+        }
+        ChannelEvent::Closing { channel, node } => format!("asked to close channel {channel} to {node}"),
+        ChannelEvent::Reclaimed { channel, refunded } => format!("took back {refunded} $ARO from channel {channel}"),
+    }
+}
+
+/// A time from now: digits and `s`, `m`, `h` or `d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lifetime(u32);
+
+impl Lifetime {
+    pub(crate) fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl std::str::FromStr for Lifetime {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const SHAPE: &str = "a time reads 90s, 45m, 24h or 7d, and is above zero";
+        let unit = match text.chars().last() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3_600,
+            Some('d') => 24 * 3_600,
+            _ => return Err(SHAPE),
+        };
+        let digits = &text[..text.len() - 1];
+        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let count = plain.then(|| digits.parse::<u32>().ok()).flatten().ok_or(SHAPE)?;
+        count.checked_mul(unit).filter(|seconds| *seconds > 0).map(Self).ok_or(SHAPE)
+    }
+}
 
 /// `START-END` as in HTTP: first and last byte, counted from 0; without END to the content's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +120,16 @@ fn ranges(spans: &[Span]) -> Result<ByteRanges, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lifetime_has_a_unit() {
+        for (text, seconds) in [("90s", 90), ("45m", 2_700), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(text.parse(), Ok(Lifetime(seconds)));
+        }
+        for bad in ["", "s", "0s", "7", "7 d", "-1h", "1.5h", "99999999999d", "4294967295m", "7w"] {
+            assert!(bad.parse::<Lifetime>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_span_names_first_and_last_byte() {

@@ -11,6 +11,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::fs::File;
 
+use super::Opening;
 use super::tree::{self, Named, WithName};
 use crate::Global;
 use crate::output::{Failure, Output};
@@ -35,6 +36,8 @@ pub(crate) struct Put {
     /// Spend no more $ARO than this
     #[arg(long, value_name = "ARO")]
     budget: Option<Amount>,
+    #[command(flatten)]
+    opening: Opening,
     /// The most that a pipe may bring, in bytes [default: 1 GiB]
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
@@ -42,7 +45,7 @@ pub(crate) struct Put {
 
 impl Put {
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let agent = global.agent(self.budget).await?;
+        let agent = global.paying_agent(self.budget, &self.opening, output).await?;
         if self.source.is_dir() {
             let Self { source, node, skip_special, max_price, name, .. } = self;
             return tree::put(&agent, source, node, *skip_special, *max_price, name.as_ref(), output).await;

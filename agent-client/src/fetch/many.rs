@@ -25,7 +25,7 @@ use crate::agent::Agent;
 use crate::budget::{BudgetExceeded, Spending};
 use crate::error::{FetchError, Misbehaviour};
 use crate::transport::{Exchange, Session};
-use crate::wallet::Lane;
+use crate::wallet::{Lack, Lane, Provider};
 
 /// A fetch of many contents being put together; [`to_bytes`](Self::to_bytes) runs it.
 ///
@@ -91,11 +91,16 @@ impl FetchManyBuilder {
     pub async fn to_bytes(self, limit: u64) -> Result<(FetchManyReport, Vec<Fetched>), FetchError> {
         let started = Instant::now();
         let agent = &self.agent;
-        let session = agent.session(&self.node).await?;
-        if session.channel().is_none() && !hello(&session, agent.config()).await?.is_free() {
-            // The node would only find out after waiting for a binding.
-            return Err(FetchError::NoChannel { node: session.node() });
-        }
+        let mut provider = Provider::new(agent, self.node.node());
+        let session = loop {
+            let session = agent.session(&self.node).await?;
+            if session.channel().is_some() || hello(&session, agent.config()).await?.is_free() {
+                break session;
+            }
+            // The node would only find out after waiting for a binding. What it will take nobody knows yet.
+            let _ = provider.lack(FetchError::NoChannel { node: session.node() }).await?;
+            provider.open(Amount::ZERO).await?;
+        };
         let left = agent.budget().left(Spending::Vouchers);
         let allowed = self.max_price.unwrap_or(UNBOUNDED).min(left);
         let shared = Arc::new(Shared {
@@ -104,10 +109,11 @@ impl FetchManyBuilder {
             allowance: Mutex::new(Allowance { charge: Charge::ZERO, bytes: limit }),
             limit,
             allowed,
+            provides: provider.may_provide(),
         });
         // However it ends, also if nobody waits for it any more: what is proven is paid now.
         let paying = PaysAtTheEnd(Arc::clone(&session));
-        let fetched = self.run(&shared).await;
+        let fetched = self.run_rounds(&shared, provider).await;
         drop(paying);
         let acknowledged = acknowledged(&session, agent.config().credit_timeout_ms).await;
         let done = match fetched {
@@ -118,18 +124,13 @@ impl FetchManyBuilder {
             fetched: 0,
             refused: 0,
             verified_bytes: 0,
-            wire_bytes: 0,
-            requests: done.len() as u64,
-            paid: Amount::ZERO,
+            wire_bytes: done.wire_bytes,
+            requests: done.requests,
+            paid: done.paid,
             acknowledged,
             elapsed: started.elapsed(),
         };
-        let mut results = Vec::with_capacity(self.contents.len());
-        for batch in done {
-            report.wire_bytes += batch.wire_bytes;
-            report.paid = report.paid.saturating_add(batch.paid);
-            results.extend(batch.results);
-        }
+        let results: Vec<Fetched> = done.results.into_iter().flatten().collect();
         for result in &results {
             match result {
                 Ok(bytes) => {
@@ -142,12 +143,44 @@ impl FetchManyBuilder {
         Ok((report, results))
     }
 
+    /// Runs the requests; what the deposit did not cover is asked for again once it has grown.
+    async fn run_rounds(&self, shared: &Arc<Shared>, mut provider: Provider) -> Result<Brought, FetchError> {
+        let mut brought = Brought::default();
+        brought.results.resize_with(self.contents.len(), || None);
+        let mut wanted: Vec<usize> = (0..self.contents.len()).collect();
+        loop {
+            let contents: Vec<ContentId> = wanted.iter().map(|place| self.contents[*place]).collect();
+            let mut places = wanted.iter().copied();
+            for batch in self.run(shared, &contents).await? {
+                brought.requests += 1;
+                brought.wire_bytes += batch.wire_bytes;
+                brought.paid = brought.paid.saturating_add(batch.paid);
+                for (result, place) in batch.results.into_iter().zip(&mut places) {
+                    brought.results[place] = Some(result);
+                }
+            }
+            wanted.retain(|place| matches!(brought.results[*place], Some(Err(FetchError::DepositExhausted { .. }))));
+            let Some(Some(Err(short))) = wanted.first().map(|place| &brought.results[*place]) else {
+                return Ok(brought);
+            };
+            let grown = match provider.lack(short.clone()).await {
+                Ok(Lack::Deposit { channel, missing }) => provider.top_up(&shared.session, channel, missing).await,
+                Ok(Lack::Channel | Lack::Nothing) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = grown {
+                wanted.iter().for_each(|place| brought.results[*place] = Some(Err(error.clone())));
+                return Ok(brought);
+            }
+        }
+    }
+
     /// Runs the requests, [`REQUESTS`] at once, and returns what they brought in their order.
-    async fn run(&self, shared: &Arc<Shared>) -> Result<Vec<Batch>, FetchError> {
+    async fn run(&self, shared: &Arc<Shared>, contents: &[ContentId]) -> Result<Vec<Batch>, FetchError> {
         let each = self.in_flight.div_ceil(REQUESTS).min(MAX_FETCH_ITEMS);
         let ways = self.in_flight.div_ceil(each);
         let mut waiting: VecDeque<(usize, Vec<ContentId>)> =
-            self.contents.chunks(each).map(<[ContentId]>::to_vec).enumerate().collect();
+            contents.chunks(each).map(<[ContentId]>::to_vec).enumerate().collect();
         let mut done: Vec<Option<Batch>> = Vec::new();
         done.resize_with(waiting.len(), || None);
         let mut running = JoinSet::new();
@@ -203,6 +236,8 @@ struct Shared {
     allowance: Mutex<Allowance>,
     limit: u64,
     allowed: Amount,
+    /// Whether a deposit that does not suffice may grow.
+    provides: bool,
 }
 
 /// What was accepted, and what may still be.
@@ -212,6 +247,16 @@ struct Allowance {
     charge: Charge,
     /// Bytes that may still come.
     bytes: u64,
+}
+
+/// What all requests brought.
+#[derive(Default)]
+struct Brought {
+    /// One for each content, in its place.
+    results: Vec<Option<Fetched>>,
+    requests: u64,
+    wire_bytes: u64,
+    paid: Amount,
 }
 
 /// What one request brought.
@@ -241,6 +286,11 @@ impl Shared {
             };
             match answer.next(&request, results.len()).await {
                 Ok(fetched) => results.push(fetched),
+                Err(error @ FetchError::DepositExhausted { .. }) if self.provides && results.is_empty() => {
+                    // A refusal of the whole request, of which nothing was begun.
+                    let results = contents.iter().map(|_| Err(error.clone())).collect();
+                    return Ok(Batch { results, wire_bytes: answer.reader.wire_bytes, paid: Amount::ZERO });
+                }
                 Err(error) => {
                     // Streams that are over need no stop.
                     let _ = answer.reader.recv.stop(VarInt::from_u32(stop_code(&error)));
@@ -317,11 +367,27 @@ impl ManyAnswer<'_> {
         if self.lane.is_none() && !price.is_zero() {
             self.lane = Some(request.lane(session, config).await?);
         }
-        self.account.accept_one_of_many(content_bytes, price, self.lane.as_ref())?;
+        self.accept(content_bytes, price).await?;
         let size = head.size.get();
         let decoder = Decoder::new(request.content, answered)
             .map_err(|_| FetchError::misbehaved(session.node(), Misbehaviour::Size(size)))?;
         self.prove(decoder).await.map(Ok)
+    }
+
+    /// Sets a content's price aside, in a deposit that grows for it if need be: the node waits at its window meanwhile.
+    async fn accept(&mut self, content_bytes: ByteCount, price: Amount) -> Result<(), FetchError> {
+        let mut provider = Provider::new(&self.shared.agent, self.shared.session.node());
+        loop {
+            let error = match self.account.accept_one_of_many(content_bytes, price, self.lane.as_ref()) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match provider.lack(error).await? {
+                Lack::Deposit { channel, missing } => provider.top_up(&self.shared.session, channel, missing).await?,
+                Lack::Channel => return Err(FetchError::NoChannel { node: self.shared.session.node() }),
+                Lack::Nothing => {}
+            }
+        }
     }
 
     // r[impl content.verify.unproven]

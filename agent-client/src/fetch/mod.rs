@@ -6,7 +6,9 @@ pub(crate) mod progress;
 mod reader;
 mod receive;
 pub(crate) mod request;
+mod scheduler;
 mod sink;
+mod sources;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,20 +16,23 @@ use std::time::{Duration, Instant};
 
 use aro_proto::merkle::{ByteRanges, GroupSize};
 use aro_proto::message::Quote;
-use aro_proto::{Address, Amount, ContentId};
+use aro_proto::{Address, Amount, ContentId, NodeAddress};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
 pub use progress::Progress;
 pub use reader::FetchReader;
+pub use scheduler::{Preference, PreferenceError};
+pub use sources::{Blame, LeftOut, SourceReport};
 
 use crate::agent::Agent;
 use crate::budget::{BudgetExceeded, Spending};
 use crate::error::{FetchError, Misbehaviour};
 use progress::Reporter;
-use request::{Answer, Request};
+use request::Request;
 use sink::{Output, Written};
+use sources::{Allowed, Brought, Sources};
 
 /// A fetch being put together; [`to_file`](Self::to_file), [`to_bytes`](Self::to_bytes), [`to_reader`](Self::to_reader)
 /// or [`to_each`](Self::to_each) runs it.
@@ -42,6 +47,7 @@ pub struct FetchBuilder {
     max_price: Option<Amount>,
     budget: Option<Amount>,
     resume: bool,
+    sources: Sources,
     progress: Reporter,
 }
 
@@ -71,6 +77,8 @@ pub struct FetchReport {
     pub vouchers: u64,
     /// Whether the node acknowledged the last voucher in time. If not, it gets it again at the next connection.
     pub acknowledged: bool,
+    /// What each node brought, the address's own first.
+    pub sources: Vec<SourceReport>,
     /// From the call to the end, in whole milliseconds where it is written out.
     #[serde(rename = "elapsed_ms", serialize_with = "as_millis")]
     pub elapsed: Duration,
@@ -79,7 +87,34 @@ pub struct FetchReport {
 impl FetchBuilder {
     pub(crate) fn new(agent: Agent, address: Address) -> Self {
         let progress = Reporter::default();
-        Self { agent, address, ranges: ByteRanges::all(), max_price: None, budget: None, resume: true, progress }
+        let (ranges, sources) = (ByteRanges::all(), Sources::default());
+        Self { agent, address, ranges, max_price: None, budget: None, resume: true, sources, progress }
+    }
+
+    /// Another node that may have the content. All of them are used at once, as [`prefer`](Self::prefer) says; what one
+    /// fails to bring the others do. A node that wants money and has no channel gets one as the agent's policy says, or is left
+    /// out.
+    pub fn also_from(mut self, node: NodeAddress) -> Self {
+        self.sources.add(node);
+        self
+    }
+
+    /// Several of them.
+    pub fn sources(self, nodes: impl IntoIterator<Item = NodeAddress>) -> Self {
+        nodes.into_iter().fold(self, Self::also_from)
+    }
+
+    /// What counts where several nodes have the content; default [`Preference::Balanced`].
+    pub fn prefer(mut self, preference: Preference) -> Self {
+        self.sources.prefer = preference;
+        self
+    }
+
+    /// Lets a slow end be asked of a second node too, where that may cost at most so many base units in all; the slower
+    /// of the two is cancelled. Default: nothing is asked for twice.
+    pub fn hedge(mut self, most: Amount) -> Self {
+        self.sources.hedge = Some(most);
+        self
     }
 
     /// Which bytes; default all. They are delivered one after another, without the gaps between them.
@@ -135,7 +170,7 @@ impl FetchBuilder {
     /// # Errors
     /// [`FetchError::TooLarge`] before anything is paid; else see [`FetchError`].
     pub async fn to_bytes(self, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
-        let window_bytes = self.agent.config().read_ahead_bytes;
+        let window_bytes = self.window_bytes();
         let output = Output::memory(self.address.content(), self.ranges.clone(), window_bytes);
         self.run(output, limit).await
     }
@@ -148,7 +183,7 @@ impl FetchBuilder {
     /// # Errors
     /// See [`FetchError`].
     pub async fn to_each(self, take: impl FnMut(u64, Bytes) + Send + 'static) -> Result<FetchReport, FetchError> {
-        let window_bytes = self.agent.config().read_ahead_bytes;
+        let window_bytes = self.window_bytes();
         let output = Output::caller(self.address.content(), self.ranges.clone(), window_bytes, take);
         let (report, _) = self.run(output, u64::MAX).await?;
         Ok(report)
@@ -160,9 +195,15 @@ impl FetchBuilder {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn to_reader(self) -> FetchReader {
-        let window_bytes = self.agent.config().read_ahead_bytes;
+        let window_bytes = self.window_bytes();
         let (output, pieces) = Output::reader(self.address.content(), self.ranges.clone(), window_bytes);
         FetchReader::new(pieces, self, output)
+    }
+
+    /// How far ahead of what is due anything is taken where the order matters: more sources are further apart.
+    fn window_bytes(&self) -> usize {
+        let sources = self.sources.addresses(&self.address).len();
+        self.agent.config().read_ahead_bytes.saturating_mul(sources)
     }
 
     async fn run(self, output: Output, limit: u64) -> Result<(FetchReport, Vec<u8>), FetchError> {
@@ -171,7 +212,18 @@ impl FetchBuilder {
         tracing::debug!(content = %self.address.content(), resumed_bytes, "a fetch begins");
         let left = self.budget.unwrap_or(UNBOUNDED).min(self.agent.budget().left(Spending::Vouchers));
         let max_price = self.max_price.unwrap_or(UNBOUNDED);
-        let (brought, written) = match self.bring(&output, max_price.min(left), limit).await {
+        let allowed = max_price.min(left);
+        let addresses = self.sources.addresses(&self.address);
+        // An empty content has nothing to share out.
+        let is_alone = addresses.len() == 1 || self.address.content() == ContentId::of(&[]);
+        let brought = if is_alone {
+            self.bring(&output, allowed, limit).await
+        } else {
+            let group = output.group(group_for(&self.ranges));
+            let allowed = Allowed { asked: &self.ranges, group, price: allowed, limit };
+            self.sources.bring(&self.agent, addresses, &output, &allowed, &self.progress).await
+        };
+        let (brought, written) = match brought {
             Ok(done) => done,
             Err(error) => return Err(self.explain(error, max_price, left).await),
         };
@@ -186,6 +238,7 @@ impl FetchBuilder {
             paid: brought.paid,
             vouchers: brought.vouchers,
             acknowledged: brought.acknowledged,
+            sources: brought.sources,
             elapsed: started.elapsed(),
         };
         Ok((report, written.memory))
@@ -193,9 +246,9 @@ impl FetchBuilder {
 
     /// Fetches what the output lacks: usually one request, and as many as it takes where it lacks more than one can name.
     async fn bring(&self, output: &Output, allowed: Amount, limit: u64) -> Result<(Brought, Written), FetchError> {
-        let (config, mut brought) = (self.agent.config(), Brought::default());
+        let started = Instant::now();
+        let (config, mut brought) = (self.agent.config(), Brought { acknowledged: true, ..Brought::default() });
         while let Some(missing) = output.missing() {
-            let session = self.agent.session(&self.address).await?;
             let request = Request {
                 content: self.address.content(),
                 ranges: missing,
@@ -203,12 +256,12 @@ impl FetchBuilder {
                 allowed: allowed.saturating_sub(brought.paid),
                 limit,
             };
-            let mut answer = request.ask(&session, config).await?;
+            let (session, mut answer) = request.ask_paying(&self.agent, &self.address).await?;
             let size = answer.decoder.answered().size();
             let Some(feed) = output.feed(answer.account.tally(), size) else {
                 return Err(FetchError::misbehaved(session.node(), Misbehaviour::Size(size)));
             };
-            let received = receive::receive(&mut answer, &session, &feed, &self.progress, config).await;
+            let received = receive::receive(&mut answer, &session, &feed, &self.progress, config, None).await;
             // What is not written after that is counted all the same, for it is proven.
             let received = received.and(feed.flush().await);
             let is_last = received.is_ok() && output.missing().is_none();
@@ -218,6 +271,7 @@ impl FetchBuilder {
             received?;
             brought.add(&answer, acknowledged);
             if let Some(written) = written? {
+                brought.sources = vec![SourceReport::alone(session.node(), &brought, started.elapsed())];
                 return Ok((brought, written));
             }
         }
@@ -241,31 +295,6 @@ impl FetchBuilder {
             }
             other => other,
         }
-    }
-}
-
-/// What the requests of one fetch came to.
-struct Brought {
-    verified_bytes: u64,
-    wire_bytes: u64,
-    paid: Amount,
-    vouchers: u64,
-    acknowledged: bool,
-}
-
-impl Brought {
-    fn add(&mut self, answer: &Answer, acknowledged: bool) {
-        self.verified_bytes += answer.decoder.proven_bytes();
-        self.wire_bytes += answer.wire_bytes;
-        self.paid = self.paid.saturating_add(answer.account.cost());
-        self.vouchers += answer.account.vouchers();
-        self.acknowledged = acknowledged;
-    }
-}
-
-impl Default for Brought {
-    fn default() -> Self {
-        Self { verified_bytes: 0, wire_bytes: 0, paid: Amount::ZERO, vouchers: 0, acknowledged: true }
     }
 }
 

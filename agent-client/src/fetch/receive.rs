@@ -22,11 +22,12 @@ use quinn::{ReadError, RecvStream, VarInt};
 use super::progress::{Progress, Reporter};
 use super::request::{Answer, read_failure};
 use super::sink::Feed;
+use super::sources::Track;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::transport::Session;
 
-/// Reads an answer until all of it is proven. On an error everything that was proven before it has been counted, and
+/// Reads an answer until all of it is proven, or as much as is wanted of a segment by then: the rest is cancelled. On an error everything that was proven before it has been counted, and
 /// nothing else.
 // r[impl content.verify.unproven]
 pub(super) async fn receive(
@@ -35,6 +36,7 @@ pub(super) async fn receive(
     feed: &Feed,
     progress: &Reporter,
     config: &AgentConfig,
+    segment: Option<&Track>,
 ) -> Result<(), FetchError> {
     let total = answer.decoder.answered().content_bytes();
     let mut batches = Batches { steps: Encoder::new(answer.decoder.answered().clone()).peekable() };
@@ -51,7 +53,16 @@ pub(super) async fn receive(
             }
             let filling = inflow.fill(&mut answer.recv, &mut buffer, room);
             let waited_ms = config.stall_timeout_ms;
-            let got = match within(Duration::from_millis(waited_ms), filling).await {
+            let in_time = within(Duration::from_millis(waited_ms), filling);
+            let filled = match segment {
+                None => in_time.await,
+                Some(track) => tokio::select! {
+                    biased;
+                    filled = in_time => filled,
+                    () = track.ended() => return Ok(cancel(answer)),
+                },
+            };
+            let got = match filled {
                 Some(Ok(got)) => got,
                 Some(Err(error)) => return Err(read_failure(session, &error)),
                 None => return Err(FetchError::Timeout { doing: "receiving", waited_ms }),
@@ -72,7 +83,15 @@ pub(super) async fn receive(
                 }
             }
             Ok(Some(leaf)) => {
-                feed.push(leaf).await?;
+                match segment {
+                    None => feed.push(leaf).await?,
+                    Some(track) => {
+                        let is_enough = track.push(feed, leaf, answer.wire_bytes).await?;
+                        if is_enough && !answer.decoder.is_complete() {
+                            return Ok(cancel(answer));
+                        }
+                    }
+                }
                 let (proven, wire_bytes, tariff) = (answer.account.proven(), answer.wire_bytes, answer.tariff);
                 reported = progress.step(reported, || at(proven, total, wire_bytes, &tariff), proven, total);
             }
@@ -86,6 +105,12 @@ pub(super) async fn receive(
     }
     end(answer, session, inflow).await;
     Ok(())
+}
+
+/// The rest is not wanted, and not owed.
+fn cancel(answer: &mut Answer) {
+    // A stream that is closed already needs no stop.
+    let _ = answer.recv.stop(VarInt::from_u32(close::CANCELLED));
 }
 
 /// All is proven, whatever follows: bytes behind the end, or no end in time, are the node's fault and take nothing

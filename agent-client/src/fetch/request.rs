@@ -6,14 +6,15 @@ use std::time::Duration;
 use aro_proto::merkle::{AnsweredRanges, ByteRanges, Decoder, GroupSize};
 use aro_proto::message::{Describe, Description, Fetch, FetchHead, FetchItem, Message, Quote, Refused};
 use aro_proto::wire::DecodeError;
-use aro_proto::{Amount, ByteCount, ContentId, Refusal, RefusalCode, Tariff, error::close};
+use aro_proto::{Address, Amount, ByteCount, ContentId, Refusal, RefusalCode, Tariff, error::close};
 use quinn::{ReadError, RecvStream, VarInt};
 
 use super::account::StreamAccount;
+use crate::agent::Agent;
 use crate::config::AgentConfig;
 use crate::error::{FetchError, Misbehaviour, RequestFacts};
 use crate::transport::{BindStatus, Exchange, Frame, FrameError, Session, read_any_frame};
-use crate::wallet::Lane;
+use crate::wallet::{Lack, Lane, Provider};
 
 /// What is wanted, and on which terms.
 pub(crate) struct Request {
@@ -36,13 +37,59 @@ pub(crate) struct Answer {
 }
 
 impl Request {
+    /// Asks the node of an address until it answers: what it takes for the answer to be paid is provided, within the
+    /// agent's channel policy.
+    pub(crate) async fn ask_paying(
+        &self,
+        agent: &Agent,
+        address: &Address,
+    ) -> Result<(Arc<Session>, Answer), FetchError> {
+        let mut provider = Provider::new(agent, address.node());
+        loop {
+            let session = agent.session(address).await?;
+            let asked = if provider.may_provide() {
+                // Whatever better reason than the want of a channel the node has, its quote brings at once.
+                self.ask_within(&session, agent.config(), Duration::ZERO).await
+            } else {
+                self.ask(&session, agent.config()).await
+            };
+            let error = match asked {
+                Ok(answer) => return Ok((session, answer)),
+                Err(error) => error,
+            };
+            match provider.lack(error).await? {
+                Lack::Channel => {
+                    // Free to ask for, and it says if there is no such content before anything is locked.
+                    let price = self.quote(&session, agent.config()).await?.price;
+                    if price > self.allowed {
+                        return Err(FetchError::PriceTooHigh { price, allowed: self.allowed });
+                    }
+                    provider.open(price).await?;
+                }
+                Lack::Deposit { channel, missing } => provider.top_up(&session, channel, missing).await?,
+                Lack::Nothing => {}
+            }
+        }
+    }
+
     /// Sends the request and waits for a head that holds.
     pub(crate) async fn ask(&self, session: &Session, config: &AgentConfig) -> Result<Answer, FetchError> {
+        self.ask_within(session, config, UNBOUND_WAIT).await
+    }
+
+    /// Sends the request and waits for a head that holds. A node that wants money where no channel is bound has
+    /// `unbound_wait` to say something better than that.
+    async fn ask_within(
+        &self,
+        session: &Session,
+        config: &AgentConfig,
+        unbound_wait: Duration,
+    ) -> Result<Answer, FetchError> {
         let item = FetchItem { content: self.content, ranges: self.ranges.clone() };
         let fetch = Fetch { items: vec![item], group_log2: self.group.log2(), max_price: self.allowed };
         let Exchange { stream, mut recv } = session.request(&fetch, config.answer_timeout_ms).await?;
         let mut account = StreamAccount::open(session.control().clone(), stream);
-        match self.accept(session, config, &mut recv, &mut account).await {
+        match self.accept(session, config, &mut recv, &mut account, unbound_wait).await {
             Ok((decoder, tariff, wire_bytes)) => Ok(Answer { recv, decoder, account, tariff, wire_bytes }),
             Err(error) => {
                 // Refused and broken streams are closed already; the rest is told to stop.
@@ -75,10 +122,11 @@ impl Request {
         config: &AgentConfig,
         recv: &mut RecvStream,
         account: &mut StreamAccount,
+        unbound_wait: Duration,
     ) -> Result<(Decoder, Tariff, u64), FetchError> {
         let first = tokio::select! {
             frame = self.first_frame(session, config, recv) => frame,
-            error = self.unpayable(session, config) => Err(error),
+            error = self.unpayable(session, config, unbound_wait) => Err(error),
         };
         let frame = match first {
             Ok(frame) => frame,
@@ -109,14 +157,14 @@ impl Request {
 
     /// Resolves when a node that wants money has had its time to say something better than that no channel is bound,
     /// which it only knows after waiting for one.
-    async fn unpayable(&self, session: &Session, config: &AgentConfig) -> FetchError {
+    async fn unpayable(&self, session: &Session, config: &AgentConfig, wait: Duration) -> FetchError {
         if session.channel().is_some() {
             return std::future::pending().await;
         }
         match hello(session, config).await {
             Ok(tariff) if tariff.is_free() => std::future::pending().await,
             Ok(_) => {
-                tokio::time::sleep(UNBOUND_WAIT).await;
+                tokio::time::sleep(wait).await;
                 FetchError::NoChannel { node: session.node() }
             }
             Err(error) => error,

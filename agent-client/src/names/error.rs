@@ -4,10 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use aro_proto::naming::{NameRecord, VerifiedName};
-use aro_proto::{NameAddress, Refusal, WhoActs};
+use aro_proto::{Amount, NameAddress, Refusal, WhoActs};
 use thiserror::Error;
 
 use crate::error::FetchError;
+use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 
 /// Why a name has no meaning for us now.
 #[derive(Clone, Debug, Error)]
@@ -111,6 +112,39 @@ impl NameError {
             Self::Spent { .. } => "choose another name".into(),
             Self::Memory(_) => "check the wallet's folder `names`, its permissions and the space left".into(),
             Self::Fetch(error) => error.next_step(),
+        }
+    }
+
+    /// The amount that the error speaks of, in base units.
+    pub fn amount(&self) -> Option<Amount> {
+        match self {
+            Self::Fetch(error) => error.amount(),
+            _ => None,
+        }
+    }
+
+    /// Milliseconds after which to try the same again here, where that helps.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Fetch(error) => error.retry_after_ms(),
+            _ => retry_after_ms_of(self.who_acts()),
+        }
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Fetch(error) => error.subject(),
+            _ => Subject::default(),
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Fetch(error) => error.exit_code(),
+            Self::TwoRecords { .. } => exit::PROOF,
+            Self::Memory(_) => exit::INTERNAL,
+            _ => exit_code_of(self.who_acts()),
         }
     }
 }

@@ -21,7 +21,9 @@ use crate::agent::Agent;
 use crate::budget::{BudgetExceeded, Spending};
 use crate::error::FetchError;
 use crate::fetch::progress::{Progress, Reporter};
-use source::HashedFile;
+use crate::transport::Session;
+use crate::wallet::{Lack, Provider};
+use source::{HashedFile, Unread};
 use upload::{Sending, Sent};
 
 /// An upload being put together; [`run`](Self::run) runs it.
@@ -115,7 +117,7 @@ impl PublishBuilder {
                 let file = opened.map_err(|error| source::source(std::io::Error::other(error)))??;
                 terms.send(Some(file.content), file.size, Body::File(&Arc::new(file))).await
             }
-            PublishSource::Stream(mut bytes) => terms.send(None, max_bytes, Body::Stream(&mut *bytes)).await,
+            PublishSource::Stream(bytes) => terms.send(None, max_bytes, Body::Stream(Unread::new(bytes))).await,
         };
         if let Err(FetchError::ChannelUnusable { channel }) = &sent {
             agent.forget_session(node.node()).await;
@@ -150,20 +152,52 @@ struct Terms<'a> {
 
 enum Body<'a> {
     File(&'a Arc<HashedFile>),
-    Stream(&'a mut (dyn tokio::io::AsyncRead + Send + Unpin)),
+    Stream(Unread),
 }
 
 impl Terms<'_> {
-    async fn send(&self, content: Option<ContentId>, size: u64, body: Body<'_>) -> Result<(Sent, bool), FetchError> {
+    /// Sends, and provides what it takes to be paid, as long as nothing is read that could not be read again.
+    async fn send(
+        &self,
+        content: Option<ContentId>,
+        size: u64,
+        mut body: Body<'_>,
+    ) -> Result<(Sent, bool), FetchError> {
         let nowhere = ContentId::from_bytes([0; 32]);
-        let session = self.agent.session(&self.node.with_content(content.unwrap_or(nowhere))).await?;
+        let address = self.node.with_content(content.unwrap_or(nowhere));
+        let mut provider = Provider::new(self.agent, self.node.node());
+        loop {
+            let session = self.agent.session(&address).await?;
+            let error = match self.send_on(&session, content, size, &mut body).await {
+                Ok(sent) => return Ok(sent),
+                Err(error) => error,
+            };
+            if matches!(&body, Body::Stream(bytes) if bytes.has_begun()) {
+                // What was read is gone: only its caller can begin again.
+                return Err(error);
+            }
+            match provider.lack(error).await? {
+                Lack::Channel => provider.open(session.publish_price(size).min(self.allowed)).await?,
+                Lack::Deposit { channel, missing } => provider.top_up(&session, channel, missing).await?,
+                Lack::Nothing => {}
+            }
+        }
+    }
+
+    async fn send_on(
+        &self,
+        session: &Session,
+        content: Option<ContentId>,
+        size: u64,
+        body: &mut Body<'_>,
+    ) -> Result<(Sent, bool), FetchError> {
         let request = Publish { content, size, group_log2: GroupSize::KIB64.log2(), max_price: self.allowed };
-        let sending = Sending { session: &session, config: self.agent.config(), request, progress: self.progress };
+        let sending = Sending { session, config: self.agent.config(), request, progress: self.progress };
         let mut sent = match body {
             Body::File(file) => sending.file(file).await?,
             Body::Stream(bytes) => sending.stream(bytes).await?,
         };
-        let acknowledged = sent.account.settle(&session, self.agent.config().credit_timeout_ms).await;
+        let acknowledged = sent.account.settle(session, self.agent.config().credit_timeout_ms).await;
         Ok((sent, acknowledged))
     }
 }

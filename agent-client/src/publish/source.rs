@@ -4,14 +4,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use aro_proto::ContentId;
 use aro_proto::channel::BATCH_BYTES;
 use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::{AnsweredRanges, Encoder, OutboardBuilder, PAIR_LEN, Step, outboard_len, parent_offset};
 use bytes::Bytes;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::error::FetchError;
 
@@ -22,6 +24,33 @@ pub enum PublishSource {
     File(PathBuf),
     /// Bytes to their end, which nobody knows beforehand; such an upload cannot be resumed.
     Stream(Box<dyn AsyncRead + Send + Unpin>),
+}
+
+/// A stream that knows whether anybody has begun to read it.
+pub(super) struct Unread {
+    bytes: Box<dyn AsyncRead + Send + Unpin>,
+    has_begun: bool,
+}
+
+impl Unread {
+    pub(super) fn new(bytes: Box<dyn AsyncRead + Send + Unpin>) -> Self {
+        Self { bytes, has_begun: false }
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+}
+
+impl AsyncRead for Unread {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.has_begun = true;
+        Pin::new(&mut self.bytes).poll_read(context, buffer)
+    }
 }
 
 impl PublishSource {

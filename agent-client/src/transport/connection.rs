@@ -1,6 +1,7 @@
 //! One connection to one node: dialled by its key, greeted at once, shared by every fetch from it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aro_proto::identity::{Binding, Signed};
@@ -8,7 +9,7 @@ use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MINOR_VERSION};
 use aro_proto::message::{Bind, ChainIds, Hello, Message};
 use aro_proto::transport::{SERVER_NAME, client_config_with};
 use aro_proto::wire::encode_frame;
-use aro_proto::{Address, AgentId, ChannelId, NodeId, error::close};
+use aro_proto::{Address, AgentId, Amount, ByteCount, ChannelId, NodeId, error::close};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::watch;
 
@@ -17,6 +18,7 @@ use super::endpoint::Endpoints;
 use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
+use crate::ledger::Hold;
 use crate::wallet::{ChannelRecord, Wallet};
 
 /// What a session is made from.
@@ -28,6 +30,8 @@ pub(crate) struct SessionSetup<'a> {
     pub(crate) chain: ChainIds,
     /// The channel to bind, if there is one.
     pub(crate) record: Option<ChannelRecord>,
+    /// Keeps it from other processes.
+    pub(crate) hold: Option<Arc<Hold>>,
 }
 
 /// A live connection, its control stream running beside it.
@@ -111,6 +115,7 @@ impl Session {
             budget: setup.budget,
             prepay: setup.config.prepay,
             record: setup.record,
+            hold: setup.hold,
         };
         let control = Control::start(connection.clone(), send, recv, lane);
         Ok(Self { connection, exporter, node, place, wallet, control, channel })
@@ -205,6 +210,25 @@ impl Session {
             Some(error) => Err(error.clone()),
             None => Ok(status),
         }
+    }
+
+    /// The bound channel's deposit as far as the payer knows, in base units.
+    pub(crate) fn deposit(&self) -> Option<Amount> {
+        match &self.control.status().bind {
+            BindStatus::Bound(lane) => Some(lane.deposit()),
+            _ => None,
+        }
+    }
+
+    /// What the node asks for an upload of so many bytes, as far as its hello has come, in base units.
+    pub(crate) fn publish_price(&self, bytes: u64) -> Amount {
+        let terms = self.control.status().hello.and_then(|hello| hello.publish);
+        terms.and_then(|terms| terms.tariff.price(ByteCount::new(bytes))).unwrap_or_default()
+    }
+
+    /// True while an answer or an upload is being paid.
+    pub(crate) fn is_paying(&self) -> bool {
+        matches!(&self.control.status().bind, BindStatus::Bound(lane) if lane.is_busy())
     }
 
     /// The bound channel's deposit has grown on chain: the payer may use it, and the node is told.

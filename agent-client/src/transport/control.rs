@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::framed::{Frame, FrameError, read_any_frame};
 use crate::budget::BudgetGuard;
 use crate::error::{FetchError, Misbehaviour};
+use crate::ledger::Hold;
 use crate::wallet::{ChannelRecord, Lane, Wallet};
 
 /// What the control stream has brought so far.
@@ -60,6 +61,8 @@ pub(crate) struct LaneSetup {
     pub(crate) budget: BudgetGuard,
     pub(crate) prepay: Amount,
     pub(crate) record: Option<ChannelRecord>,
+    /// Keeps the channel from other processes until both tasks and the lane are gone.
+    pub(crate) hold: Option<Arc<Hold>>,
 }
 
 /// The handle on both tasks.
@@ -300,6 +303,7 @@ async fn bind(bound: Bound, control: &Control, setup: &LaneSetup) -> Result<(), 
     let (wallet, budget, prepay) = (setup.wallet.clone(), setup.budget.clone(), setup.prepay);
     let open = move || Lane::open(wallet, budget, tariff, publish, prepay, &record, &bound);
     let (lane, resend) = blocking(open).await?;
+    let lane = lane.holding(setup.hold.clone());
     if let Some(voucher) = resend {
         control.post(&Pay { voucher });
     }

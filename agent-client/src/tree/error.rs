@@ -9,6 +9,7 @@ use aro_proto::{AgentId, Amount, ContentId, WhoActs};
 use thiserror::Error;
 
 use crate::error::FetchError;
+use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 
 /// What ends the work on a tree. Files that were in their place by then stay.
 #[derive(Clone, Debug, Error)]
@@ -168,6 +169,34 @@ impl TreeError {
             Self::Fetch(error) | Self::Entry { error, .. } => error.amount(),
             Self::PriceTooHigh { price, .. } => Some(*price),
             _ => None,
+        }
+    }
+
+    /// Milliseconds after which to try the same again here, where that helps.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Fetch(error) | Self::Entry { error, .. } => error.retry_after_ms(),
+            _ => retry_after_ms_of(self.who_acts()),
+        }
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Fetch(error) | Self::Entry { error, .. } => error.subject(),
+            Self::Manifest { content, .. } => Subject { content: Some(*content), ..Subject::default() },
+            _ => Subject::default(),
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Fetch(error) | Self::Entry { error, .. } => error.exit_code(),
+            Self::Manifest { .. } | Self::ManifestMismatch { .. } => exit::PROOF,
+            Self::PriceTooHigh { .. } => exit::MONEY,
+            Self::Target { .. } | Self::Source { .. } => exit::INTERNAL,
+            Self::NotAFile { .. } | Self::Name { .. } | Self::Unpublishable(_) => exit::USAGE,
+            Self::TooLarge { .. } => exit_code_of(self.who_acts()),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! Channels on chain: open, top up, ask to close, take back.
 
-use aro_proto::{Amount, ChannelId, NodeId};
+use aro_proto::{AgentId, Amount, ChannelId, NodeId};
 use serde::{Serialize, Serializer};
-use settlement_chain::submit::{Remedy, SubmitError, submit};
-use settlement_chain::{Address, Instruction, Signature, instructions, reads};
+use settlement_chain::submit::submit;
+use settlement_chain::{Address, Signature, instructions, reads};
 use settlement_interface::accounts::{Channel, status};
 
 use super::money::{MoneyError, Place, enough};
+use super::purse::{Purse, detached};
 use super::state::ChannelRecord;
 use crate::agent::Agent;
-use crate::budget::{SpendPermit, Spending};
+use crate::budget::Spending;
 
 /// A channel as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,11 +21,14 @@ pub struct ChannelInfo {
     /// The node that it pays.
     #[serde(serialize_with = "as_text")]
     pub node: NodeId,
+    /// The key whose vouchers count: this wallet's, or a session key's that it delegated to.
+    #[serde(serialize_with = "as_text")]
+    pub signer: AgentId,
     /// Where it is in its life.
     pub phase: ChannelPhase,
     /// Base units set aside.
     pub deposit: Amount,
-    /// Base units signed away, as far as this wallet knows.
+    /// Base units signed away, as far as this wallet knows: nothing of what a session key has signed and no node settled.
     pub signed: Amount,
     /// Base units credited to the node on chain.
     pub settled: Amount,
@@ -79,9 +83,16 @@ pub struct Reclaimed {
     pub signature: Signature,
 }
 
+impl ChannelInfo {
+    /// Base units that lie in the channel and are neither signed away nor settled.
+    pub fn unspent(&self) -> Amount {
+        self.deposit.saturating_sub(self.signed.max(self.settled))
+    }
+}
+
 impl Agent {
     /// Opens a channel to a node with `deposit` base units of what is available. `grace_s` is the time that the node
-    /// has to settle after a request to close; default the node's least.
+    /// has to settle after a request to close; default the node's least. Once begun it goes on if nobody waits for it.
     ///
     /// # Errors
     /// The node is unknown, a channel to it is open already, budget or money do not suffice, or the transaction
@@ -92,39 +103,87 @@ impl Agent {
         deposit: Amount,
         grace_s: Option<u32>,
     ) -> Result<OpenedChannel, MoneyError> {
+        let agent = self.clone();
+        detached(async move {
+            let purse = agent.purse().await?;
+            let signer = agent.keys().signer();
+            agent.open_in(&purse, node, signer, deposit, grace_s).await
+        })
+        .await
+    }
+
+    /// Opens a channel whose vouchers `signer` signs. Whatever opened one before, in an earlier life too, is seen first:
+    /// a transaction on its way is brought to its end, and the nonce is read before the channels are, so that a channel
+    /// that appears in between takes the nonce and this one fails.
+    pub(super) async fn open_in(
+        &self,
+        purse: &Purse,
+        node: NodeId,
+        signer: AgentId,
+        deposit: Amount,
+        grace_s: Option<u32>,
+    ) -> Result<OpenedChannel, MoneyError> {
         let (chain, program) = (self.chain(), self.program());
         let owner = self.keys().owner();
         let id = Address::new_from_array(node.to_bytes());
+        self.finish_pending(purse, node).await?;
         let account = reads::node(chain, program, &id).await?.ok_or(MoneyError::UnknownNode(node))?;
         let max_s = reads::config(chain, program).await?.max_grace_s;
         let grace_s = grace_s.unwrap_or(account.min_grace_s);
         if !(account.min_grace_s..=max_s).contains(&grace_s) {
             return Err(MoneyError::Grace { asked_s: grace_s, min_s: account.min_grace_s, max_s });
         }
-        if let Some(open) = self.channels().await?.iter().find(|c| c.node == node && c.phase == ChannelPhase::Open) {
+        let agent = reads::agent(chain, program, &owner).await?;
+        let is_open = |c: &&ChannelInfo| c.node == node && c.signer == signer && c.phase == ChannelPhase::Open;
+        if let Some(open) = self.channels().await?.iter().find(is_open) {
             return Err(MoneyError::AlreadyOpen(open.channel));
         }
-        let agent = reads::agent(chain, program, &owner).await?;
         enough(deposit, Amount::new(agent.as_ref().map_or(0, |agent| agent.available)), Place::Available)?;
         let nonce = agent.map_or(0, |agent| agent.next_nonce);
         let node_account = program.node(&id).0;
         let (address, _) = program.channel(&program.agent(&owner).0, &node_account, nonce);
-        let signer = Address::new_from_array(*self.keys().signer().as_bytes());
-        let open = instructions::OpenChannel { node: node_account, nonce, deposit: deposit.get(), grace_s, signer };
+        let open = instructions::OpenChannel {
+            node: node_account,
+            nonce,
+            deposit: deposit.get(),
+            grace_s,
+            signer: Address::new_from_array(signer.to_bytes()),
+        };
         let permit = self.budget().reserve(Spending::Deposits, deposit)?;
-        let signature = self.lock(permit, instructions::open_batch(program, &owner, &owner, &[open])).await?;
+        let sent = self.lock(purse, node, permit, instructions::open_batch(program, &owner, &owner, &[open])).await?;
         let channel = ChannelId::from_bytes(address.to_bytes());
-        self.remember(ChannelRecord::open(channel, node, deposit, nonce)).await?;
-        // A connection is bound for life; the next fetch binds the new channel.
-        self.forget_session(node).await;
+        if signer == self.keys().signer() {
+            self.remember(ChannelRecord::open(channel, node, deposit, nonce)).await?;
+            // A connection is bound for life; the next fetch binds the new channel.
+            self.forget_session(node).await;
+        }
+        let signature = sent.done(self).await?;
         Ok(OpenedChannel { channel, node, deposit, grace_s, signature })
     }
 
-    /// Adds `amount` base units of what is available to an open channel, and tells its node.
+    /// Adds `amount` base units of what is available to an open channel, and tells its node. Once begun it goes on if
+    /// nobody waits for it.
     ///
     /// # Errors
     /// The channel is not open, budget or money do not suffice, or the transaction fails.
     pub async fn top_up(&self, channel: ChannelId, amount: Amount) -> Result<Signature, MoneyError> {
+        let agent = self.clone();
+        detached(async move {
+            let purse = agent.purse().await?;
+            let (_, account) = agent.our_channel(channel).await?;
+            agent.finish_pending(&purse, agent.node_of(channel, &account).await?).await?;
+            agent.top_up_in(&purse, channel, amount).await
+        })
+        .await
+    }
+
+    /// The same, where no transaction to the node is on its way any more.
+    pub(super) async fn top_up_in(
+        &self,
+        purse: &Purse,
+        channel: ChannelId,
+        amount: Amount,
+    ) -> Result<Signature, MoneyError> {
         let (chain, program) = (self.chain(), self.program());
         let owner = self.keys().owner();
         let (address, account) = self.our_channel(channel).await?;
@@ -133,16 +192,13 @@ impl Agent {
         }
         let agent = reads::agent(chain, program, &owner).await?;
         enough(amount, Amount::new(agent.map_or(0, |agent| agent.available)), Place::Available)?;
-        let permit = self.budget().reserve(Spending::Deposits, amount)?;
-        let signature = self.lock(permit, instructions::top_up(program, &owner, &address, amount.get())).await?;
         let node = self.node_of(channel, &account).await?;
-        let deposit = Amount::new(account.deposit).saturating_add(amount);
-        let known = ChannelRecord::from_chain(channel, node, &account);
-        self.remember(ChannelRecord { deposit, ..known }).await?;
-        if let Some(session) = self.live_session(node).await {
-            session.deposit_grew(&ChannelRecord { deposit, ..known });
-        }
-        Ok(signature)
+        let permit = self.budget().reserve(Spending::Deposits, amount)?;
+        let top_up = instructions::top_up(program, &owner, &address, amount.get());
+        let sent = self.lock(purse, node, permit, top_up).await?;
+        let deposit = account.deposit.saturating_add(amount.get());
+        self.take_in(channel, node, &Channel { deposit, ..account }).await?;
+        sent.done(self).await
     }
 
     /// Asks to close: the node has the channel's grace to settle, then [`reclaim`](Self::reclaim) takes back the
@@ -157,10 +213,11 @@ impl Agent {
         }
         let node = self.node_of(channel, &account).await?;
         let close = instructions::request_close(self.program(), &self.keys().owner(), &address);
-        let signature = submit(self.chain(), self.keys().owner_key(), &[], &[close]).await?;
-        let known = ChannelRecord::from_chain(channel, node, &account);
-        self.remember(ChannelRecord { status: status::CLOSING, ..known }).await?;
-        self.forget_session(node).await;
+        let signature = submit(self.chain(), self.keys().owner_key()?, &[], &[close]).await?;
+        self.take_in(channel, node, &Channel { status: status::CLOSING, ..account }).await?;
+        if self.is_mine(&account) {
+            self.forget_session(node).await;
+        }
         Ok(signature)
     }
 
@@ -186,14 +243,14 @@ impl Agent {
         let rent_payer = Address::new_from_array(account.rent_payer);
         steps.push(instructions::reclaim_batch(self.program(), &agent, &rent_payer, &[address]));
         let node = self.node_of(channel, &account).await?;
-        let signature = submit(self.chain(), self.keys().owner_key(), &[], &steps).await?;
-        let known = ChannelRecord::from_chain(channel, node, &account);
-        self.remember(ChannelRecord { status: status::CLOSED, ..known }).await?;
+        let signature = submit(self.chain(), self.keys().owner_key()?, &[], &steps).await?;
+        self.take_in(channel, node, &Channel { status: status::CLOSED, ..account }).await?;
         let refunded = Amount::new(instructions::refundable(&account));
         Ok(Reclaimed { channel, refunded, settled: Amount::new(account.settled), signature })
     }
 
-    /// All channels of this agent that are on chain, with what the wallet knows of them.
+    /// All channels of this agent's owner that are on chain, those of session keys too, with what the wallet knows of
+    /// them.
     ///
     /// # Errors
     /// Chain or record cannot be read.
@@ -203,11 +260,12 @@ impl Agent {
         for (address, account) in reads::channels_of_agent(self.chain(), self.program(), &agent).await? {
             let channel = ChannelId::from_bytes(address.to_bytes());
             let node = self.node_of(channel, &account).await?;
-            self.remember(ChannelRecord::from_chain(channel, node, &account)).await?;
+            self.take_in(channel, node, &account).await?;
             let signed = self.keys().record(channel)?.map_or(Amount::ZERO, |record| record.signed);
             infos.push(ChannelInfo {
                 channel,
                 node,
+                signer: AgentId::from_bytes(account.signer),
                 phase: match account.status {
                     status::OPEN => ChannelPhase::Open,
                     status::CLOSING => ChannelPhase::Closing,
@@ -223,7 +281,7 @@ impl Agent {
         Ok(infos)
     }
 
-    async fn our_channel(&self, channel: ChannelId) -> Result<(Address, Channel), MoneyError> {
+    pub(super) async fn our_channel(&self, channel: ChannelId) -> Result<(Address, Channel), MoneyError> {
         let address = Address::new_from_array(channel.to_bytes());
         let found = reads::channel(self.chain(), self.program(), &address).await?;
         let account = found.ok_or(MoneyError::UnknownChannel(channel))?;
@@ -235,7 +293,7 @@ impl Agent {
     }
 
     /// The node id behind a channel: from the record, else from the node's account.
-    async fn node_of(&self, channel: ChannelId, account: &Channel) -> Result<NodeId, MoneyError> {
+    pub(super) async fn node_of(&self, channel: ChannelId, account: &Channel) -> Result<NodeId, MoneyError> {
         if let Some(record) = self.keys().record(channel)? {
             return Ok(record.node);
         }
@@ -244,15 +302,26 @@ impl Agent {
         node.map(|node| NodeId::from_bytes(node.id)).ok_or(MoneyError::UnknownChannel(channel))
     }
 
-    /// Sends a transaction that locks money. The permit is spent unless it is certain that nothing happened.
-    async fn lock(&self, permit: SpendPermit, instruction: Instruction) -> Result<Signature, SubmitError> {
-        let amount = permit.amount();
-        let sent = submit(self.chain(), self.keys().owner_key(), &[], &[instruction]).await;
-        match &sent {
-            Err(error) if error.remedy() != Remedy::CheckStatus => drop(permit),
-            Ok(_) | Err(_) => permit.commit(amount),
+    /// Takes what the chain says of a channel into the record and the live connection, if its vouchers are this wallet's
+    /// to sign.
+    pub(super) async fn take_in(&self, channel: ChannelId, node: NodeId, account: &Channel) -> Result<(), MoneyError> {
+        if !self.is_mine(account) {
+            return Ok(());
         }
-        sent
+        let record = ChannelRecord::from_chain(channel, node, account);
+        let before = self.keys().record(channel)?;
+        self.remember(record).await?;
+        if before.is_some_and(|before| before.deposit < record.deposit)
+            && let Some(session) = self.live_session(node).await
+        {
+            session.deposit_grew(&record);
+        }
+        Ok(())
+    }
+
+    /// Whether this wallet signs the channel's vouchers.
+    pub(super) fn is_mine(&self, account: &Channel) -> bool {
+        account.signer == *self.keys().signer().as_bytes()
     }
 }
 

@@ -4,7 +4,7 @@
 //! after it is durable.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
 use aro_proto::message::{Bound, Credit, VoucherOnWire};
@@ -14,6 +14,7 @@ use super::marker::InUse;
 use super::{ChannelRecord, Wallet, WalletError};
 use crate::budget::{BudgetGuard, SpendPermit, Spending};
 use crate::error::{FetchError, Misbehaviour};
+use crate::ledger::Hold;
 
 /// One channel, bound on one connection.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub(crate) struct Lane {
     books: Mutex<Books>,
     /// Gone with the lane: by then all that is proven is signed for, or known not to be.
     _in_use: InUse,
+    _hold: Option<Arc<Hold>>,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,12 @@ impl Lane {
         let resend = if outcome.resend.is_some() { wallet.last_voucher(channel)? } else { None };
         let pot = guard.reserve(Spending::Vouchers, Amount::ZERO)?;
         let books = Mutex::new(Books { payer, pot, left: HashMap::new(), vouchers: 0 });
-        Ok((Self { wallet, guard, tariff, channel, books, _in_use: in_use }, resend.map(on_wire)))
+        Ok((Self { wallet, guard, tariff, channel, books, _in_use: in_use, _hold: None }, resend.map(on_wire)))
+    }
+
+    /// Keeps the channel from other processes for as long as this lane lives.
+    pub(crate) fn holding(self, hold: Option<Arc<Hold>>) -> Self {
+        Self { _hold: hold, ..self }
     }
 
     /// What content costs at the node.
@@ -222,6 +229,17 @@ impl Lane {
 
     pub(crate) fn accepted(&self) -> Amount {
         self.lock().payer.accepted()
+    }
+
+    /// The deposit as far as the payer knows, in base units.
+    pub(crate) fn deposit(&self) -> Amount {
+        self.lock().payer.terms().deposit
+    }
+
+    /// True while a stream is open, or something proven is not signed for yet.
+    pub(crate) fn is_busy(&self) -> bool {
+        let books = self.lock();
+        books.payer.is_busy() || books.payer.due(true).is_some()
     }
 
     /// Vouchers signed on this connection.

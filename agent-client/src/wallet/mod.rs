@@ -8,26 +8,41 @@ mod keystore;
 mod lane;
 mod marker;
 mod money;
+mod policy;
+mod provider;
+mod purse;
+mod sessions;
 mod state;
+mod sweep;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use aro_proto::channel::{SignedVoucher, Voucher};
-use aro_proto::{AgentId, Amount, ChannelId, NodeId, SecretKey};
+use aro_proto::identity::{Beyond, Delegated, Delegation, DelegationError};
+use aro_proto::message::ChainIds;
+use aro_proto::{AgentId, Amount, ChannelId, NodeId, SecretKey, WhoActs};
+use settlement_chain::Keypair;
 use settlement_chain::keyfile::KeyfileError;
-use settlement_chain::{Keypair, Signer};
 use settlement_interface::voucher::NEVER;
 use thiserror::Error;
 
 pub use channels::{ChannelInfo, ChannelPhase, OpenedChannel, Reclaimed};
 pub(crate) use lane::Lane;
 pub use money::{Money, MoneyError, Place, WalletStatus};
+pub use policy::{ChannelCap, ChannelPolicy};
+pub use provider::ChannelEvent;
+pub(crate) use provider::{Lack, Listener, Provider};
+pub(crate) use purse::Purse;
+pub use sessions::{DelegateRequest, SessionInfo};
 pub(crate) use state::ChannelRecord;
+pub use sweep::{SweepReport, Unswept};
 
 use crate::budget::SpendPermit;
+use crate::ledger::{Hold, Holds, Ledger, LedgerError};
 use crate::names::memory::NameMemory;
-use keystore::Keys;
+use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
+use keystore::{Keys, Owner};
 use marker::InUse;
 use state::State;
 
@@ -38,9 +53,10 @@ pub struct Wallet {
 }
 
 struct Inner {
-    dir: std::path::PathBuf,
     keys: Keys,
     state: State,
+    holds: Holds,
+    ledger: Ledger,
 }
 
 /// Why the wallet on disk cannot be used, or will not sign.
@@ -63,15 +79,35 @@ pub enum WalletError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Another process has the wallet open: two could sign the same money away.
-    #[error("another process is using the wallet in {0}")]
-    InUse(std::path::PathBuf),
-    /// The record of vouchers cannot be read or written.
-    #[error("the wallet's record: {0}")]
-    Store(#[from] redb::Error),
-    /// A record that this version cannot read.
-    #[error("the wallet's record of channel {0} cannot be read")]
-    Damaged(ChannelId),
+    /// The ledger of channels, budget and receipts cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Another process pays with the channel: two cannot count one stream of vouchers.
+    #[error("another process is using channel {0}")]
+    ChannelInUse(ChannelId),
+    /// Another process opens a channel, or tops one up.
+    #[error("another process is locking money in a channel")]
+    PurseInUse,
+    /// The program is ending.
+    #[error("the program is ending")]
+    Ending,
+    /// The owner's word for what a session key may do cannot be taken.
+    #[error("{path}: {source}")]
+    Delegation {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        source: DelegationError,
+    },
+    /// The folder's delegation is for another key than the one that lies there.
+    #[error("the delegation in {0} is for another session key")]
+    OtherSession(std::path::PathBuf),
+    /// The delegation is for another chain, program or mint.
+    #[error("the delegation is for another chain")]
+    OtherChain,
+    /// More than was delegated.
+    #[error(transparent)]
+    Beyond(#[from] Beyond),
     /// The channel is not in the record.
     #[error("the wallet has no record of channel {0}")]
     UnknownChannel(ChannelId),
@@ -106,26 +142,94 @@ pub enum WalletError {
 }
 
 impl WalletError {
+    /// One stable word for what happened, for logs and JSON.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "WalletMissing",
+            Self::Exists(_) => "WalletExists",
+            Self::Key(_) => "KeyFile",
+            Self::Folder { .. } => "WalletFile",
+            Self::Ledger(error) => error.code(),
+            Self::ChannelInUse(_) => "ChannelInUse",
+            Self::PurseInUse => "PurseInUse",
+            Self::Ending => "Ending",
+            Self::Delegation { .. } | Self::OtherSession(_) | Self::OtherChain => "Delegation",
+            Self::Beyond(Beyond::Scope { .. }) => "DelegationScope",
+            Self::Beyond(Beyond::Cap { .. }) => "DelegationCap",
+            Self::Beyond(Beyond::Expired { .. }) => "DelegationExpired",
+            Self::UnknownChannel(_) => "UnknownChannel",
+            Self::NotRising { .. } => "NotRising",
+            Self::AboveDeposit { .. } => "AboveDeposit",
+            Self::NotPermitted { .. } => "NotPermitted",
+        }
+    }
+
+    /// Who can change it.
+    pub fn who_acts(&self) -> WhoActs {
+        if self.is_retryable() { WhoActs::RetryHere } else { WhoActs::Authorise }
+    }
+
     /// True if the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::InUse(_)) || matches!(self, Self::Key(error) if error.is_retryable())
+        match self {
+            Self::ChannelInUse(_) | Self::PurseInUse | Self::Ending => true,
+            Self::Key(error) => error.is_retryable(),
+            Self::Ledger(error) => error.is_retryable(),
+            _ => false,
+        }
     }
 
     /// What to do next, for people.
-    pub fn next_step(&self) -> &'static str {
+    pub fn next_step(&self) -> String {
         match self {
             Self::Missing(_) => "make one with `aro keys new`, or point --home at it",
             Self::Exists(_) => "use it, or give another --home",
-            Self::InUse(_) => "wait for the other command to end",
+            Self::ChannelInUse(_) | Self::PurseInUse => "wait for the other process to end, then try again",
+            Self::Ending => "start it again",
             Self::Key(_) | Self::Folder { .. } => "check the folder, the key files and their permissions",
-            Self::Store(_) | Self::Damaged(_) => {
-                "check the disk; with a new record file the wallet learns its channels from the chain and the nodes"
+            Self::Ledger(error) => error.next_step(),
+            Self::Delegation { .. } | Self::OtherSession(_) | Self::Beyond(_) => {
+                "ask the owner for another delegation (aro keys delegate)"
             }
+            Self::OtherChain => "point --rpc and --program-id at the chain that the delegation is for",
             Self::UnknownChannel(_) => "look at `aro channel list`",
             Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } => {
                 "nothing was signed; report this, for it should not happen"
             }
         }
+        .into()
+    }
+
+    /// The amount that it speaks of, in base units.
+    pub fn amount(&self) -> Option<Amount> {
+        match self {
+            Self::NotRising { asked, .. } | Self::AboveDeposit { asked, .. } => Some(*asked),
+            Self::NotPermitted { rise, .. } => Some(*rise),
+            Self::Beyond(Beyond::Cap { asked, .. }) => Some(*asked),
+            _ => None,
+        }
+    }
+
+    /// Milliseconds after which to try the same again, where that helps.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        retry_after_ms_of(self.who_acts())
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::ChannelInUse(channel)
+            | Self::UnknownChannel(channel)
+            | Self::NotRising { channel, .. }
+            | Self::AboveDeposit { channel, .. } => Subject::channel(*channel),
+            Self::Beyond(Beyond::Scope { node }) => Subject::node(*node),
+            _ => Subject::default(),
+        }
+    }
+
+    /// What a command ends with: see [`ErrorReport`](crate::ErrorReport::exit_code).
+    pub fn exit_code(&self) -> u8 {
+        if self.is_retryable() { exit_code_of(self.who_acts()) } else { exit::KEYS }
     }
 }
 
@@ -136,30 +240,44 @@ impl Wallet {
     /// There is one already, or the folder cannot be written.
     pub fn create(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::create(dir)?;
-        Ok(Self { inner: Arc::new(Inner { dir: dir.to_owned(), keys, state: State::open(dir)? }) })
+        Ok(Self::with(keys, Ledger::open(dir)?))
     }
 
-    /// Opens a wallet. One process at a time may have it open.
+    /// Opens a wallet under a clock of the caller's, in unix seconds, for tests of clocks that jump.
     ///
     /// # Errors
-    /// There is none, others may read its keys, or another process has it open.
+    /// As [`open`](Self::open).
+    pub fn open_at(dir: &Path, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Result<Self, WalletError> {
+        let keys = Keys::open(dir)?;
+        Ok(Self::with(keys, Ledger::open_with(dir, Arc::new(clock))?))
+    }
+
+    /// Opens a wallet. Several processes may have it open; each channel is used by one of them at a time.
+    ///
+    /// # Errors
+    /// There is none, others may read its keys, or its ledger is damaged.
     pub fn open(dir: &Path) -> Result<Self, WalletError> {
         let keys = Keys::open(dir)?;
-        Ok(Self { inner: Arc::new(Inner { dir: dir.to_owned(), keys, state: State::open(dir)? }) })
+        Ok(Self::with(keys, Ledger::open(dir)?))
+    }
+
+    fn with(keys: Keys, ledger: Ledger) -> Self {
+        let (state, holds) = (State::new(ledger.clone()), Holds::new(ledger.dir()));
+        Self { inner: Arc::new(Inner { keys, state, holds, ledger }) }
     }
 
     /// The addresses of a wallet's keys, without opening its record.
     ///
     /// # Errors
-    /// As [`open`](Self::open), but for another process.
+    /// There is none, or others may read its keys.
     pub fn addresses(dir: &Path) -> Result<(settlement_chain::Address, AgentId), WalletError> {
         let keys = Keys::open(dir)?;
-        Ok((keys.owner.pubkey(), keys.signer.agent_id()))
+        Ok((keys.owner_address(), keys.signer.agent_id()))
     }
 
     /// The cold key's address: owns the money, opens and closes channels.
     pub fn owner(&self) -> settlement_chain::Address {
-        self.inner.keys.owner.pubkey()
+        self.inner.keys.owner_address()
     }
 
     /// The session key's id: signs requests and vouchers, and can lose no more than what channels hold.
@@ -191,7 +309,7 @@ impl Wallet {
         channel: ChannelId,
         cumulative: Amount,
     ) -> Result<SignedVoucher, (SpendPermit, WalletError)> {
-        match self.inner.state.raise(channel, cumulative, permit.amount()) {
+        match self.inner.state.raise(channel, cumulative, permit.amount(), self.delegated()) {
             Ok(rise) => {
                 permit.commit(rise);
                 Ok(self.signature_at(channel, cumulative))
@@ -211,11 +329,82 @@ impl Wallet {
 
     /// What names have come to mean.
     pub(crate) fn names(&self) -> NameMemory {
-        NameMemory::of_wallet(&self.inner.dir)
+        NameMemory::of_wallet(self.dir())
     }
 
-    pub(crate) fn owner_key(&self) -> &Keypair {
-        &self.inner.keys.owner
+    /// Takes the right to lock money in channels from other processes; none if one of them has it.
+    pub(crate) fn hold_purse(&self) -> Result<Option<Arc<Hold>>, WalletError> {
+        Ok(self.inner.holds.share(PURSE)?)
+    }
+
+    /// Whether the owner's key is here: without it money can be signed away, but not moved on chain.
+    pub fn is_owner(&self) -> bool {
+        matches!(self.inner.keys.owner, Owner::Here(_))
+    }
+
+    /// What the owner lets this wallet do, if it is a session key's.
+    pub fn delegation(&self) -> Option<&Delegation> {
+        self.delegated().map(Delegated::delegation)
+    }
+
+    pub(crate) fn owner_key(&self) -> Result<&Keypair, MoneyError> {
+        match &self.inner.keys.owner {
+            Owner::Here(key) => Ok(key),
+            Owner::Elsewhere(_) => Err(MoneyError::OwnerNeeded { owner: self.owner() }),
+        }
+    }
+
+    fn delegated(&self) -> Option<&Delegated> {
+        match &self.inner.keys.owner {
+            Owner::Here(_) => None,
+            Owner::Elsewhere(delegated) => Some(delegated),
+        }
+    }
+
+    /// Whether this wallet may sign for a node now. A session key's wallet is asked before a request begins, so that
+    /// nothing is taken that could not be paid; its end comes [`END_MARGIN_S`] early for that.
+    pub(crate) fn may_pay(&self, node: NodeId) -> Result<(), WalletError> {
+        let Some(delegated) = self.delegated() else { return Ok(()) };
+        let now = self.inner.state.now()?;
+        delegated.allows(node, Amount::ZERO, now.saturating_add(END_MARGIN_S)).map_err(|beyond| match beyond {
+            Beyond::Expired { expires_at, .. } => Beyond::Expired { expires_at, now },
+            other => other,
+        })?;
+        Ok(())
+    }
+
+    /// Takes in the chain's identity and time: a delegation is for one chain, and its end is seen by either clock.
+    pub(crate) fn arrive(&self, chain: &ChainIds, clock: i64) -> Result<(), WalletError> {
+        let Some(delegated) = self.delegated() else { return Ok(()) };
+        if delegated.delegation().chain != *chain {
+            return Err(WalletError::OtherChain);
+        }
+        self.inner.state.saw(clock)
+    }
+
+    /// The wallet's folder.
+    pub(crate) fn dir(&self) -> &Path {
+        self.inner.ledger.dir()
+    }
+
+    /// The transaction that is on its way for a node, if one is.
+    pub(crate) fn pending(&self, node: NodeId) -> Result<Option<Vec<u8>>, WalletError> {
+        self.inner.state.fact(&pending_key(node))
+    }
+
+    /// Writes down what is on its way for a node, or that nothing is.
+    pub(crate) fn keep_pending(&self, node: NodeId, bytes: Option<&[u8]>) -> Result<(), WalletError> {
+        self.inner.state.keep(&pending_key(node), bytes)
+    }
+
+    /// When a channel was last seen to be used, by the chain's clock, and what was signed on it by then.
+    pub(crate) fn last_use(&self, channel: ChannelId) -> Result<Option<LastUse>, WalletError> {
+        Ok(self.inner.state.fact(&use_key(channel))?.as_deref().and_then(LastUse::decode))
+    }
+
+    /// Writes down when a channel was last seen to be used.
+    pub(crate) fn keep_last_use(&self, channel: ChannelId, used: Option<LastUse>) -> Result<(), WalletError> {
+        self.inner.state.keep(&use_key(channel), used.map(LastUse::encode).as_ref().map(|bytes| &bytes[..]))
     }
 
     pub(crate) fn signer_key(&self) -> &SecretKey {
@@ -232,6 +421,17 @@ impl Wallet {
         Ok(self.inner.state.all()?.into_iter().filter(open).max_by_key(|record| record.nonce))
     }
 
+    /// Takes a channel for this process, as long as what comes back lives; tasks that use this handle share it.
+    pub(crate) fn hold(&self, channel: ChannelId) -> Result<Arc<Hold>, WalletError> {
+        let hold = self.inner.holds.share(&format!("channel-{channel}"))?;
+        hold.ok_or(WalletError::ChannelInUse(channel))
+    }
+
+    /// The database behind it.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.inner.ledger
+    }
+
     /// Takes in what the chain says of a channel; what was signed stays.
     pub(crate) fn remember(&self, record: ChannelRecord) -> Result<(), WalletError> {
         self.inner.state.remember(record)
@@ -239,8 +439,8 @@ impl Wallet {
 
     /// Marks a channel as in use. Also says whether a process has died since with the channel in use.
     fn mark_in_use(&self, channel: ChannelId) -> Result<(InUse, bool), WalletError> {
-        InUse::mark(&self.inner.dir, channel)
-            .map_err(|source| WalletError::Folder { path: self.inner.dir.clone(), source })
+        let dir = self.inner.ledger.dir();
+        InUse::mark(dir, channel).map_err(|source| WalletError::Folder { path: dir.to_owned(), source })
     }
 
     /// Raises the record to a voucher of ours that a node has shown, and to what was conceded to it.
@@ -251,6 +451,44 @@ impl Wallet {
     fn signature_at(&self, channel: ChannelId, cumulative: Amount) -> SignedVoucher {
         Voucher { channel, cumulative, expires_at: NEVER }.sign(&self.inner.keys.signer)
     }
+}
+
+/// A channel's last use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastUse {
+    /// Unix second, by the chain's clock.
+    pub(crate) at: i64,
+    /// Base units signed by then.
+    pub(crate) signed: Amount,
+}
+
+impl LastUse {
+    fn encode(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.at.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.signed.get().to_le_bytes());
+        bytes
+    }
+
+    /// What cannot be read was not written by us: the channel's use is then counted from now on.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (at, signed) = bytes.split_first_chunk::<8>()?;
+        let signed = u64::from_le_bytes(signed.try_into().ok()?);
+        Some(Self { at: i64::from_le_bytes(*at), signed: Amount::new(signed) })
+    }
+}
+
+/// Seconds before a delegation's end in which no request is begun any more.
+const END_MARGIN_S: i64 = 60;
+/// The name that is held while money is locked in channels.
+const PURSE: &str = "purse";
+
+fn pending_key(node: NodeId) -> Vec<u8> {
+    [b"pending/", &node.as_bytes()[..]].concat()
+}
+
+fn use_key(channel: ChannelId) -> Vec<u8> {
+    [b"used/", &channel.as_bytes()[..]].concat()
 }
 
 impl std::fmt::Debug for Wallet {
@@ -318,14 +556,38 @@ mod tests {
     }
 
     #[test]
-    fn a_wallet_is_made_once_and_opened_by_one_process() {
+    fn a_wallet_is_made_once_and_each_channel_used_by_one_handle() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("wallet");
         assert!(matches!(Wallet::open(&home), Err(WalletError::Missing(_))));
         let wallet = Wallet::create(&home).unwrap();
         assert!(matches!(Wallet::create(&home), Err(WalletError::Exists(_))));
-        assert!(matches!(Wallet::open(&home), Err(WalletError::InUse(_))));
         assert_eq!(Wallet::addresses(&home).unwrap(), (wallet.owner(), wallet.signer()));
         assert_ne!(wallet.owner().to_bytes(), wallet.signer().to_bytes());
+
+        let other = Wallet::open(&home).unwrap();
+        let (mine, another) = (ChannelId::from_bytes([1; 32]), ChannelId::from_bytes([2; 32]));
+        let held = wallet.hold(mine).unwrap();
+        let refused = other.hold(mine).unwrap_err();
+        assert!(matches!(refused, WalletError::ChannelInUse(channel) if channel == mine) && refused.is_retryable());
+        assert!(other.hold(another).is_ok());
+        drop(held);
+        assert!(other.hold(mine).is_ok());
+    }
+
+    #[test]
+    fn two_handles_on_one_wallet_never_sign_the_same_money() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = BudgetGuard::unlimited();
+        let permit = || guard.reserve(Spending::Vouchers, Amount::new(10)).unwrap();
+        let (wallet, channel) = wallet_with_channel(dir.path(), 50);
+        let other = Wallet::open(dir.path()).unwrap();
+        wallet.sign_voucher(permit(), channel, Amount::new(10)).unwrap();
+        assert!(matches!(
+            other.sign_voucher(permit(), channel, Amount::new(10)),
+            Err(WalletError::NotRising { signed, .. }) if signed == Amount::new(10)
+        ));
+        other.sign_voucher(permit(), channel, Amount::new(20)).unwrap();
+        assert_eq!(wallet.record(channel).unwrap().unwrap().signed, Amount::new(20));
     }
 }

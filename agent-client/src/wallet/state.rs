@@ -1,22 +1,15 @@
 //! The durable record: for each channel what the chain said last, and the highest amount ever signed.
 //!
 //! Every change is one transaction with a sync; what is returned from here has survived.
-//!
-//! ```text
-//!  0         1        33        41        49       50         58      66       74         90
-//!  +---------+--------+---------+---------+--------+----------+-------+--------+----------+
-//!  | version | node   | deposit | settled | status | deadline | nonce | signed | conceded |
-//!  +---------+--------+---------+---------+--------+----------+-------+--------+----------+
-//! ```
-
-use std::path::Path;
 
 use aro_proto::channel::{ChannelState, ChannelTerms};
+use aro_proto::identity::{Beyond, Delegated};
 use aro_proto::{AgentId, Amount, ChannelId, NodeId};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 use settlement_interface::accounts::{Channel, status};
 
 use super::WalletError;
+use crate::ledger::{Durability, Ledger, LedgerError, amount_from, amount_to, bytes32, count_from, count_to};
 
 /// What the wallet knows of one channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,85 +68,65 @@ impl ChannelRecord {
         ChannelTerms { channel: self.channel, signer, deposit: self.deposit, settled: self.settled, state }
     }
 
-    fn encode(&self) -> [u8; RECORD_LEN] {
-        let mut bytes = [0; RECORD_LEN];
-        bytes[0] = VERSION;
-        bytes[1..33].copy_from_slice(self.node.as_bytes());
-        bytes[33..41].copy_from_slice(&self.deposit.get().to_le_bytes());
-        bytes[41..49].copy_from_slice(&self.settled.get().to_le_bytes());
-        bytes[49] = self.status;
-        bytes[50..58].copy_from_slice(&self.deadline.to_le_bytes());
-        bytes[58..66].copy_from_slice(&self.nonce.to_le_bytes());
-        bytes[66..74].copy_from_slice(&self.signed.get().to_le_bytes());
-        bytes[74..].copy_from_slice(&self.conceded.to_le_bytes());
-        bytes
-    }
-
-    fn decode(channel: ChannelId, bytes: &[u8]) -> Result<Self, WalletError> {
-        let damaged = || WalletError::Damaged(channel);
-        let bytes: &[u8; RECORD_LEN] = bytes.try_into().map_err(|_| damaged())?;
-        if bytes[0] != VERSION {
-            return Err(damaged());
-        }
-        let u64_at = |at: usize| {
-            let mut number = [0; 8];
-            number.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(number)
-        };
-        let mut node = [0; 32];
-        node.copy_from_slice(&bytes[1..33]);
-        let mut conceded = [0; 16];
-        conceded.copy_from_slice(&bytes[74..]);
+    fn read(row: &Row<'_>) -> Result<Self, LedgerError> {
+        let conceded: Vec<u8> = row.get(8)?;
+        let conceded =
+            conceded.try_into().map_err(|_| LedgerError::Impossible("a concession that has not 16 bytes"))?;
+        let id =
+            |at| bytes32(row.get_ref(at)?.as_blob().map_err(|_| LedgerError::Impossible("an id of another type"))?);
         Ok(Self {
-            channel,
-            node: NodeId::from_bytes(node),
-            deposit: Amount::new(u64_at(33)),
-            settled: Amount::new(u64_at(41)),
-            status: bytes[49],
-            deadline: u64_at(50).cast_signed(),
-            nonce: u64_at(58),
-            signed: Amount::new(u64_at(66)),
+            channel: ChannelId::from_bytes(id(0)?),
+            node: NodeId::from_bytes(id(1)?),
+            deposit: amount_from(row.get(2)?)?,
+            settled: amount_from(row.get(3)?)?,
+            status: row.get(4)?,
+            deadline: row.get(5)?,
+            nonce: count_from(row.get(6)?)?,
+            signed: amount_from(row.get(7)?)?,
             conceded: u128::from_le_bytes(conceded),
         })
     }
+
+    fn write(&self, tx: &Transaction<'_>) -> Result<(), LedgerError> {
+        tx.prepare_cached("INSERT OR REPLACE INTO channels VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
+            params![
+                self.channel.as_bytes(),
+                self.node.as_bytes(),
+                amount_to(self.deposit)?,
+                amount_to(self.settled)?,
+                self.status,
+                self.deadline,
+                count_to(self.nonce)?,
+                amount_to(self.signed)?,
+                self.conceded.to_le_bytes(),
+            ],
+        )?;
+        Ok(())
+    }
 }
 
-/// The record's file.
+/// The channels in the ledger.
+#[derive(Clone, Debug)]
 pub(super) struct State {
-    db: Database,
+    ledger: Ledger,
 }
 
 impl State {
-    pub(super) fn open(dir: &Path) -> Result<Self, WalletError> {
-        let db = Database::create(dir.join(FILE)).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => WalletError::InUse(dir.to_owned()),
-            other => WalletError::Store(other.into()),
-        })?;
-        let write = db.begin_write().map_err(store)?;
-        write.open_table(CHANNELS).map_err(store)?;
-        write.commit().map_err(store)?;
-        Ok(Self { db })
+    pub(super) fn new(ledger: Ledger) -> Self {
+        Self { ledger }
     }
 
     pub(super) fn get(&self, channel: ChannelId) -> Result<Option<ChannelRecord>, WalletError> {
-        let table = self.db.begin_read().map_err(store)?.open_table(CHANNELS).map_err(store)?;
-        let found = table.get(channel.as_bytes()).map_err(store)?;
-        found.map(|bytes| ChannelRecord::decode(channel, bytes.value())).transpose()
+        self.ledger.read(|tx| Ok(get(tx, channel)?))
     }
 
     pub(super) fn all(&self) -> Result<Vec<ChannelRecord>, WalletError> {
-        let table = self.db.begin_read().map_err(store)?.open_table(CHANNELS).map_err(store)?;
-        let mut records = Vec::new();
-        for entry in table.iter().map_err(store)? {
-            let (key, bytes) = entry.map_err(store)?;
-            records.push(ChannelRecord::decode(ChannelId::from_bytes(*key.value()), bytes.value())?);
-        }
-        Ok(records)
+        self.ledger.read(|tx| Ok(all(tx)?))
     }
 
     /// Takes in the chain's news; what was signed and conceded is kept if it is higher, and old news lower nothing.
     pub(super) fn remember(&self, news: ChannelRecord) -> Result<(), WalletError> {
-        self.write(news.channel, |known| {
+        self.change(news.channel, |known| {
             let Some(known) = known else { return Ok(news) };
             Ok(ChannelRecord {
                 deposit: news.deposit.max(known.deposit),
@@ -164,94 +137,176 @@ impl State {
                 conceded: news.conceded.max(known.conceded),
                 ..news
             })
-        })?;
-        Ok(())
+        })
     }
 
-    /// Raises what was signed to `cumulative`, durably; returns the rise. `permitted` bounds it.
+    /// Raises what was signed to `cumulative`, durably; returns the rise. `permitted` bounds it, and so does what was
+    /// delegated, if this is a session key's wallet: over all its channels, and by a clock that never goes back.
+    // r[impl identity.delegation.bounds]
     pub(super) fn raise(
         &self,
         channel: ChannelId,
         cumulative: Amount,
         permitted: Amount,
+        delegated: Option<&Delegated>,
     ) -> Result<Amount, WalletError> {
-        let mut rise = Amount::ZERO;
-        self.write(channel, |known| {
-            let known = known.ok_or(WalletError::UnknownChannel(channel))?;
-            if cumulative <= known.signed {
-                return Err(WalletError::NotRising { channel, asked: cumulative, signed: known.signed });
+        let raised = self.ledger.write(Durability::Synced, |tx| {
+            let rise = raise(tx, channel, cumulative, permitted)?;
+            if let Some(delegated) = delegated {
+                let channels = all(tx)?;
+                let signed = channels.iter().map(|record| record.signed).fold(Amount::ZERO, Amount::saturating_add);
+                let node = channels.iter().find(|record| record.channel == channel).map(|record| record.node);
+                let node = node.ok_or(WalletError::UnknownChannel(channel))?;
+                delegated.allows(node, signed, self.ledger.tick(tx)?)?;
             }
-            if cumulative > known.deposit {
-                return Err(WalletError::AboveDeposit { channel, asked: cumulative, deposit: known.deposit });
-            }
-            rise = cumulative.saturating_sub(known.signed);
-            if rise > permitted {
-                return Err(WalletError::NotPermitted { permitted, rise });
-            }
-            Ok(ChannelRecord { signed: cumulative, ..known })
-        })?;
-        Ok(rise)
+            Ok(rise)
+        });
+        if let Err(WalletError::Beyond(Beyond::Expired { .. })) = raised {
+            // What was undone with the rise: once it has ended, no clock revives it.
+            self.now()?;
+        }
+        raised
+    }
+
+    /// The time in unix seconds, never before what it was at any call before, in any process.
+    pub(super) fn now(&self) -> Result<i64, WalletError> {
+        self.ledger.write(Durability::Synced, |tx| Ok(self.ledger.tick(tx)?))
+    }
+
+    /// Somebody who knows says that it is this late, in unix seconds.
+    pub(super) fn saw(&self, unix_s: i64) -> Result<(), WalletError> {
+        self.ledger.write(Durability::Synced, |tx| {
+            let set = tx.execute("UPDATE clock SET latest = ?1 WHERE latest < ?1", [unix_s]);
+            set.map_err(LedgerError::from)?;
+            Ok(())
+        })
     }
 
     pub(super) fn adopt(&self, channel: ChannelId, signed: Amount, conceded: u128) -> Result<(), WalletError> {
-        self.write(channel, |known| {
+        self.change(channel, |known| {
             let known = known.ok_or(WalletError::UnknownChannel(channel))?;
             Ok(ChannelRecord { signed: known.signed.max(signed), conceded: known.conceded.max(conceded), ..known })
-        })?;
-        Ok(())
+        })
     }
 
-    fn write(
+    /// What is kept under a name besides channels.
+    pub(super) fn fact(&self, name: &[u8]) -> Result<Option<Vec<u8>>, WalletError> {
+        self.ledger.read(|tx| {
+            let mut statement =
+                tx.prepare_cached("SELECT value FROM facts WHERE name = ?1").map_err(LedgerError::from)?;
+            let found = statement.query_row([name], |row| row.get(0)).optional().map_err(LedgerError::from)?;
+            Ok(found)
+        })
+    }
+
+    /// Replaces what is kept under a name, durably; with `None` it is forgotten.
+    pub(super) fn keep(&self, name: &[u8], value: Option<&[u8]>) -> Result<(), WalletError> {
+        self.ledger.write(Durability::Synced, |tx| {
+            let done = match value {
+                Some(value) => tx.execute("INSERT OR REPLACE INTO facts VALUES (?1, ?2)", params![name, value]),
+                None => tx.execute("DELETE FROM facts WHERE name = ?1", [name]),
+            };
+            done.map_err(LedgerError::from)?;
+            Ok(())
+        })
+    }
+
+    fn change(
         &self,
         channel: ChannelId,
         change: impl FnOnce(Option<ChannelRecord>) -> Result<ChannelRecord, WalletError>,
     ) -> Result<(), WalletError> {
-        let write = self.db.begin_write().map_err(store)?;
-        {
-            let mut table: Table<'_, &[u8; 32], &[u8]> = write.open_table(CHANNELS).map_err(store)?;
-            let known = table.get(channel.as_bytes()).map_err(store)?;
-            let known = known.map(|bytes| ChannelRecord::decode(channel, bytes.value())).transpose()?;
+        self.ledger.write(Durability::Synced, |tx| {
+            let known = get(tx, channel)?;
             let record = change(known)?;
-            if known == Some(record) {
-                // Nothing to sync; the transaction ends without a trace.
-                return Ok(());
+            // A transaction that changes nothing syncs nothing.
+            if known != Some(record) {
+                record.write(tx)?;
             }
-            table.insert(channel.as_bytes(), record.encode().as_slice()).map_err(store)?;
-        }
-        write.commit().map_err(store)
+            Ok(())
+        })
     }
 }
 
-fn store(error: impl Into<redb::Error>) -> WalletError {
-    WalletError::Store(error.into())
+/// Raises what was signed to `cumulative`; returns the rise. `permitted` bounds it.
+fn raise(
+    tx: &Transaction<'_>,
+    channel: ChannelId,
+    cumulative: Amount,
+    permitted: Amount,
+) -> Result<Amount, WalletError> {
+    let known = get(tx, channel)?.ok_or(WalletError::UnknownChannel(channel))?;
+    if cumulative <= known.signed {
+        return Err(WalletError::NotRising { channel, asked: cumulative, signed: known.signed });
+    }
+    if cumulative > known.deposit {
+        return Err(WalletError::AboveDeposit { channel, asked: cumulative, deposit: known.deposit });
+    }
+    let rise = cumulative.saturating_sub(known.signed);
+    if rise > permitted {
+        return Err(WalletError::NotPermitted { permitted, rise });
+    }
+    ChannelRecord { signed: cumulative, ..known }.write(tx)?;
+    Ok(rise)
 }
 
-const FILE: &str = "wallet.redb";
-const CHANNELS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("channels");
-const VERSION: u8 = 1;
-const RECORD_LEN: usize = 90;
+fn get(tx: &Transaction<'_>, channel: ChannelId) -> Result<Option<ChannelRecord>, LedgerError> {
+    let mut statement = tx.prepare_cached(&format!("{SELECT} WHERE channel = ?1"))?;
+    let found = statement.query_row([channel.as_bytes()], |row| Ok(ChannelRecord::read(row))).optional()?;
+    found.transpose()
+}
+
+fn all(tx: &Transaction<'_>) -> Result<Vec<ChannelRecord>, LedgerError> {
+    let mut statement = tx.prepare_cached(SELECT)?;
+    let mut rows = statement.query([])?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        records.push(ChannelRecord::read(row)?);
+    }
+    Ok(records)
+}
+
+const SELECT: &str = "SELECT channel, node, deposit, settled, status, deadline, nonce, signed, conceded FROM channels";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_record_reads_back_and_any_other_length_or_version_is_damage() {
+    fn a_record_reads_back_and_what_does_not_fit_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(Ledger::open(dir.path()).unwrap());
+        let most = Amount::new(i64::MAX.unsigned_abs());
         let channel = ChannelId::from_bytes([3; 32]);
         let record = ChannelRecord {
             settled: Amount::new(2),
             status: status::CLOSING,
             deadline: -5,
-            signed: Amount::new(u64::MAX),
+            signed: most,
             conceded: u128::MAX,
             ..ChannelRecord::open(channel, NodeId::from_bytes([4; 32]), Amount::new(1), 7)
         };
-        let bytes = record.encode();
-        assert_eq!(ChannelRecord::decode(channel, &bytes).unwrap(), record);
-        let mut newer = bytes;
-        newer[0] = 2;
-        for bad in [&bytes[..89], &[], &newer] {
-            assert!(matches!(ChannelRecord::decode(channel, bad), Err(WalletError::Damaged(_))));
+        state.remember(record).unwrap();
+        assert_eq!((state.get(channel).unwrap(), state.all().unwrap()), (Some(record), vec![record]));
+        let beyond = ChannelRecord { deposit: most.saturating_add(Amount::new(1)), ..record };
+        assert!(matches!(state.remember(beyond), Err(WalletError::Ledger(LedgerError::TooLarge(_)))));
+        assert_eq!(state.get(channel).unwrap(), Some(record));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_is_refused_and_not_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let state = State::new(ledger.clone());
+        let channel = ChannelId::from_bytes([3; 32]);
+        state.remember(ChannelRecord::open(channel, NodeId::from_bytes([4; 32]), Amount::new(9), 7)).unwrap();
+        for (column, value) in [("deposit", "-1"), ("signed", "-9"), ("node", "x'0102'"), ("conceded", "x'00'")] {
+            let before = state.get(channel).unwrap().unwrap();
+            let set = format!("UPDATE channels SET {column} = {value}");
+            ledger.write::<_, LedgerError>(Durability::Synced, |tx| Ok(tx.execute(&set, [])?)).unwrap();
+            assert!(matches!(state.get(channel), Err(WalletError::Ledger(LedgerError::Impossible(_)))), "{column}");
+            assert!(state.all().is_err(), "{column}");
+            ledger.write::<_, LedgerError>(Durability::Synced, |tx| before.write(tx)).unwrap();
         }
     }
 }

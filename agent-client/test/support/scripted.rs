@@ -19,6 +19,7 @@ use aro_proto::{
 };
 use quinn::{Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 use settlement_chain::{Address as ChainAddress, EmbeddedChain, Program, reads};
+use settlement_interface::accounts::status;
 use tokio::sync::watch;
 
 use super::world::World;
@@ -37,6 +38,16 @@ pub enum Script {
     Append(usize),
     StallAt(usize),
     ResetAt(usize, u32),
+    /// A bit of the content byte at this offset, in whichever answer it is.
+    FlipContent(u64),
+    /// Stalls for ever once it has sent so many content bytes in all.
+    StallAfter(u64),
+    /// So many bytes a second.
+    Slow(u64),
+    /// Claims this size in quotes and heads, and sends what it has, and zeros for what it does not.
+    Claims(u64),
+    /// From so many content bytes on, it asks this much per MiB.
+    RaisesAfter(u64, u64),
     // In the head.
     Size(u64),
     ContentBytes(u64),
@@ -49,6 +60,8 @@ pub enum Script {
         publish: Vec<u8>,
         resolve: Vec<u8>,
     },
+    /// The same, and then nothing more, without an end.
+    RequestBytesAndStall(Vec<u8>),
     // On the control stream.
     Chain(ChainIds),
     ControlBytes(Vec<u8>),
@@ -99,7 +112,7 @@ struct Inner {
     stored: Mutex<Arc<Stored>>,
     /// What it has beside that.
     others: Mutex<HashMap<ContentId, Arc<Stored>>>,
-    tariff: Tariff,
+    tariff: Mutex<Tariff>,
     chain: EmbeddedChain,
     chain_ids: ChainIds,
     script: Mutex<Script>,
@@ -107,8 +120,10 @@ struct Inner {
     /// What connections share about the one channel that tests use.
     best: Mutex<Option<SignedVoucher>>,
     connections: Mutex<Vec<Connection>>,
-    /// Content bytes sent and not declared unproven.
-    billed_bytes: Mutex<u64>,
+    /// What was sent and not declared unproven, in parts of a base unit.
+    billed: Mutex<u128>,
+    /// Bytes sent in all answers.
+    sent: Mutex<u64>,
 }
 
 /// The one content that the node has.
@@ -141,14 +156,15 @@ impl ScriptedNode {
             key: key.clone(),
             stored: Mutex::new(Stored::new(content)),
             others: Mutex::default(),
-            tariff: Tariff { per_mib },
+            tariff: Mutex::new(Tariff { per_mib }),
             chain: world.chain.clone(),
             chain_ids: world.chain_ids().await,
             script: Mutex::default(),
             seen: watch::channel(Seen::default()).0,
             best: Mutex::default(),
             connections: Mutex::default(),
-            billed_bytes: Mutex::default(),
+            billed: Mutex::default(),
+            sent: Mutex::default(),
         };
         let node = Self { inner: Arc::new(inner) };
         tokio::spawn(node.clone().accept());
@@ -159,11 +175,31 @@ impl ScriptedNode {
         *self.inner.script.lock().unwrap() = script;
     }
 
+    /// Loses its books: the best voucher and what it has billed.
+    pub fn forget(&self) {
+        *self.inner.best.lock().unwrap() = None;
+        *self.inner.billed_bytes.lock().unwrap() = 0;
+    }
+
+    /// Says from now on that it has billed so much, in base units, beside what it still sends.
+    pub fn bill(&self, amount: u64) {
+        *self.inner.billed_bytes.lock().unwrap() = amount / self.inner.tariff.per_mib * (1 << 20);
+    }
+
     /// Closes every connection at once, whatever runs on it.
     pub fn hang_up(&self) {
         for connection in self.inner.connections.lock().unwrap().drain(..) {
             connection.close(VarInt::from_u32(0), b"");
         }
+    }
+
+    /// Goes away for good.
+    pub fn die(&self) {
+        self.inner.endpoint.close(VarInt::from_u32(0), b"");
+    }
+
+    pub fn tariff(&self) -> Tariff {
+        *self.inner.tariff.lock().unwrap()
     }
 
     pub fn address(&self) -> Address {
@@ -180,18 +216,9 @@ impl ScriptedNode {
         *self.inner.stored.lock().unwrap() = Stored::new(content);
     }
 
-    /// It has this too.
+    /// It has this too, and gives it honestly.
     pub fn also_has(&self, bytes: &[u8]) {
         self.inner.others.lock().unwrap().insert(ContentId::of(bytes), Stored::new(bytes.to_vec()));
-    }
-
-    fn find(&self, content: ContentId) -> Option<Arc<Stored>> {
-        let first = self.stored();
-        if first.outboard.root() == content {
-            Some(first)
-        } else {
-            self.inner.others.lock().unwrap().get(&content).cloned()
-        }
     }
 
     pub fn stored(&self) -> Arc<Stored> {
@@ -221,6 +248,10 @@ impl ScriptedNode {
     pub fn encoding(&self, group: GroupSize) -> (Vec<u8>, Vec<Step>) {
         let answered = aro_proto::merkle::ByteRanges::all().answered(self.content().len() as u64, group);
         (self.encode(answered.clone()), Encoder::new(answered).collect())
+    }
+
+    fn claimed_size(&self) -> u64 {
+        if let Script::Claims(size) = self.script() { size } else { self.content().len() as u64 }
     }
 
     fn script(&self) -> Script {
@@ -292,7 +323,7 @@ impl ScriptedNode {
                         publish: None,
                         minor_version: 0,
                         chain,
-                        tariff: self.inner.tariff,
+                        tariff: self.tariff(),
                         max_request_streams: MAX_REQUEST_STREAMS,
                         min_grace_s: 900,
                     };
@@ -311,7 +342,13 @@ impl ScriptedNode {
                     let address = ChainAddress::new_from_array(id.to_bytes());
                     let account = reads::channel(&self.inner.chain, &Program::local(), &address).await.unwrap()?;
                     assert_eq!(&account.signer, bind.signer().as_bytes());
+                    if account.status != status::OPEN {
+                        let refusal = Refusal::new(RefusalCode::ChannelUnusable, "not open");
+                        write(&mut send, &Refused { refusal }).await?;
+                        continue;
+                    }
                     channel = Some((id, bind.signer()));
+                    self.take_up(id, &paid);
                     let best = *self.inner.best.lock().unwrap();
                     let owed = Amount::new(*paid.borrow());
                     let bound = Bound {
@@ -327,11 +364,11 @@ impl ScriptedNode {
                         billed: if let Script::Billed(billed) = script {
                             billed
                         } else {
-                            self.inner.tariff.charge(ByteCount::new(*self.inner.billed_bytes.lock().unwrap())).parts()
+                            *self.inner.billed.lock().unwrap()
                         },
                         deposit: Amount::new(account.deposit),
                         settled: Amount::new(account.settled),
-                        window: credit_window(owed, &self.inner.tariff),
+                        window: credit_window(owed, &self.tariff()),
                     };
                     write(&mut send, &bound).await?;
                     is_bound.send_replace(true);
@@ -366,19 +403,29 @@ impl ScriptedNode {
                         _ => 0,
                     };
                     *self.inner.best.lock().unwrap() = Some(voucher);
-                    let window = credit_window(cumulative, &self.inner.tariff);
+                    let window = credit_window(cumulative, &self.tariff());
                     write(&mut send, &Credit { cumulative: Amount::new(cumulative.get() + above), window }).await?;
                 }
                 StreamEnd::KIND => {
                     let end: StreamEnd = decode_body(kind, &body).unwrap();
-                    let mut billed = self.inner.billed_bytes.lock().unwrap();
-                    let answer = answers.lock().unwrap().remove(&end.stream).unwrap_or(end.proven_bytes);
-                    *billed -= answer - end.proven_bytes;
-                    drop(billed);
+                    if let Some((answer, tariff)) = answers.lock().unwrap().remove(&end.stream) {
+                        let unproven = tariff.charge(ByteCount::new(answer - end.proven_bytes));
+                        *self.inner.billed.lock().unwrap() -= unproven.parts();
+                    }
                     self.inner.seen.send_modify(|seen| seen.ends.push(end));
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Another channel begins at nothing.
+    fn take_up(&self, channel: ChannelId, paid: &watch::Sender<u64>) {
+        let mut best = self.inner.best.lock().unwrap();
+        if best.is_some_and(|best| best.voucher.channel != channel) {
+            *best = None;
+            *self.inner.billed_bytes.lock().unwrap() = 0;
+            paid.send_replace(0);
         }
     }
 
@@ -394,6 +441,11 @@ impl ScriptedNode {
                 refusal.amount = amount.map(Amount::new);
                 write(&mut send, &Refused { refusal }).await?;
                 let _ = send.finish();
+                return Some(());
+            }
+            Script::RequestBytesAndStall(bytes) => {
+                let _ = send.write_all(&bytes).await;
+                let _ = send.stopped().await;
                 return Some(());
             }
             Script::NameBytes { publish, .. } if signed.kind() == PublishName::KIND => {
@@ -423,13 +475,15 @@ impl ScriptedNode {
     }
 
     async fn describe(&self, send: &mut SendStream, describe: &Describe) -> Option<()> {
-        let Some(stored) = self.find(describe.content) else {
-            return write(send, &Refused { refusal: Refusal::new(RefusalCode::NotFound, "not here") }).await;
+        let other = self.inner.others.lock().unwrap().get(&describe.content).cloned();
+        let size = match (self.script(), other) {
+            (Script::QuoteSize(size), _) => size,
+            (_, Some(other)) => other.bytes.len() as u64,
+            (_, None) => self.claimed_size(),
         };
-        let size = if let Script::QuoteSize(size) = self.script() { size } else { stored.bytes.len() as u64 };
         let answered = describe.ranges.answered(size, GroupSize::from_log2(describe.group_log2).unwrap());
         let content_bytes = ByteCount::new(answered.content_bytes());
-        let mut price = self.inner.tariff.price(content_bytes).unwrap();
+        let mut price = self.tariff().price(content_bytes).unwrap();
         if let Script::QuotePrice(other) = self.script() {
             price = Amount::new(other);
         }
@@ -443,16 +497,67 @@ impl ScriptedNode {
             size: ByteCount::new(size),
             content_bytes,
             price,
-            tariff: self.inner.tariff,
+            tariff: self.tariff(),
             valid_until: 4_000_000_000,
         };
         write(send, &Description { quote: quote.sign(&key) }).await
     }
 
+    /// What it has beside its one content: many at once, without a script.
+    async fn fetch_others(
+        &self,
+        send: &mut SendStream,
+        fetch: &Fetch,
+        stream: u64,
+        mut paid: watch::Receiver<u64>,
+        answers: Answers,
+    ) -> Option<()> {
+        let group = GroupSize::from_log2(fetch.group_log2).unwrap();
+        let find = |content| self.inner.others.lock().unwrap().get(content).cloned();
+        let due: Vec<_> = fetch
+            .items
+            .iter()
+            .map(|item| {
+                let stored: Arc<Stored> = find(&item.content)?;
+                let answered = item.ranges.answered(stored.bytes.len() as u64, group);
+                Some((stored, answered))
+            })
+            .collect();
+        let billed = due.iter().flatten().map(|(_, answered)| answered.content_bytes()).sum();
+        let price = self.tariff().price(ByteCount::new(billed)).unwrap();
+        if price > fetch.max_price {
+            let refusal = Refusal::new(RefusalCode::PriceTooHigh, "too much").with_amount(price);
+            return write(send, &Refused { refusal }).await;
+        }
+        *self.inner.billed.lock().unwrap() += self.tariff().charge(ByteCount::new(billed)).parts();
+        answers.lock().unwrap().insert(stream, (billed, self.tariff()));
+        let (before, mut sent) = (*paid.borrow(), 0);
+        for due in due {
+            let Some((stored, answered)) = due else {
+                write(send, &Refused { refusal: Refusal::new(RefusalCode::NotFound, "not here") }).await?;
+                continue;
+            };
+            let content_bytes = ByteCount::new(answered.content_bytes());
+            let price = self.tariff().price(content_bytes).unwrap();
+            write(send, &FetchHead { size: ByteCount::new(stored.bytes.len() as u64), content_bytes, price }).await?;
+            for piece in encode_of(&stored, answered).chunks(PIECE) {
+                sent += piece.len() as u64;
+                let tariff = self.tariff();
+                let owed = before + tariff.price(ByteCount::new(sent)).unwrap().get();
+                let within = |paid: &u64| owed <= paid + credit_window(Amount::new(*paid), &tariff).get();
+                if !tariff.is_free() {
+                    paid.wait_for(within).await.ok()?;
+                }
+                send.write_all(piece).await.ok()?;
+            }
+        }
+        Some(())
+    }
+
     async fn fetch(&self, send: &mut SendStream, fetch: &Fetch, shared: Shared) -> Option<()> {
         let Shared { paid, answers, bound, .. } = shared;
         let mut paid = paid.subscribe();
-        if !self.inner.tariff.is_free() {
+        if !self.tariff().is_free() {
             let found = tokio::time::timeout(BIND_WAIT, bound.subscribe().wait_for(|bound| *bound)).await.is_ok();
             if !found {
                 let refusal = Refusal::new(RefusalCode::NoChannel, "nothing is bound");
@@ -461,68 +566,93 @@ impl ScriptedNode {
         }
         let script = self.script();
         let group = GroupSize::from_log2(fetch.group_log2).unwrap();
-        let mut answers_due = Vec::new();
-        let (mut billed, mut price) = (0, 0);
-        for item in &fetch.items {
-            let Some(stored) = self.find(item.content) else {
-                answers_due.push(None);
-                continue;
-            };
-            let size = stored.bytes.len() as u64;
-            let answered = item.ranges.answered(size, group);
-            let claimed_size = if let Script::Size(size) = script { size } else { size };
-            let bytes = ByteCount::new(item.ranges.answered(claimed_size, group).content_bytes());
-            let mut head = FetchHead {
-                size: ByteCount::new(claimed_size),
-                content_bytes: bytes,
-                price: self.inner.tariff.price(bytes).unwrap_or(Amount::new(u64::MAX)),
-            };
-            match script {
-                Script::ContentBytes(bytes) => head.content_bytes = ByteCount::new(bytes),
-                Script::Price(price) => head.price = Amount::new(price),
-                _ => {}
-            }
-            price += answered.content_bytes();
-            billed += answered.content_bytes();
-            answers_due.push(Some((head, stored, answered)));
+        let item = &fetch.items[0];
+        if self.inner.others.lock().unwrap().contains_key(&item.content) {
+            let stream = u64::from(VarInt::from(send.id()));
+            return self.fetch_others(send, fetch, stream, paid, answers).await;
         }
-        let price = self.inner.tariff.price(ByteCount::new(price)).unwrap();
-        if matches!(script, Script::Honest) && price > fetch.max_price {
-            let refusal = Refusal::new(RefusalCode::PriceTooHigh, "too much").with_amount(price);
+        assert_eq!(item.content, self.content_id());
+        let size = self.content().len() as u64;
+        let answered = item.ranges.answered(size, group);
+        let claimed_size = match script {
+            Script::Size(size) | Script::Claims(size) => size,
+            _ => size,
+        };
+        let claimed = item.ranges.answered(claimed_size, group);
+        let bytes = ByteCount::new(claimed.content_bytes());
+        let mut head = FetchHead {
+            size: ByteCount::new(claimed_size),
+            content_bytes: bytes,
+            price: self.tariff().price(bytes).unwrap_or(Amount::new(u64::MAX)),
+        };
+        match script {
+            Script::ContentBytes(bytes) => head.content_bytes = ByteCount::new(bytes),
+            Script::Price(price) => head.price = Amount::new(price),
+            _ => {}
+        }
+        let is_honest = !matches!(script, Script::Price(_) | Script::ContentBytes(_) | Script::Size(_));
+        if is_honest && head.price > fetch.max_price {
+            let refusal = Refusal::new(RefusalCode::PriceTooHigh, "too much").with_amount(head.price);
             return write(send, &Refused { refusal }).await;
         }
-        *self.inner.billed_bytes.lock().unwrap() += billed;
-        answers.lock().unwrap().insert(u64::from(VarInt::from(send.id())), billed);
-        let before = *paid.borrow();
-        let mut sent = 0;
-        for due in answers_due {
-            let Some((head, stored, answered)) = due else {
-                write(send, &Refused { refusal: Refusal::new(RefusalCode::NotFound, "not here") }).await?;
-                continue;
-            };
-            write(send, &head).await?;
-            let mut encoding = encode_of(&stored, answered);
-            let mut stop = usize::MAX;
-            match script {
-                Script::FlipBit { byte, bit } => encoding[byte] ^= 1 << bit,
-                Script::CutAt(at) => encoding.truncate(at),
-                Script::Append(len) => encoding.extend(std::iter::repeat_n(7, len)),
-                Script::StallAt(at) | Script::ResetAt(at, _) => stop = at,
-                _ => {}
-            }
-            // Pieces of a quarter of a quantum, each only within the credit window, as the protocol has it.
-            for piece in encoding[..stop.min(encoding.len())].chunks(PIECE) {
-                let tariff = self.inner.tariff;
-                sent += piece.len() as u64;
-                let owed = before + tariff.price(ByteCount::new(sent)).unwrap().get();
-                let within = |paid: &u64| owed <= paid + credit_window(Amount::new(*paid), &tariff).get();
-                if !tariff.is_free() {
-                    paid.wait_for(within).await.ok()?;
+        let billed = bytes.get().max(answered.content_bytes());
+        *self.inner.billed.lock().unwrap() += self.tariff().charge(ByteCount::new(billed)).parts();
+        answers.lock().unwrap().insert(u64::from(VarInt::from(send.id())), (billed, self.tariff()));
+        write(send, &head).await?;
+        let mut encoding = self.encode(answered.clone());
+        let mut stop = usize::MAX;
+        match script {
+            Script::FlipBit { byte, bit } => encoding[byte] ^= 1 << bit,
+            Script::CutAt(at) => encoding.truncate(at),
+            Script::FlipContent(offset) => {
+                if let Some(at) = place_of(answered, offset) {
+                    encoding[at] ^= 1;
                 }
-                if send.write_all(piece).await.is_err() {
-                    self.inner.seen.send_modify(|seen| seen.sent.push(sent));
+            }
+            Script::Claims(_) => encoding.resize(usize::try_from(claimed.encoded_len()).unwrap(), 0),
+            Script::Append(len) => encoding.extend(std::iter::repeat_n(7, len)),
+            Script::StallAt(at) | Script::ResetAt(at, _) => stop = at,
+            _ => {}
+        }
+        let before = *paid.borrow();
+        // Whatever it asks by then, this answer costs what its head says.
+        let tariff = self.tariff();
+        let mut sent = 0;
+        // Pieces of a quarter of a quantum, each only within the credit window, as the protocol has it.
+        for piece in encoding[..stop.min(encoding.len())].chunks(PIECE) {
+            sent += piece.len() as u64;
+            let in_all = {
+                let mut in_all = self.inner.sent.lock().unwrap();
+                *in_all += piece.len() as u64;
+                *in_all
+            };
+            match self.script() {
+                Script::StallAfter(most) if in_all > most => {
+                    let _ = send.stopped().await;
                     return None;
                 }
+                Script::Slow(rate) => {
+                    tokio::time::sleep(Duration::from_millis(piece.len() as u64 * 1_000 / rate)).await;
+                }
+                Script::RaisesAfter(most, per_mib) if in_all > most => {
+                    *self.inner.tariff.lock().unwrap() = Tariff { per_mib };
+                }
+                _ => {}
+            }
+            let owed = before + tariff.price(ByteCount::new(sent)).unwrap().get();
+            let within = |paid: &u64| owed <= paid + credit_window(Amount::new(*paid), &tariff).get();
+            if !tariff.is_free() {
+                paid.wait_for(within).await.ok()?;
+            }
+            if send.write_all(piece).await.is_err() {
+                // Not sent, so not billed.
+                if let Some((answer, tariff)) = answers.lock().unwrap().get_mut(&u64::from(VarInt::from(send.id()))) {
+                    let unsent = answer.saturating_sub(sent);
+                    *self.inner.billed.lock().unwrap() -= tariff.charge(ByteCount::new(unsent)).parts();
+                    *answer -= unsent;
+                }
+                self.inner.seen.send_modify(|seen| seen.sent.push(sent));
+                return None;
             }
         }
         self.inner.seen.send_modify(|seen| seen.sent.push(sent));
@@ -554,8 +684,8 @@ fn encode_of(stored: &Stored, answered: AnsweredRanges) -> Vec<u8> {
     bytes
 }
 
-/// Content bytes of each answer on a connection, by stream.
-type Answers = Arc<Mutex<HashMap<u64, u64>>>;
+/// Content bytes of each answer on a connection and their price, by stream.
+type Answers = Arc<Mutex<HashMap<u64, (u64, Tariff)>>>;
 
 /// What the streams of one connection share.
 #[derive(Clone)]
@@ -565,6 +695,21 @@ struct Shared {
     answers: Answers,
     /// Paid requests wait for it, so that the bill in `Bound` is one from before them.
     bound: Arc<watch::Sender<bool>>,
+}
+
+/// Where in an encoding a content byte is.
+fn place_of(answered: AnsweredRanges, wanted: u64) -> Option<usize> {
+    let mut at = 0;
+    for step in Encoder::new(answered) {
+        match step {
+            Step::Parent(_) => at += 64,
+            Step::Leaf { offset, len } if (offset..offset + u64::from(len)).contains(&wanted) => {
+                return Some(at + usize::try_from(wanted - offset).unwrap());
+            }
+            Step::Leaf { len, .. } => at += len as usize,
+        }
+    }
+    None
 }
 
 /// A frame whose announced length is above the bound.

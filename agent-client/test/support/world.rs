@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agent_client::{Agent, AgentBuilder, AgentConfig, OpenedChannel, Wallet};
+use agent_client::{Agent, AgentBuilder, AgentConfig, ChannelPolicy, OpenedChannel, Wallet};
 use aro_proto::message::ChainIds;
 use aro_proto::{Amount, NodeId, SecretKey};
 use settlement_chain::setup::Setup;
@@ -52,7 +52,9 @@ impl World {
             credit_timeout_ms: 30_000,
             ..AgentConfig::default()
         };
-        Agent::builder().chain(Arc::new(self.chain.clone())).wallet(wallet).config(config)
+        let builder = Agent::builder().chain(Arc::new(self.chain.clone())).wallet(wallet).config(config);
+        // What these tests look at is what happens where nothing is opened unasked.
+        builder.channels(ChannelPolicy::manual())
     }
 
     /// An agent with `aro` base units available in the program.
@@ -90,6 +92,23 @@ impl World {
         let agent = self.agent(deposit).await;
         let opened = agent.open_channel(key.node_id(), Amount::new(deposit), None).await.unwrap();
         (agent, opened)
+    }
+
+    /// An agent with an open channel of `deposit` base units to each of these nodes.
+    pub async fn agent_with_channels(
+        &self,
+        keys: &[SecretKey],
+        deposit: u64,
+        adjust: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Agent {
+        let aro = deposit * keys.len() as u64;
+        let agent = adjust(self.builder(self.wallet("agent", aro).await)).build().await.unwrap();
+        agent.wallet().deposit(Amount::new(aro)).await.unwrap();
+        for key in keys {
+            self.register_node(key, 900).await;
+            let _ = agent.open_channel(key.node_id(), Amount::new(deposit), None).await.unwrap();
+        }
+        agent
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

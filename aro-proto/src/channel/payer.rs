@@ -93,6 +93,15 @@ pub enum ReconcileError {
     /// The watermark that the node shows is not a voucher of ours on this channel: the node lies.
     #[error("the node shows a voucher that this agent never signed")]
     Misbehaved,
+    /// The watermark is ours, and above the deposit as we know it: either the chain shows more by now, or another wallet
+    /// has our key. Nothing is adopted; who asks the chain first may try again.
+    #[error("the node shows our voucher of {shown} $ARO, but the deposit is {deposit} $ARO")]
+    AboveDeposit {
+        /// The voucher's amount, in base units.
+        shown: Amount,
+        /// The deposit as far as we know, in base units.
+        deposit: Amount,
+    },
     /// The node bills more than was proven, beyond what a broken connection explains. Nothing more is conceded.
     #[error("the node bills {claimed} $ARO, but only {own} were proven here")]
     Overcharged {
@@ -236,7 +245,11 @@ impl Payer {
         let mut accepted = self.terms.settled;
         if let Some(shown) = watermark {
             self.check_own(&shown)?;
-            accepted = accepted.max(shown.voucher.cumulative);
+            let (shown, deposit) = (shown.voucher.cumulative, self.terms.deposit);
+            if shown > deposit {
+                return Err(ReconcileError::AboveDeposit { shown, deposit });
+            }
+            accepted = accepted.max(shown);
         }
         if self.adopt(accepted) {
             outcome.adopted = Some(accepted);

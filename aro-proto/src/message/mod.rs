@@ -99,7 +99,10 @@ pub(crate) fn to_postcard<T: Serialize>(fields: &T) -> Vec<u8> {
     postcard::to_allocvec(fields).expect("messages hold only types that postcard can write")
 }
 
-fn from_postcard<'a, T: DeserializeOwned>(body: &'a [u8], name: &'static str) -> Result<(T, &'a [u8]), DecodeError> {
+pub(crate) fn from_postcard<'a, T: DeserializeOwned>(
+    body: &'a [u8],
+    name: &'static str,
+) -> Result<(T, &'a [u8]), DecodeError> {
     postcard::take_from_bytes(body).map_err(|error| match error {
         postcard::Error::DeserializeUnexpectedEnd => DecodeError::Truncated,
         _ => DecodeError::Malformed(name),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use aro_proto::error::close;
 use aro_proto::identity::Binding;
 use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_BAD_SIGNATURES, MAX_PUBLISHES_PER_CONNECTION};
+use aro_proto::places::Place;
 use aro_proto::wire::DecodeError;
 use aro_proto::{ByteCount, Refusal, RefusalCode};
 use quinn::{Connection, Endpoint, Incoming, ReadError, StreamId, VarInt, WriteError};
@@ -16,7 +17,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::control;
-use super::endpoint::{ServerConfigs, Slot};
+use super::endpoint::ServerConfigs;
 use super::framed::{FrameError, SendFrameError};
 use crate::channels::PaidChannel;
 use crate::service;
@@ -94,12 +95,12 @@ pub(crate) async fn run_accepting(node: Arc<Shared>, endpoint: Endpoint, configs
 
 fn admit(node: &Arc<Shared>, incoming: Incoming, configs: &ServerConfigs) {
     let peer = incoming.remote_address();
-    if node.slots.is_under_pressure() && incoming.may_retry() && !incoming.remote_address_validated() {
+    if node.places.are_scarce() && incoming.may_retry() && !incoming.remote_address_validated() {
         // Cannot fail: it may be asked to retry.
         let _ = incoming.retry();
         return;
     }
-    let Some(slot) = node.slots.take(peer.ip()) else {
+    let Some(place) = node.places.take(peer.ip()) else {
         tracing::warn!(%peer, "a connection is refused: no place is free");
         incoming.refuse();
         return;
@@ -109,14 +110,14 @@ fn admit(node: &Arc<Shared>, incoming: Incoming, configs: &ServerConfigs) {
         let patience = Duration::from_millis(node.config.exchange_timeout_ms);
         let Ok(connecting) = incoming.accept_with(config) else { return };
         match timeout(patience, connecting).await {
-            Ok(Ok(connection)) => run(node, connection, slot).await,
+            Ok(Ok(connection)) => run(node, connection, place).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a handshake failed"),
             Err(_) => tracing::debug!(%peer, "a handshake took too long"),
         }
     });
 }
 
-async fn run(node: Arc<Shared>, connection: Connection, _slot: Slot) {
+async fn run(node: Arc<Shared>, connection: Connection, _place: Place) {
     let peer = connection.remote_address();
     let Some(session) = Session::new(node, connection) else { return };
     let session = Arc::new(session);

@@ -6,5 +6,5 @@ mod endpoint;
 mod framed;
 
 pub(crate) use connection::{Fault, Session, run_accepting};
-pub(crate) use endpoint::{ConnectionSlots, ServerConfigs, client_endpoint, server_endpoints};
+pub(crate) use endpoint::{ServerConfigs, client_endpoint, server_endpoints};
 pub(crate) use framed::{Frame, FrameError, FrameReader, SendFrameError, send_frame, send_frame_within};

@@ -61,9 +61,13 @@ pub trait ChainClient: Send + Sync + 'static {
         Ok((0, self.accounts(addresses).await?))
     }
 
-    /// The same accounts as each server that answers shows them, at least two of several: for what cannot be taken
-    /// back if one of them lies.
-    async fn accounts_by_server(&self, addresses: &[Address]) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
+    /// The same accounts as each server that answers shows them, that of the highest slot first: for what one of them
+    /// must not decide. Of several at least `least` must answer.
+    async fn accounts_by_server(
+        &self,
+        addresses: &[Address],
+        _least: usize,
+    ) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
         Ok(vec![self.accounts(addresses).await?])
     }
 
@@ -116,8 +120,12 @@ impl<T: ChainClient + ?Sized> ChainClient for Arc<T> {
     async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
         (**self).accounts_at(addresses).await
     }
-    async fn accounts_by_server(&self, addresses: &[Address]) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
-        (**self).accounts_by_server(addresses).await
+    async fn accounts_by_server(
+        &self,
+        addresses: &[Address],
+        least: usize,
+    ) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
+        (**self).accounts_by_server(addresses, least).await
     }
     async fn clock(&self) -> Result<i64, ChainError> {
         (**self).clock().await

@@ -347,7 +347,8 @@ impl Core {
         });
         let fees = Arc::new(FeeBudget::new(config.fees));
         metrics.watch_servers(&chain);
-        let submitter = Submitter { chain, authority, book, planner, fees: Arc::clone(&fees) };
+        let (own_fees, own_metrics) = (Arc::clone(&fees), Arc::clone(&metrics));
+        let submitter = Submitter { chain, authority, book, planner, fees: own_fees, metrics: own_metrics };
         let old_wishes_from = Instant::now().checked_add(Duration::from_secs(config.wish_wait_s));
         let above = config.withdraw_fees_above;
         let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), above, old_wishes_from);

@@ -7,7 +7,7 @@ use aro_proto::SecretKey;
 use aro_proto::identity::{Binding, Signed};
 use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MINOR_VERSION};
 use aro_proto::message::{Bind, Bound, Hello, Message, NodeHello};
-use aro_proto::transport::{SERVER_NAME, client_config};
+use aro_proto::transport::{SERVER_NAME, TransportSettings, client_config_with};
 use aro_proto::wire::{FRAME_HEAD, FrameHead, encode_frame};
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, VarInt};
 use tokio::task::JoinSet;
@@ -16,8 +16,9 @@ use super::server::{Channel, Place};
 
 /// Connects so many times, and returns when all are greeted and bound.
 pub(super) async fn connect(place: &Place, count: usize) -> Result<Vec<Connection>> {
-    let endpoint = Endpoint::client("127.0.0.1:0".parse()?)?;
-    let (place, config) = (Arc::new(place.clone()), client_config(place.node));
+    let settings = TransportSettings::default();
+    let endpoint = crate::raw::endpoint(None, settings)?;
+    let (place, config) = (Arc::new(place.clone()), client_config_with(place.node, settings));
     let mut connecting = JoinSet::new();
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {

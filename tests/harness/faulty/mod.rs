@@ -22,4 +22,4 @@ pub use disk::Disk;
 pub use fuse::{Fuse, FusedChain};
 pub use fused_store::FusedStore;
 pub use ground::{Checkpoint, FINALITY, Ground, Landing};
-pub use server::{Fate, Server, Word};
+pub use server::{AHEAD, Fate, Server, Word};

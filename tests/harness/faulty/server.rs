@@ -58,6 +58,13 @@ pub enum Word {
     Silence,
 }
 
+/// What a server makes of accounts.
+#[derive(Clone)]
+struct Lie {
+    ahead: u64,
+    tell: Arc<dyn Fn(&Address, &mut Option<Account>) + Send + Sync>,
+}
+
 #[derive(Default)]
 struct State {
     script: VecDeque<Fate>,
@@ -67,7 +74,7 @@ struct State {
     /// What the server has seen last, if it hears nothing more.
     stale: Option<EmbeddedChain>,
     is_down: bool,
-    denied: HashSet<Address>,
+    lie: Option<Lie>,
     recent_fees: Vec<u64>,
     sent: Vec<Signature>,
     struck: usize,
@@ -109,7 +116,17 @@ impl Server {
 
     /// It says that there is nothing at these addresses, as of a slot that nobody else has reached.
     pub fn deny(&self, addresses: impl IntoIterator<Item = Address>) {
-        self.lock().denied.extend(addresses);
+        let denied: HashSet<Address> = addresses.into_iter().collect();
+        self.misrepresent(AHEAD, move |address, account| {
+            if denied.contains(address) {
+                *account = None;
+            }
+        });
+    }
+
+    /// It shows accounts as this lie makes them, as of so many slots ahead of everybody else.
+    pub fn misrepresent(&self, ahead: u64, lie: impl Fn(&Address, &mut Option<Account>) + Send + Sync + 'static) {
+        self.lock().lie = Some(Lie { ahead, tell: Arc::new(lie) });
     }
 
     /// It has caught up.
@@ -263,11 +280,11 @@ impl ChainClient for Server {
 
     async fn accounts_at(&self, addresses: &[Address]) -> Result<(u64, Vec<Option<Account>>), ChainError> {
         let (slot, mut accounts) = self.view().await?.accounts_at(addresses).await?;
-        let denied = self.lock().denied.clone();
-        for (account, _) in accounts.iter_mut().zip(addresses).filter(|(_, address)| denied.contains(*address)) {
-            *account = None;
+        let Some(Lie { ahead, tell }) = self.lock().lie.clone() else { return Ok((slot, accounts)) };
+        for (account, address) in accounts.iter_mut().zip(addresses) {
+            tell(address, account);
         }
-        Ok((if denied.is_empty() { slot } else { slot.saturating_add(AHEAD) }, accounts))
+        Ok((slot.saturating_add(ahead), accounts))
     }
 
     async fn clock(&self) -> Result<i64, ChainError> {
@@ -275,8 +292,8 @@ impl ChainClient for Server {
     }
 }
 
-/// Slots by which a server that denies accounts claims to be ahead.
-const AHEAD: u64 = 1_000;
+/// Slots by which a liar claims to be ahead of everybody else.
+pub const AHEAD: u64 = 1_000;
 
 fn unheard() -> ChainError {
     ChainError::Unreachable("the test's server does not answer".into())

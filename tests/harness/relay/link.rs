@@ -57,6 +57,11 @@ impl Link {
         Self { terms, dice: Dice::new(seed), free_at: Duration::ZERO }
     }
 
+    /// From now on it carries so many bits a second. What waits already leaves at the rate that it came at.
+    pub const fn set_rate(&mut self, rate_bit_s: u64) {
+        self.terms.rate_bit_s = Some(rate_bit_s);
+    }
+
     /// From now on only packets of so many bytes pass, IP and UDP heads included.
     pub const fn narrow(&mut self, mtu: usize) {
         self.terms.mtu = mtu;
@@ -113,6 +118,18 @@ mod tests {
         assert_eq!(link.take(2 * MS, 972), arrives(14));
         // An idle link starts anew.
         assert_eq!(link.take(100 * MS, 972), arrives(111));
+    }
+
+    #[test]
+    fn a_rate_that_changes_holds_for_what_comes_then() {
+        let terms = LinkTerms { rate_bit_s: Some(8_000_000), queue_bytes: 9_000, ..LinkTerms::delay(Duration::ZERO) };
+        let mut link = Link::new(terms, 1);
+        let arrives = |ms: u32| Fate::Arrives(ms * MS);
+        assert_eq!([link.take(Duration::ZERO, 972), link.take(Duration::ZERO, 972)], [arrives(1), arrives(2)]);
+        link.set_rate(800_000);
+        assert_eq!(link.take(Duration::ZERO, 972), arrives(12));
+        link.set_rate(8_000_000);
+        assert_eq!(link.take(Duration::ZERO, 972), arrives(13));
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl Relay {
         self.address
     }
 
+    /// From now on so many bits a second get from the server to clients.
+    pub fn set_down_rate(&self, rate_bit_s: u64) {
+        self.down.link.lock().unwrap_or_else(PoisonError::into_inner).0.set_rate(rate_bit_s);
+    }
+
     /// From clients to the server so far.
     #[must_use]
     pub fn up(&self) -> Carried {

@@ -115,7 +115,6 @@ impl Output {
 
     /// Where bytes begin to be too early: whoever pushes them waits until those before them are there. A file takes
     /// everything at once.
-    #[allow(dead_code, reason = "for those who choose which bytes to fetch next")]
     pub(super) fn horizon(&self) -> u64 {
         match &self.shared.target {
             Target::File(_) => u64::MAX,

@@ -230,7 +230,9 @@ impl Part {
             if ranges.last().is_some_and(|last| last.end == *size) {
                 coverage.prove_size(*size);
             }
-            ranges.iter().for_each(|range| drop(coverage.add(range.clone())));
+            for range in ranges {
+                coverage.add(range.clone());
+            }
         }
         let sizes = coverage.size().map_or_else(|| found.iter().map(|(size, _)| *size).collect(), |size| vec![size]);
         *self.sizes.lock().unwrap_or_else(PoisonError::into_inner) = sizes;

@@ -143,6 +143,18 @@ fn a_forged_or_foreign_watermark_is_misbehaviour() {
     }
 }
 
+// r[verify channel.reconcile]
+#[test]
+fn our_own_voucher_above_the_deposit_is_not_adopted() {
+    let mut payer = open(699, 100);
+    let above = ReconcileError::AboveDeposit { shown: units(700), deposit: units(699) };
+    assert_eq!(payer.reconcile(Some(voucher(700)), charge(700)), Err(above));
+    assert_eq!((payer.signed(), payer.accepted(), payer.owes()), (units(100), units(0), charge(100)));
+    // The chain shows more by now.
+    let mut grown = open(700, 100);
+    assert_eq!(grown.reconcile(Some(voucher(700)), charge(700)).unwrap().adopted, Some(units(700)));
+}
+
 #[test]
 fn a_voucher_that_the_node_lost_is_sent_again() {
     let mut payer = open(10_000, 700);

@@ -96,6 +96,18 @@ pub(super) fn accounts(
     Ok((newest, first))
 }
 
+/// The chain's time: of an odd number of clocks the middle one, else the earlier of the two in the middle. So one that is
+/// wrong never makes it later than another says, and of three it changes nothing.
+///
+/// # Errors
+/// Nobody tells the time.
+pub(super) fn clock(clocks: &[i64]) -> Result<i64, ChainError> {
+    let mut sorted = clocks.to_vec();
+    sorted.sort_unstable();
+    let middle = sorted.len().saturating_sub(1) / 2;
+    sorted.get(middle).copied().ok_or_else(|| ChainError::Malformed("no clock".into()))
+}
+
 /// Accounts that all servers name alike, and the addresses of those that they do not.
 pub(super) fn program_accounts(mut answers: Vec<Vec<(Address, Account)>>) -> (Vec<(Address, Account)>, Vec<Address>) {
     let Some(first) = answers.pop() else { return (Vec::new(), Vec::new()) };
@@ -285,6 +297,20 @@ mod tests {
         let error = newest(vec![read(8, 2), read(8, 0)]).unwrap_err();
         assert!(matches!(&error, ChainError::Disagreement(_)) && error.is_retryable(), "{error}");
         assert_eq!(newest(vec![read(0, 1), read(0, 2)]).unwrap(), read(0, 1), "they do not know their slots");
+    }
+
+    // r[verify settlement.servers.clock]
+    #[test]
+    fn no_clock_that_is_wrong_makes_it_later_than_it_is_and_of_three_none_makes_it_earlier() {
+        assert_eq!(clock(&[7]).unwrap(), 7);
+        for wrong in [i64::MIN, 6, 7, 8, i64::MAX] {
+            assert_eq!(clock(&[7, wrong]).unwrap(), wrong.min(7));
+            for three in [[wrong, 7, 7], [7, wrong, 7], [7, 7, wrong]] {
+                assert_eq!(clock(&three).unwrap(), 7);
+            }
+        }
+        assert_eq!(clock(&[9, 6, 8, 7]).unwrap(), 7);
+        assert!(clock(&[]).is_err());
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! What is sent goes to all. A transaction is dead only if every server says so that has not been silent for minutes;
 //! it has failed, and is final, only if two say so. Of two reads the newer counts, and where they cannot both be true
-//! that is an error, not a choice. A server that is dead or slow costs a moment once, and no more until it answers in
-//! time again.
+//! that is an error, not a choice; what one of them must not decide is asked of each by itself, and the chain's time is
+//! never the latest that one of them tells. A server that is dead or slow costs a moment once, and no more until it
+//! answers in time again.
 
 mod ask;
 mod judge;
@@ -11,7 +12,10 @@ mod judge;
 mod scripted;
 mod seen;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
 use async_trait::async_trait;
 use solana_address::Address;
@@ -22,7 +26,7 @@ use self::ask::{Answers, Members, Until};
 pub use self::ask::{Patience, ServerHealth};
 use crate::{
     Account, AccountFilter, Blockhash, ChainClient, ChainError, RpcChain, Simulation, Statuses,
-    client::{MAX_FEE_ACCOUNTS, check_size},
+    client::{CLOCK, MAX_FEE_ACCOUNTS, check_size, clock_of},
 };
 
 /// A chain behind the servers of a comma-separated list of addresses: `http://127.0.0.1:8899`, or
@@ -76,6 +80,8 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub struct Servers {
     members: Arc<Members>,
+    /// The latest time that the chain has reached by the word of two.
+    reached: Arc<AtomicI64>,
 }
 
 impl Servers {
@@ -86,7 +92,7 @@ impl Servers {
 
     /// The same with other waits.
     pub fn with_patience(members: Vec<(String, Arc<dyn ChainClient>)>, patience: Patience) -> Self {
-        Self { members: Arc::new(Members::new(members, patience)) }
+        Self { members: Arc::new(Members::new(members, patience)), reached: Arc::new(AtomicI64::new(i64::MIN)) }
     }
 }
 
@@ -211,12 +217,33 @@ impl ChainClient for Servers {
     }
 
     // r[impl settlement.servers.forgetting]
-    async fn accounts_by_server(&self, addresses: &[Address]) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
-        let views = self.views(addresses).await?;
-        if views.len() < self.members.count().min(2) {
-            return Err(ChainError::Unreachable("only one of the servers answers, and this takes two".into()));
+    async fn accounts_by_server(
+        &self,
+        addresses: &[Address],
+        least: usize,
+    ) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
+        let mut views = self.views(addresses).await?;
+        let (heard, least) = (views.len(), least.min(self.members.count()));
+        if heard < least {
+            return Err(ChainError::Unreachable(format!("{heard} of the servers answer, and this takes {least}")));
         }
+        views.sort_by_key(|(slot, _)| std::cmp::Reverse(*slot));
         Ok(views.into_iter().map(|(_, accounts)| accounts).collect())
+    }
+
+    // r[impl settlement.servers.clock]
+    async fn clock(&self) -> Result<i64, ChainError> {
+        let views = self.views(&[CLOCK]).await?;
+        // One that shows no clock has no say.
+        let told = |(_, accounts): &View| clock_of(accounts.first().and_then(Option::as_ref)).ok();
+        let clocks: Vec<i64> = views.iter().filter_map(told).collect();
+        let now = judge::clock(&clocks)?;
+        let reached = match clocks.len() {
+            // One that answers alone must not hold those up that come back.
+            1 => self.reached.load(Ordering::Relaxed),
+            _ => self.reached.fetch_max(now, Ordering::Relaxed),
+        };
+        Ok(now.max(reached))
     }
 
     fn health(&self) -> Vec<ServerHealth> {

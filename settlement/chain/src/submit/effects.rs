@@ -85,7 +85,7 @@ impl Effects {
 
     /// True if no server shows anything of it: the newest read is one server's word.
     pub(super) async fn shown_nowhere(&self, chain: &dyn ChainClient) -> Result<bool, ChainError> {
-        let views = chain.accounts_by_server(&self.addresses()).await?;
+        let views = chain.accounts_by_server(&self.addresses(), 2).await?;
         Ok(views.iter().all(|accounts| self.seen_in(accounts) == 0))
     }
 

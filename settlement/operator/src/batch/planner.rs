@@ -1,6 +1,7 @@
 //! Channels in, transactions out. Pure: everything it knows is in its arguments.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::RangeInclusive;
 
 use aro_proto::channel::SignedVoucher;
 use aro_proto::{Amount, ChannelId};
@@ -32,10 +33,12 @@ pub struct Planner {
 }
 
 /// What the chain says, at about one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// The chain's time, in unix seconds.
     pub now: i64,
+    /// Between which times the servers are that were asked, in unix seconds.
+    pub clocks: RangeInclusive<i64>,
     /// Node accounts by address.
     pub nodes: BTreeMap<Address, Node>,
     /// Channels by id; one that is not here is gone.
@@ -44,6 +47,19 @@ pub struct Facts {
     pub cost: Cost,
     /// Whether wishes to close that are in doubt count: their nodes had time enough to say them anew.
     pub believes_old_wishes: bool,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            now: 0,
+            clocks: 0..=0,
+            nodes: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            cost: Cost::default(),
+            believes_old_wishes: false,
+        }
+    }
 }
 
 impl Planner {
@@ -56,8 +72,17 @@ impl Planner {
     /// Only what must not wait for anything else: vouchers of closing channels, settled and not closed.
     // r[impl settlement.urgent]
     pub fn urgent(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
-        let settling = Self { close_when_asked: false, ..self.clone() };
-        settling.plan_only(facts, vouchers, busy, |due| due == Due::Closing)
+        self.settling().plan_only(facts, vouchers, busy, |due| due == Due::Closing)
+    }
+
+    /// Only what would be lost if nobody looked: vouchers of closing channels, and those that expire soon, settled and
+    /// not closed.
+    pub fn at_risk(&self, facts: &Facts, vouchers: &[StoredVoucher], busy: &HashSet<ChannelId>) -> Vec<Planned> {
+        self.settling().plan_only(facts, vouchers, busy, |due| matches!(due, Due::Closing | Due::ExpiresSoon))
+    }
+
+    fn settling(&self) -> Self {
+        Self { close_when_asked: false, ..self.clone() }
     }
 
     fn plan_only(
@@ -165,13 +190,15 @@ impl Planner {
         let above = voucher.cumulative.saturating_sub(Amount::new(channel.settled));
         let unsettled = if lives { above } else { Amount::ZERO };
         let foreign = Address::from(node.operator) != self.operator;
+        // A close ends the channel with the voucher that it carries: the same one must be the best by every clock.
+        let is_best = [facts.clocks.start(), facts.clocks.end()].iter().all(|at| stored.due(**at) == signed);
         let candidate = Candidate {
             node: stored.node,
             unsettled,
             deposit: Amount::new(channel.deposit),
             closing: channel.status == status::CLOSING,
             // Only the node's own operator may close.
-            asked: stored.is_to_close(facts.believes_old_wishes) && self.close_when_asked && !foreign,
+            asked: stored.is_to_close(facts.believes_old_wishes) && self.close_when_asked && !foreign && is_best,
             expires_at: voucher.expires_at,
             foreign,
             since: stored.since,
@@ -353,7 +380,7 @@ pub(crate) mod tests {
     }
 
     fn facts() -> Facts {
-        Facts { now: NOW, ..Facts::default() }
+        Facts { now: NOW, clocks: NOW..=NOW, ..Facts::default() }
     }
 
     fn kinds(planned: &[Planned]) -> Vec<(Kind, usize)> {

@@ -10,7 +10,7 @@ use settlement_chain::{ChainClient, Program, RpcChain, Signer};
 use settlement_operator::OperatorConfig;
 use settlement_operator::control::{Command, ask};
 use settlement_operator::doctor::{ChainSubject, Finding, Level, examine_chain, examine_fees, examine_store, worst};
-use settlement_operator::submit::FeeBudget;
+use settlement_operator::submit::{FeeBudget, spent_lately};
 use settlement_operator::vouchers::{self, Book, LeaseTerms, StoreError};
 
 use super::home::{ConfigFile, Home};
@@ -86,11 +86,13 @@ async fn store(
     let fail = |message: String, next: &str| (vec![Finding::fail("database", message, next)], None);
     match vouchers::open(&config.store, &config.database()).await {
         Ok(store) => {
-            let (mut findings, spent) =
-                examine_store(&Book::new(store, LeaseTerms::new("doctor")), chain, program, now).await;
+            let book = Book::new(store, LeaseTerms::new("doctor"));
+            let (mut findings, spent) = examine_store(&book, chain, program, now).await;
             if ask(&config.control_socket(), Command::Status).await.is_err() {
-                // Nothing is spent by nobody: the caps alone are told.
-                findings.extend(examine_fees(&FeeBudget::new(config.fees), Instant::now()));
+                let fees = FeeBudget::new(config.fees);
+                // What stops the store from saying is told with the store.
+                fees.recall(0, spent_lately(&book, now).await.unwrap_or_default(), Instant::now());
+                findings.extend(examine_fees(&fees, Instant::now()));
                 let text = "no operator runs in this folder: nothing is taken, settled or watched";
                 findings.push(Finding::warn("operator", text, "start it with `aro-settle run`"));
             }

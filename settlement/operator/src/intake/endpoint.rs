@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aro_proto::error::close;
+use aro_proto::places::Places;
 use aro_proto::{SecretKey, limits};
 use quinn::{Endpoint, EndpointConfig, Incoming, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 
-use super::places::Places;
 use super::{Intake, session};
 use crate::stop::Stop;
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use aro_proto::places::network_of;
 use aro_proto::{AgentId, Refusal, RefusalCode};
 use tokio::sync::Semaphore;
 
@@ -18,6 +19,9 @@ use super::turns::Turns;
 pub(crate) struct Fairness {
     /// Handoffs that read the chain or the store at once.
     pub(super) work: Semaphore,
+    /// Handoffs whose signatures are verified at once: one for each CPU. More of them would all be done at the same time,
+    /// and then all wait for the disk while nobody computes.
+    pub(super) cpus: Semaphore,
     /// Questions to the chain about who a signer is, at once.
     pub(super) lookups: Semaphore,
     /// One handoff of a node at a time.
@@ -34,6 +38,7 @@ impl Fairness {
     pub(crate) fn new(max_handoffs_at_once: usize) -> Self {
         Self {
             work: Semaphore::new(max_handoffs_at_once.max(1)),
+            cpus: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             lookups: Semaphore::new(MAX_LOOKUPS),
             turns: Turns::default(),
             forgers: Strikes::new(MAX_FORGED, Duration::from_secs(10)),
@@ -52,12 +57,12 @@ impl Fairness {
 
     /// True if an address has made too much trouble to be let in now.
     pub(crate) fn is_out(&self, ip: IpAddr) -> bool {
-        self.strangers.out_for(&ip.to_canonical()).is_some()
+        self.strangers.out_for(&network_of(ip)).is_some()
     }
 
     /// Somebody at this address, of whom nothing else is known, has made work for nothing.
     pub(crate) fn strange(&self, ip: IpAddr) {
-        self.strangers.add(ip.to_canonical(), 1);
+        self.strangers.add(network_of(ip), 1);
     }
 }
 

@@ -9,7 +9,6 @@ mod endpoint;
 mod fairness;
 mod framed;
 mod judge;
-mod places;
 mod session;
 mod strikes;
 mod turns;
@@ -191,8 +190,10 @@ impl Intake {
         let known = self.book.known(&ids).await.map_err(unstorable)?;
         let (node, vouchers) = (*node, handoff.vouchers.clone());
         // Signatures take long enough to keep others waiting.
-        let judged = tokio::task::spawn_blocking(move || judge_all(&vouchers, &node, &facts, &known));
-        let (offers, count) = judged.await.map_err(|e| unstorable(StoreError::Database(e.to_string())))?;
+        let cpu = self.fairness.cpus.acquire().await;
+        let judged = tokio::task::spawn_blocking(move || judge_all(&vouchers, &node, &facts, &known)).await;
+        drop(cpu);
+        let (offers, count) = judged.map_err(|e| unstorable(StoreError::Database(e.to_string())))?;
         let rises: Vec<bool> = offers.iter().map(|(_, claim)| matches!(claim, Ok(Claim::Rise(_)))).collect();
         let committed = self.book.commit(offers, now).await.map_err(unstorable)?;
         let accepted = ids.iter().zip(committed.rulings()).zip(&rises);

@@ -95,8 +95,12 @@ impl ChainClient for MeteredChain {
         self.counted(self.inner.accounts_at(addresses).await)
     }
 
-    async fn accounts_by_server(&self, addresses: &[Address]) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
-        self.counted(self.inner.accounts_by_server(addresses).await)
+    async fn accounts_by_server(
+        &self,
+        addresses: &[Address],
+        least: usize,
+    ) -> Result<Vec<Vec<Option<Account>>>, ChainError> {
+        self.counted(self.inner.accounts_by_server(addresses, least).await)
     }
 
     async fn clock(&self) -> Result<i64, ChainError> {

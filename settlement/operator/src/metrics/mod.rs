@@ -18,11 +18,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use settlement_chain::ChainClient;
+use settlement_chain::submit::offered_priority_fee;
 
 pub use chain::{MeteredChain, connect_metered};
 pub use serve::MetricsServer;
 
 use crate::batch::{Due, Kind};
+use crate::submit::JournalEntry;
 
 /// Every figure of an operator. All names begin with `aro_settle_`.
 #[derive(Debug)]
@@ -209,7 +211,13 @@ impl Metrics {
         self.transactions.get_or_create(&[("kind", kind.name()), ("outcome", end.name())]).inc();
     }
 
-    /// A landed transaction cost this, in lamports.
+    /// This transaction is in a block, and has cost its fee whatever came of it.
+    pub(crate) fn spent_on(&self, entry: &JournalEntry) {
+        let priority = offered_priority_fee(&entry.prepared.transaction);
+        self.spent(entry.fee_lamports.saturating_sub(priority), priority);
+    }
+
+    /// A transaction has cost this, in lamports.
     pub fn spent(&self, base: u64, priority: u64) {
         self.fees.get_or_create(&[("part", "base")]).inc_by(base);
         self.fees.get_or_create(&[("part", "priority")]).inc_by(priority);
@@ -282,7 +290,11 @@ impl Metrics {
         seconds(registry, "closing_deadline_timestamp", help, &self.nearest_deadline);
         registry.register("due", "Vouchers planned, by reason", self.due.clone());
         registry.register("transactions", "Transactions, by kind and outcome", self.transactions.clone());
-        registry.register("fees_lamports", "Fees of landed transactions", self.fees.clone());
+        registry.register(
+            "fees_lamports",
+            "Fees of transactions that landed, or failed in their block",
+            self.fees.clone(),
+        );
         registry.register("credited_base_units", "What watermarks rose by", self.credited.clone());
         registry.register("authority_lamports", "What the hot key holds", self.lamports.clone());
         registry.register("earned_base_units", "Fees that lie in the operator account", self.operator_fees.clone());

@@ -8,6 +8,7 @@ mod reconcile;
 mod report;
 pub(crate) mod snapshot;
 mod sweep;
+mod tries;
 mod urgent;
 
 use std::collections::HashSet;
@@ -15,14 +16,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::reads::ReadError;
-use settlement_chain::submit::{Remedy, offered_priority_fee};
+use settlement_chain::submit::Remedy;
 use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use settlement_interface::accounts::status;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use report::{ReclaimedChannel, SettleReport, SettledChannel, Skipped, Trouble};
-pub(crate) use urgent::{Seen, joined};
+pub(crate) use urgent::{LONGEST_LOOK, SHORTEST_LOOK, Seen, joined, look_interval};
 
 use crate::batch::{Facts, Item, Kind, Planned, Planner};
 use crate::intake::ChannelCache;
@@ -32,6 +33,7 @@ use crate::vouchers::{Book, Lease, StoreError, StoredVoucher};
 use claims::Claims;
 use costs::Costs;
 use prune::Remembered;
+use tries::Tries;
 
 /// Why a round could not be made. Nothing is lost: the next one starts from what the chain says.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,7 @@ pub(crate) struct Settler {
     old_wishes_from: Option<Instant>,
     costs: Costs,
     claims: Claims,
+    tries: Tries,
     /// Journal entries that a report has already told of.
     told: Mutex<HashSet<Signature>>,
     /// One round at a time, and what it leaves to the next.
@@ -104,6 +107,7 @@ impl Settler {
             old_wishes_from,
             costs,
             claims: Claims::default(),
+            tries: Tries::default(),
             told: Mutex::default(),
             rounds: tokio::sync::Mutex::default(),
             sweeping: tokio::sync::Mutex::default(),
@@ -140,7 +144,8 @@ impl Settler {
         let facts = self.end_and_reclaim(facts, &busy, Lane::Settle, &mut report).await?;
         self.metrics.standing(&standing(&facts, &vouchers));
 
-        let looked_at = vouchers.iter().map(StoredVoucher::channel).collect();
+        let looked_at: HashSet<ChannelId> = vouchers.iter().map(StoredVoucher::channel).collect();
+        self.tries.keep(|channel| looked_at.contains(channel));
         self.finish(&mut remembered, &facts, &looked_at).await?;
         let aside = self.book.quarantined().await?.len();
         self.metrics.quarantined(u64::try_from(aside).unwrap_or(u64::MAX));
@@ -247,10 +252,12 @@ impl Settler {
         match end {
             End::Landed(entry) => {
                 self.metrics.transaction(kind, TransactionEnd::Landed);
-                let priority = offered_priority_fee(&entry.prepared.transaction);
-                self.metrics.spent(entry.fee_lamports.saturating_sub(priority), priority);
+                self.metrics.spent_on(&entry);
                 // Intake must not judge by what was true before.
                 self.cache.forget(channels(&entry));
+                for (channel, cumulative) in entry.items.iter().filter_map(|item| Some((item.channel, item.voucher?))) {
+                    self.tries.landed(channel, cumulative, Instant::now());
+                }
                 report.signatures.push(entry.prepared.signature);
                 Some(entry)
             }

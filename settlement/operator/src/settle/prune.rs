@@ -81,7 +81,7 @@ impl Settler {
         }
         let address = |stored: &StoredVoucher| Address::new_from_array(stored.channel().to_bytes());
         let addresses: Vec<Address> = prunable.iter().map(address).chain([CLOCK]).collect();
-        match self.chain.accounts_by_server(&addresses).await {
+        match self.chain.accounts_by_server(&addresses, 2).await {
             Ok(views) => {
                 // The earliest of their clocks: by a late one a voucher would have expired.
                 let clock = |view: &Vec<Option<Account>>| clock_of(view.last().and_then(Option::as_ref)).ok();

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use aro_proto::ChannelId;
 use settlement_chain::reads::{self, ReadError};
-use settlement_chain::{Address, ChainClient, ChainError, Program};
-use settlement_interface::accounts::Node;
+use settlement_chain::{Account, Address, CLOCK, ChainClient, ChainError, Program, clock_of};
+use settlement_interface::accounts::{Channel, Node};
 use tokio::time::timeout;
 
 use crate::batch::Facts;
 use crate::vouchers::StoredVoucher;
 
-/// Reads the channels of these vouchers and their nodes, by address: as many questions as there are hundreds of them.
+/// The channels of these vouchers and their nodes, as the server of the highest slot shows them, at the chain's time.
 ///
 /// # Errors
 /// They could not be read: nothing can be settled now.
@@ -21,20 +21,47 @@ pub(crate) async fn stored(
     program: &Program,
     vouchers: &[StoredVoucher],
 ) -> Result<Facts, ReadError> {
-    let mut facts = Facts { now: chain.clock().await?, ..Facts::default() };
+    let mut views = by_server(chain, program, vouchers).await?;
+    if views.is_empty() { Err(ChainError::Malformed("no accounts".into()).into()) } else { Ok(views.swap_remove(0)) }
+}
+
+/// The channels of these vouchers and their nodes, as each server shows them, the highest slot first: what one of them
+/// hides another may show. The first is of the chain's time, the others are each of their own; all know between which
+/// times the servers are. Read by address: as many questions as there are hundreds of them.
+///
+/// # Errors
+/// They could not be read: nothing can be settled now.
+// r[impl settlement.servers.each]
+pub(super) async fn by_server(
+    chain: &dyn ChainClient,
+    program: &Program,
+    vouchers: &[StoredVoucher],
+) -> Result<Vec<Facts>, ReadError> {
+    let now = chain.clock().await?;
     let nodes: BTreeSet<Address> = vouchers.iter().map(|stored| stored.node).collect();
-    let nodes: Vec<Address> = nodes.into_iter().collect();
-    if !nodes.is_empty() {
-        for (address, account) in nodes.iter().zip(chain.accounts(&nodes).await?) {
-            let node = account.filter(|account| account.owner == program.id);
-            if let Some(node) = node.and_then(|account| Node::decode(&account.data).ok()) {
-                facts.nodes.insert(*address, node);
-            }
+    let ids: BTreeSet<ChannelId> = vouchers.iter().map(StoredVoucher::channel).collect();
+    let of_channels = ids.iter().map(|id| Address::new_from_array(id.to_bytes()));
+    let addresses: Vec<Address> = nodes.iter().copied().chain(of_channels).chain([CLOCK]).collect();
+    let mut views = Vec::new();
+    for accounts in chain.accounts_by_server(&addresses, 1).await? {
+        // Who shows no clock is taken to be where the others are.
+        let own = clock_of(accounts.last().and_then(Option::as_ref)).unwrap_or(now);
+        let mut facts = Facts { now: if views.is_empty() { now } else { own }, clocks: own..=own, ..Facts::default() };
+        let (of_nodes, of_channels) = accounts.split_at(nodes.len().min(accounts.len()));
+        for (address, account) in nodes.iter().zip(of_nodes) {
+            facts.nodes.extend(ours(program, account, Node::decode).map(|node| (*address, node)));
         }
+        for (id, account) in ids.iter().zip(of_channels) {
+            facts.channels.extend(ours(program, account, Channel::decode).map(|channel| (*id, channel)));
+        }
+        views.push(facts);
     }
-    let ids: Vec<ChannelId> = vouchers.iter().map(StoredVoucher::channel).collect();
-    refresh(chain, program, &ids, &mut facts).await?;
-    Ok(facts)
+    let told = || views.iter().map(|facts| *facts.clocks.start()).chain([now]);
+    let clocks = told().min().unwrap_or(now)..=told().max().unwrap_or(now);
+    for facts in &mut views {
+        facts.clocks = clocks.clone();
+    }
+    Ok(views)
 }
 
 /// Every channel of the nodes that name this operator: heavy questions, for servers that answer them slowly or not at
@@ -43,7 +70,8 @@ pub(crate) async fn stored(
 /// # Errors
 /// The server does not answer such questions, or not in time.
 pub(super) async fn search(chain: &dyn ChainClient, program: &Program, operator: &Address) -> Result<Facts, ReadError> {
-    let mut facts = Facts { now: chain.clock().await?, ..Facts::default() };
+    let now = chain.clock().await?;
+    let mut facts = Facts { now, clocks: now..=now, ..Facts::default() };
     let all = async {
         for (address, node) in reads::nodes_of_operator(chain, program, operator).await? {
             facts.nodes.insert(address, node);
@@ -59,7 +87,7 @@ pub(super) async fn search(chain: &dyn ChainClient, program: &Program, operator:
     }
 }
 
-/// Reads these channels anew.
+/// Reads these channels anew, as the server of the highest slot shows them.
 ///
 /// # Errors
 /// They could not be read.
@@ -73,13 +101,20 @@ pub(super) async fn refresh(
         return Ok(());
     }
     let addresses: Vec<Address> = ids.iter().map(|id| Address::new_from_array(id.to_bytes())).collect();
-    for (id, channel) in ids.iter().zip(reads::channels(chain, program, &addresses).await?) {
-        match channel {
+    let newest = chain.accounts_by_server(&addresses, 1).await?.into_iter().next().unwrap_or_default();
+    for (id, account) in ids.iter().zip(&newest) {
+        match ours(program, account, Channel::decode) {
             Some(channel) => facts.channels.insert(*id, channel),
             None => facts.channels.remove(id),
         };
     }
     Ok(())
+}
+
+/// An account of the program, if it is one that this version reads.
+fn ours<T, E>(program: &Program, account: &Option<Account>, layout: fn(&[u8]) -> Result<T, E>) -> Option<T> {
+    let account = account.as_ref().filter(|account| account.owner == program.id)?;
+    layout(&account.data).ok()
 }
 
 /// How long a search may take.

@@ -25,6 +25,7 @@ pub use format::{FormatChoice, UnknownFormat, probe_v1};
 pub use journal::{Begun, Journal, JournalEntry};
 
 use crate::batch::{Item, Kind, Planned, Planner};
+use crate::metrics::Metrics;
 use crate::vouchers::{Book, Finality, HistoryQuery, HistoryRow, Quarantined, StoreError};
 
 /// Signs, records, sends.
@@ -40,6 +41,8 @@ pub struct Submitter {
     pub planner: Planner,
     /// What may be spent on top of base fees.
     pub fees: Arc<FeeBudget>,
+    /// Counts what failed transactions cost.
+    pub metrics: Arc<Metrics>,
 }
 
 /// How one transaction ended.
@@ -194,12 +197,8 @@ impl Submitter {
     async fn may_have_landed(&self, planned: &Planned) -> bool {
         let address = |item: &Item| Address::new_from_array(item.channel.to_bytes());
         let addresses: Vec<Address> = planned.items.iter().map(address).collect();
-        // The newest read is one server's word; where two answer, each is heard.
-        let views = match self.chain.accounts_by_server(&addresses).await {
-            Ok(views) => Ok(views),
-            Err(_) => self.chain.accounts(&addresses).await.map(|view| vec![view]),
-        };
-        let Ok(views) = views else { return true };
+        // The newest read is one server's word: each that answers is heard.
+        let Ok(views) = self.chain.accounts_by_server(&addresses, 1).await else { return true };
         views.iter().any(|accounts| self.shows(planned, accounts))
     }
 
@@ -293,7 +292,9 @@ impl Submitter {
         let status = statuses.ok().and_then(|answer| answer.statuses.into_iter().next().flatten());
         let at = self.chain.clock().await.map_or(entry.at, |now| now.max(entry.at));
         let end = Finality { slot: status.map_or(0, |status| status.slot), at };
-        self.book.conclude(&signature, &HistoryRow::of_failed(entry, end, error)).await
+        self.book.conclude(&signature, &HistoryRow::of_failed(entry, end, error)).await?;
+        self.metrics.spent_on(entry);
+        Ok(())
     }
 
     /// Books what the last hour has cost already, as the store knows it, whenever this process has taken the lease:
@@ -304,27 +305,36 @@ impl Submitter {
         if self.fees.is_recalled(fence) {
             return Ok(());
         }
-        let ago = |at: i64| Duration::from_secs(u64::try_from(now.saturating_sub(at)).unwrap_or(0));
-        let mut spent: HashMap<Signature, Spent> = HashMap::new();
-        let mut query = HistoryQuery { from: now.saturating_sub(HOUR_S), ..HistoryQuery::default() };
-        loop {
-            let page = self.book.history(&query).await?;
-            let Some((last, _)) = page.last() else { break };
-            query.after = Some(*last);
-            for (_, row) in page {
-                // The operator alone signs what it sends.
-                let lamports = row.transaction_fee.saturating_sub(LAMPORTS_PER_SIGNATURE);
-                spent.insert(row.signature, Spent { signature: row.signature, lamports, ago: ago(row.at) });
-            }
-        }
-        for entry in self.book.pending().await? {
-            let signature = entry.prepared.signature;
-            let lamports = submit::offered_priority_fee(&entry.prepared.transaction);
-            spent.insert(signature, Spent { signature, lamports, ago: ago(entry.at) });
-        }
-        self.fees.recall(fence, spent.into_values(), Instant::now());
+        self.fees.recall(fence, spent_lately(&self.book, now).await?, Instant::now());
         Ok(())
     }
+}
+
+/// The priority fees of the last hour, as the store knows them: of what is final, of what has failed, and of what may
+/// yet land. `now` is the chain's unix second.
+///
+/// # Errors
+/// The store could not be read.
+pub async fn spent_lately(book: &Book, now: i64) -> Result<Vec<Spent>, StoreError> {
+    let ago = |at: i64| Duration::from_secs(u64::try_from(now.saturating_sub(at)).unwrap_or(0));
+    let mut spent: HashMap<Signature, Spent> = HashMap::new();
+    let mut query = HistoryQuery { from: now.saturating_sub(HOUR_S), ..HistoryQuery::default() };
+    loop {
+        let page = book.history(&query).await?;
+        let Some((last, _)) = page.last() else { break };
+        query.after = Some(*last);
+        for (_, row) in page {
+            // The operator alone signs what it sends.
+            let lamports = row.transaction_fee.saturating_sub(LAMPORTS_PER_SIGNATURE);
+            spent.insert(row.signature, Spent { signature: row.signature, lamports, ago: ago(row.at) });
+        }
+    }
+    for entry in book.pending().await? {
+        let signature = entry.prepared.signature;
+        let lamports = submit::offered_priority_fee(&entry.prepared.transaction);
+        spent.insert(signature, Spent { signature, lamports, ago: ago(entry.at) });
+    }
+    Ok(spent.into_values().collect())
 }
 
 /// How one send ended. What is put off comes up again in the next round, whole.

@@ -17,7 +17,7 @@ use settlement_chain::{
 use settlement_interface::accounts::{Channel, VERSION, discriminator, status};
 use settlement_interface::errors::SettlementError;
 
-use super::{End, FeeBudget, FeePolicy, JournalEntry, LanePolicy, Resumed, Submitter};
+use super::{End, FeeBudget, FeePolicy, JournalEntry, LanePolicy, Resumed, Submitter, spent_lately};
 use crate::batch::planner::tests as plans;
 use crate::batch::{Facts, Kind, Planned, Planner};
 use crate::vouchers::{
@@ -172,7 +172,7 @@ impl Scene {
         let book = Arc::new(Book::new(Arc::new(MemoryStore::default()), LeaseTerms::new("scene")));
         assert!(matches!(book.lead().await.unwrap(), Lease::Held(_)));
 
-        let mut facts = Facts { now: NOW, ..Facts::default() };
+        let mut facts = Facts { now: NOW, clocks: NOW..=NOW, ..Facts::default() };
         let mut offers = Vec::new();
         let mut ids = Vec::new();
         for number in 0..channels {
@@ -199,6 +199,7 @@ impl Scene {
             book,
             planner,
             fees: Arc::new(FeeBudget::new(policy)),
+            metrics: Arc::default(),
         };
         Self { chain, submitter, planned, channels: ids }
     }
@@ -284,6 +285,8 @@ async fn what_fails_in_its_block_costs_its_fee_and_leaves_its_reason() {
     let fee = 5_000 + offered_priority_fee(&scene.chain.sent()[0]);
     assert_eq!(rows.iter().map(|row| row.fee_share).sum::<u64>(), fee);
     assert_eq!(scene.spent(), scene.chain.sent().iter().map(offered_priority_fee).sum::<u64>(), "spent all the same");
+    let counted = scene.submitter.metrics.to_text();
+    assert!(counted.contains("aro_settle_fees_lamports_total{part=\"base\"} 5000"), "{counted}");
 }
 
 // r[verify settlement.audit]
@@ -331,6 +334,9 @@ async fn cap_of_the_hour_outlives_the_process() {
     let trail = HistoryRow::of(&entry, end, |_| Effect { watermark: None });
     scene.submitter.book.conclude(&entry.prepared.signature, &trail).await.unwrap();
     let reborn = || Submitter { fees: Arc::new(FeeBudget::new(policy)), ..scene.submitter.clone() };
+    // What a doctor tells of an operator that does not run.
+    let spent = spent_lately(&scene.submitter.book, NOW).await.unwrap();
+    assert_eq!(spent.iter().map(|spent| spent.lamports).collect::<Vec<_>>(), [first]);
     let second = offered(&reborn()).await;
     let third = offered(&reborn()).await;
     assert!(first + 1 >= 2_000 && second + 1 >= 1_000 && second <= 1_000, "{first} {second}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aro_proto::ChannelId;
 use tokio::time::Instant;
 
-use crate::settle::Seen;
+use crate::settle::{LONGEST_LOOK, SHORTEST_LOOK, Seen, look_interval};
 
 /// The channels under watch. Each is looked at once in a sixteenth of its grace.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl Schedule {
     /// A voucher came in for a channel of this grace. A closing channel is due at once, but for one that was settled
     /// a moment ago: a node that counts up by units must not have a transaction for each.
     pub(super) fn heard(&mut self, id: ChannelId, grace_s: u32, closing: bool, now: Instant) {
-        let interval = interval(grace_s);
+        let interval = look_interval(grace_s);
         let after = now.checked_add(interval).unwrap_or(now);
         let watched = self.watched.entry(id).or_insert(Watched { next: after, interval, quiet_until: None });
         watched.interval = interval;
@@ -61,7 +61,7 @@ impl Schedule {
                 self.watched.remove(id);
                 continue;
             };
-            let interval = seen.grace_s.map_or(LONGEST, interval);
+            let interval = seen.grace_s.map_or(LONGEST_LOOK, look_interval);
             let next = now.checked_add(interval).unwrap_or(now);
             let quiet_until = seen.urgent.then_some(next);
             self.watched.insert(*id, Watched { next, interval, quiet_until });
@@ -84,20 +84,10 @@ impl Schedule {
 
     /// The shortest interval of all: how often new vouchers must be looked for.
     pub(super) fn shortest(&self) -> Duration {
-        self.watched.values().map(|it| it.interval).min().unwrap_or(UNKNOWN).max(SHORTEST)
+        self.watched.values().map(|it| it.interval).min().unwrap_or(UNKNOWN).max(SHORTEST_LOOK)
     }
 }
 
-/// A sixteenth of the grace: together with a few sends this leaves most of a quarter of it.
-fn interval(grace_s: u32) -> Duration {
-    (Duration::from_secs(u64::from(grace_s)) / 16).clamp(SHORTEST, LONGEST)
-}
-
-/// No channel is asked about more often.
-const SHORTEST: Duration = Duration::from_secs(1);
-/// A voucher that is handed over in the last minutes of a grace must still be seen: nodes stop taking them two minutes
-/// before the deadline.
-const LONGEST: Duration = Duration::from_secs(60);
 /// Of a channel that was never looked at.
 const UNKNOWN: Duration = Duration::from_secs(10);
 
