@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
-use aro_proto::{Address, Amount, ChannelId, ContentId, NodeAddress, NodeId, WhoActs};
+use aro_proto::naming::{NameRecord, TargetKind};
+use aro_proto::{Address, Amount, ChannelId, ContentId, Name, NameAddress, NodeAddress, NodeId, WhoActs};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address as ChainAddress, ChainClient, ChainError, Program};
 use thiserror::Error;
@@ -17,9 +18,11 @@ use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
 use crate::ledger::Hold;
+use crate::names::{self, NameError, PublishNameBuilder};
 use crate::publish::{PublishBuilder, PublishSource};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use crate::transport::{Endpoints, Session, SessionSetup};
+use crate::tree::{FetchTreeBuilder, PublishTreeBuilder};
 use crate::wallet::{
     ChannelEvent, ChannelPolicy, ChannelRecord, Listener, Money, MoneyError, Purse, Wallet, WalletError,
 };
@@ -268,6 +271,36 @@ impl Agent {
     /// signature and one stream for dozens of them. For small contents; large ones are as fast one by one.
     pub fn fetch_many(&self, node: &Address, contents: Vec<ContentId>) -> FetchManyBuilder {
         FetchManyBuilder::new(self.clone(), node.clone(), contents)
+    }
+
+    /// Begins a fetch of a whole tree: the address is its manifest's. Its files come from the same node.
+    pub fn fetch_tree(&self, manifest: &Address) -> FetchTreeBuilder {
+        FetchTreeBuilder::new(self.clone(), manifest.clone())
+    }
+
+    /// Begins to publish every file of a folder at a node, and a manifest of them.
+    pub fn publish_tree(&self, node: &NodeAddress, folder: impl AsRef<std::path::Path>) -> PublishTreeBuilder {
+        PublishTreeBuilder::new(self.clone(), node.clone(), folder.as_ref().to_owned())
+    }
+
+    /// What a name means now: the newest record that any of the nodes shows, if it is no older than the newest that this
+    /// wallet has ever seen. Free, and needs no channel.
+    ///
+    /// # Errors
+    /// See [`NameError`].
+    pub async fn resolve(&self, name: &NameAddress, nodes: &[NodeAddress]) -> Result<NameRecord, NameError> {
+        names::resolve(self, name, nodes).await
+    }
+
+    /// Begins to give a name of this agent's key a meaning at a node.
+    pub fn publish_name(
+        &self,
+        node: &NodeAddress,
+        name: Name,
+        target: ContentId,
+        kind: TargetKind,
+    ) -> PublishNameBuilder {
+        PublishNameBuilder::new(self.clone(), node.clone(), name, target, kind)
     }
 
     /// What a fetch of these ranges would cost, signed by the node. Free, and needs no channel.

@@ -240,6 +240,9 @@ pub enum Misbehaviour {
     /// Its receipt for an upload is for something else, or not signed by it.
     #[error("its receipt is not signed by it, or for another upload")]
     Receipt,
+    /// Its record of a name is another name's, or not signed by the name's publisher, or not what it should be.
+    #[error("its record of a name is not one that the name's publisher signed for it")]
+    Name,
     /// Its quote is for something else, or not signed by it.
     #[error("its quote is not signed by it, or for another request")]
     Quote,

@@ -71,9 +71,9 @@ enum Command {
     Receipts(receipts::ReceiptsCommand),
     /// Ask a node what a fetch would cost
     Quote(quote::QuoteCommand),
-    /// Fetch a content into a file
+    /// Fetch a content into a file, or a tree into a folder
     Get(get::Get),
-    /// Publish a file or a pipe at a node
+    /// Publish a file, a folder or a pipe at a node, and give it a name
     Put(put::Put),
 }
 

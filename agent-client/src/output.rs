@@ -3,7 +3,10 @@
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
-use agent_client::{BuildError, ErrorReport, FetchError, LedgerError, MoneyError, PolicyError, Subject, WalletError};
+use agent_client::{
+    BuildError, ErrorReport, FetchError, LedgerError, MoneyError, NameError, PolicyError, Subject, TreeError,
+    WalletError,
+};
 use aro_proto::WhoActs;
 use serde::Serialize;
 use serde_json::json;
@@ -125,7 +128,7 @@ macro_rules! failures {
         }
     )* };
 }
-failures!(FetchError, MoneyError, WalletError, BuildError);
+failures!(FetchError, MoneyError, WalletError, BuildError, TreeError, NameError);
 
 impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {

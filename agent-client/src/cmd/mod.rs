@@ -8,6 +8,7 @@ pub(crate) mod keys;
 pub(crate) mod put;
 pub(crate) mod quote;
 pub(crate) mod receipts;
+pub(crate) mod tree;
 pub(crate) mod wallet;
 
 use agent_client::{ChannelEvent, ChannelPolicy};

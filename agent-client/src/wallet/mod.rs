@@ -40,6 +40,7 @@ pub use sweep::{SweepReport, Unswept};
 
 use crate::budget::{BudgetGuard, Policy, PolicyError, SpendPermit};
 use crate::ledger::{Hold, Holds, Ledger, LedgerError};
+use crate::names::memory::NameMemory;
 use crate::receipts::{self, By, Entry, Scribe, Totals};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use keystore::{Keys, Owner};
@@ -377,6 +378,11 @@ impl Wallet {
     pub fn last_voucher(&self, channel: ChannelId) -> Result<Option<SignedVoucher>, WalletError> {
         let record = self.inner.state.get(channel)?.ok_or(WalletError::UnknownChannel(channel))?;
         Ok((!record.signed.is_zero()).then(|| self.signature_at(channel, record.signed)))
+    }
+
+    /// What names have come to mean.
+    pub(crate) fn names(&self) -> NameMemory {
+        NameMemory::of_wallet(self.dir())
     }
 
     /// Takes the right to lock money in channels from other processes; none if one of them has it.
