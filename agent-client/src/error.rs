@@ -395,7 +395,9 @@ impl FetchError {
             Self::Unreachable { place, .. } => Subject::at(place, None),
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
-            Self::PriceTooHigh { .. }
+            // Each cause of a fetch from many names its own.
+            Self::NoSource { .. }
+            | Self::PriceTooHigh { .. }
             | Self::Refused(_)
             | Self::WrongChain { .. }
             | Self::Timeout { .. }

@@ -68,7 +68,7 @@ pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour, SourceError};
 pub use fetch::{
     Blame, DryRun, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut,
-    Preference, PreferenceError, Progress, SourceReport,
+    Preference, PreferenceError, Progress, ProgressStream, SourceReport,
 };
 pub use ledger::LedgerError;
 pub use names::{NameError, PublishNameBuilder};

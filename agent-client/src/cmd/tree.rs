@@ -1,15 +1,16 @@
 //! The parts of `aro get` and `aro put` that are about whole folders and names.
 
-use std::io::{IsTerminal, stderr};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use agent_client::{Agent, FetchTreeReport, PublishTreeReport, TreeProgress};
+use agent_client::{Agent, FetchTreeReport, PublishTreeReport};
 use aro_proto::naming::{NameRecord, TargetKind};
-use aro_proto::{Address, Amount, ContentId, Name, NameAddress, NodeAddress};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use aro_proto::{Address, ContentId, Name, NameAddress, NodeAddress};
 use serde::Serialize;
 
+use super::Terms;
+use super::view::View;
 use crate::output::{Failure, Output};
 
 /// What `aro get` is given: a content at a node, or a name.
@@ -33,12 +34,6 @@ impl FromStr for Wanted {
     }
 }
 
-/// A tree's terms on the command line.
-pub(crate) struct TreeTerms {
-    pub(crate) max_price: Option<Amount>,
-    pub(crate) max_bytes: Option<u64>,
-}
-
 /// Asks the nodes what a name means: its record, and where to fetch it.
 pub(crate) async fn resolve(
     agent: &Agent,
@@ -60,24 +55,25 @@ pub(crate) async fn get(
     manifest: &Address,
     others: &[NodeAddress],
     folder: &Path,
-    terms: &TreeTerms,
+    terms: &Terms,
+    max_bytes: Option<u64>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let bar = bar("proven")?;
-    let shown = bar.clone();
+    let view = Arc::new(View::new(terms.progress, "proven")?);
+    let shown = Arc::clone(&view);
     let fetch = agent.fetch_tree(manifest).also_from(others.iter().cloned());
-    let mut fetch = fetch.progress(move |progress| show(&shown, &progress));
+    let mut fetch = fetch.progress(move |progress| shown.show(&progress));
     if let Some(max_price) = terms.max_price {
         fetch = fetch.max_price(max_price);
     }
-    if let Some(max_bytes) = terms.max_bytes {
+    if let Some(max_bytes) = max_bytes {
         fetch = fetch.max_bytes(max_bytes);
     }
     let fetched: Result<FetchTreeReport, Failure> = tokio::select! {
         fetched = fetch.to_folder(folder) => fetched.map_err(Failure::from),
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
     };
-    bar.finish_and_clear();
+    view.end();
     agent.close().await;
     let report = fetched?;
     output.result(&report, || {
@@ -93,15 +89,15 @@ pub(crate) async fn put(
     folder: &Path,
     node: &NodeAddress,
     skip_special: bool,
-    max_price: Option<Amount>,
+    terms: &Terms,
     name: Option<&Name>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let bar = bar("taken")?;
-    let shown = bar.clone();
+    let view = Arc::new(View::new(terms.progress, "taken")?);
+    let shown = Arc::clone(&view);
     let publish = agent.publish_tree(node, folder).skip_special(skip_special);
-    let mut publish = publish.progress(move |progress| show(&shown, &progress));
-    if let Some(max_price) = max_price {
+    let mut publish = publish.progress(move |progress| shown.show(&progress));
+    if let Some(max_price) = terms.max_price {
         publish = publish.max_price(max_price);
     }
     let published = async {
@@ -113,7 +109,7 @@ pub(crate) async fn put(
         published = published => published,
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
     };
-    bar.finish_and_clear();
+    view.end();
     agent.close().await;
     let (report, named) = published?;
     output.result(&WithName { report: &report, named: named.as_ref() }, || {
@@ -158,20 +154,6 @@ pub(crate) async fn publish_name(
     let Some(name) = name else { return Ok(None) };
     let record = agent.publish_name(node, name.clone(), target, kind).run().await?;
     Ok(Some(Named { name: record.address().to_string(), sequence: record.sequence }))
-}
-
-fn bar(what: &str) -> Result<ProgressBar, Failure> {
-    let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let template = format!("{{bar:30}} {{bytes}}/{{total_bytes}} {what}, {{bytes_per_sec}}, {{msg}}");
-    let style = ProgressStyle::with_template(&template).map_err(|error| Failure::internal(&error))?;
-    Ok(ProgressBar::with_draw_target(None, target).with_style(style))
-}
-
-fn show(bar: &ProgressBar, progress: &TreeProgress) {
-    let TreeProgress { files, total_files, bytes, total_bytes, spent } = progress;
-    bar.set_length(*total_bytes);
-    bar.set_position(*bytes);
-    bar.set_message(format!("{files} of {total_files} files, {spent} $ARO"));
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
-pub use progress::Progress;
+pub use progress::{Progress, ProgressStream};
 pub use reader::FetchReader;
 pub use scheduler::{Preference, PreferenceError};
 pub use sources::{Blame, LeftOut, SourceReport};
@@ -213,6 +213,13 @@ impl FetchBuilder {
     pub fn progress(mut self, report: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Reporter::new(Arc::new(report));
         self
+    }
+
+    /// The same as a stream, which replaces the callback: poll it beside the running fetch.
+    pub fn progress_stream(mut self) -> (Self, ProgressStream) {
+        let (reporter, stream) = Reporter::stream();
+        self.progress = reporter;
+        (self, stream)
     }
 
     /// Fetches into a file. The bytes gather beside it in `<name>.aro-part`, which takes the file's place only when

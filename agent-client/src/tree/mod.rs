@@ -13,13 +13,14 @@ mod walk;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::{Amount, Charge};
+use serde::Serialize;
 
 pub use error::TreeError;
 pub use fetch::{FetchTreeBuilder, FetchTreeReport};
 pub use publish::{PublishTreeBuilder, PublishTreeReport};
 
 /// Where a whole tree stands: one view of all its files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TreeProgress {
     /// Files that are whole and in their place, those that were there before included.
     pub files: u64,
