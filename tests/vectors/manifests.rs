@@ -4,8 +4,6 @@ use aro_proto::SecretKey;
 use aro_proto::manifest::{EntryNameError, ManifestError, SignedManifest};
 use aro_proto::naming::SignedNameRecord;
 
-use crate::file::Vector;
-
 // r[verify manifest.signature]
 // r[verify manifest.canonical]
 // r[verify manifest.entries]
