@@ -59,7 +59,10 @@ pub(super) async fn receive(
                 Some(track) => tokio::select! {
                     biased;
                     filled = in_time => filled,
-                    () = track.ended() => return Ok(cancel(answer)),
+                    () = track.ended() => {
+                        cancel(answer);
+                        return Ok(());
+                    }
                 },
             };
             let got = match filled {
@@ -88,7 +91,8 @@ pub(super) async fn receive(
                     Some(track) => {
                         let is_enough = track.push(feed, leaf, answer.wire_bytes).await?;
                         if is_enough && !answer.decoder.is_complete() {
-                            return Ok(cancel(answer));
+                            cancel(answer);
+                            return Ok(());
                         }
                     }
                 }
