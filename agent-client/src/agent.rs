@@ -6,20 +6,23 @@ use std::time::{Duration, Instant};
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
-use aro_proto::{Address, Amount, ChannelId, ContentId, NodeAddress, NodeId, WhoActs};
+use aro_proto::naming::{NameRecord, TargetKind};
+use aro_proto::{Address, Amount, ChannelId, ContentId, Name, NameAddress, NodeAddress, NodeId, WhoActs};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address as ChainAddress, ChainClient, ChainError, Program};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use crate::budget::BudgetGuard;
+use crate::budget::{Approval, Approver, BudgetGuard, NotApproved, Policy, PolicyError};
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
 use crate::ledger::Hold;
+use crate::names::{self, NameError, PublishNameBuilder};
 use crate::publish::{PublishBuilder, PublishSource};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use crate::transport::{Endpoints, Session, SessionSetup};
+use crate::tree::{FetchTreeBuilder, PublishTreeBuilder};
 use crate::wallet::{
     ChannelEvent, ChannelPolicy, ChannelRecord, Listener, Money, MoneyError, Purse, Wallet, WalletError,
 };
@@ -36,6 +39,7 @@ struct Inner {
     chain_ids: ChainIds,
     wallet: Wallet,
     budget: BudgetGuard,
+    approver: Option<Arc<dyn Approver>>,
     config: AgentConfig,
     endpoints: Endpoints,
     pool: Mutex<HashMap<NodeId, Slot>>,
@@ -55,6 +59,8 @@ pub struct AgentBuilder {
     program: Option<ChainAddress>,
     wallet: Option<Wallet>,
     budget: Option<Amount>,
+    policy: Option<Policy>,
+    approver: Option<Arc<dyn Approver>>,
     config: AgentConfig,
     channels: ChannelPolicy,
     listener: Option<Listener>,
@@ -72,6 +78,9 @@ pub enum BuildError {
     /// The wallet is not for this chain, or cannot be used.
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    /// The budget cannot be held: then nothing is allowed rather than everything.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 impl From<ChainError> for BuildError {
@@ -86,6 +95,7 @@ impl BuildError {
         match self {
             Self::Needs(_) => "Internal",
             Self::Chain(_) => "Chain",
+            Self::Policy(_) => "Budget",
             Self::Wallet(error) => error.code(),
         }
     }
@@ -95,6 +105,7 @@ impl BuildError {
         match self {
             Self::Chain(error) if error.is_retryable() => WhoActs::RetryHere,
             Self::Wallet(error) => error.who_acts(),
+            Self::Policy(_) => WhoActs::Authorise,
             Self::Needs(_) | Self::Chain(_) => WhoActs::GiveUp,
         }
     }
@@ -109,6 +120,7 @@ impl BuildError {
         match self {
             Self::Needs(what) => format!("give the builder a {what}"),
             Self::Chain(_) => "check --rpc and --program-id, and that the chain runs".into(),
+            Self::Policy(_) => PolicyError::NEXT_STEP.into(),
             Self::Wallet(error) => error.next_step(),
         }
     }
@@ -117,7 +129,7 @@ impl BuildError {
     pub fn amount(&self) -> Option<Amount> {
         match self {
             Self::Wallet(error) => error.amount(),
-            Self::Needs(_) | Self::Chain(_) => None,
+            Self::Needs(_) | Self::Chain(_) | Self::Policy(_) => None,
         }
     }
 
@@ -130,7 +142,7 @@ impl BuildError {
     pub fn subject(&self) -> Subject {
         match self {
             Self::Wallet(error) => error.subject(),
-            Self::Needs(_) | Self::Chain(_) => Subject::default(),
+            Self::Needs(_) | Self::Chain(_) | Self::Policy(_) => Subject::default(),
         }
     }
 
@@ -139,6 +151,7 @@ impl BuildError {
         match self {
             Self::Needs(_) => exit::INTERNAL,
             Self::Chain(_) => exit_code_of(self.who_acts()),
+            Self::Policy(_) => exit::USAGE,
             Self::Wallet(error) => error.exit_code(),
         }
     }
@@ -163,10 +176,22 @@ impl AgentBuilder {
         self
     }
 
-    /// The most that this agent signs away in all, and the most that it locks in channels, in base units. Default:
-    /// no cap, so that each fetch's own bounds and the deposits are what holds.
+    /// The most that this agent signs away from now on, and the most that it locks in channels, in base units. Default:
+    /// no such cap. What the wallet's `budget.json` and [`policy`](Self::policy) cap is capped all the same.
     pub fn budget(mut self, budget: Amount) -> Self {
         self.budget = Some(budget);
+        self
+    }
+
+    /// Caps that hold beside those of the wallet's `budget.json`: where both speak, the tighter holds.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// Who is asked about amounts above a policy's `ask_above`. Default: nobody, and they are refused.
+    pub fn approver(mut self, approver: Arc<dyn Approver>) -> Self {
+        self.approver = Some(approver);
         self
     }
 
@@ -199,6 +224,8 @@ impl AgentBuilder {
         let program = self.program.map_or(Program::local(), Program::new);
         let genesis_hash = chain.genesis_hash().await?;
         let config = reads::config(&*chain, &program).await?;
+        let policies: Vec<Policy> = Policy::load(wallet.dir())?.into_iter().chain(self.policy).collect();
+        let budget = wallet.guard(policies, self.budget)?;
         let chain_ids = ChainIds { genesis_hash, program: program.id.to_bytes(), mint: config.mint };
         if !wallet.is_owner() {
             wallet.arrive(&chain_ids, chain.clock().await?)?;
@@ -209,7 +236,8 @@ impl AgentBuilder {
                 program,
                 chain_ids,
                 wallet,
-                budget: self.budget.map_or_else(BudgetGuard::unlimited, BudgetGuard::new),
+                budget,
+                approver: self.approver,
                 config: self.config,
                 endpoints: Endpoints::default(),
                 pool: Mutex::default(),
@@ -245,6 +273,36 @@ impl Agent {
         FetchManyBuilder::new(self.clone(), node.clone(), contents)
     }
 
+    /// Begins a fetch of a whole tree: the address is its manifest's. Its files come from the same node.
+    pub fn fetch_tree(&self, manifest: &Address) -> FetchTreeBuilder {
+        FetchTreeBuilder::new(self.clone(), manifest.clone())
+    }
+
+    /// Begins to publish every file of a folder at a node, and a manifest of them.
+    pub fn publish_tree(&self, node: &NodeAddress, folder: impl AsRef<std::path::Path>) -> PublishTreeBuilder {
+        PublishTreeBuilder::new(self.clone(), node.clone(), folder.as_ref().to_owned())
+    }
+
+    /// What a name means now: the newest record that any of the nodes shows, if it is no older than the newest that this
+    /// wallet has ever seen. Free, and needs no channel.
+    ///
+    /// # Errors
+    /// See [`NameError`].
+    pub async fn resolve(&self, name: &NameAddress, nodes: &[NodeAddress]) -> Result<NameRecord, NameError> {
+        names::resolve(self, name, nodes).await
+    }
+
+    /// Begins to give a name of this agent's key a meaning at a node.
+    pub fn publish_name(
+        &self,
+        node: &NodeAddress,
+        name: Name,
+        target: ContentId,
+        kind: TargetKind,
+    ) -> PublishNameBuilder {
+        PublishNameBuilder::new(self.clone(), node.clone(), name, target, kind)
+    }
+
     /// What a fetch of these ranges would cost, signed by the node. Free, and needs no channel.
     ///
     /// # Errors
@@ -263,6 +321,14 @@ impl Agent {
         &self.inner.budget
     }
 
+    /// Base units that this wallet has signed away on all channels that it knows, by the vouchers themselves.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn signed_in_all(&self) -> Result<Amount, WalletError> {
+        self.inner.wallet.signed_in_all()
+    }
+
     /// Says goodbye to every node, once they have everything that was signed; bounded in time.
     pub async fn close(&self) {
         let slots: Vec<Slot> = self.inner.pool.lock().await.drain().map(|(_, slot)| slot).collect();
@@ -273,6 +339,14 @@ impl Agent {
             }
         }
         let idle = self.inner.endpoints.wait_idle();
+        let (budget, scribe) = (self.inner.budget.clone(), Arc::clone(self.inner.wallet.scribe()));
+        let settle = move || {
+            scribe.flush();
+            budget.settle()
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(settle).await {
+            tracing::debug!(%error, "the budget's lease is given back later");
+        }
         if tokio::time::timeout(GOODBYE, idle).await.is_err() {
             tracing::debug!("a node did not say goodbye in time");
         }
@@ -335,6 +409,24 @@ impl Agent {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => Err(WalletError::Ending),
             },
+        }
+    }
+
+    /// What the open channel to a node still holds, as far as the wallet knows; none if there is no channel.
+    pub(crate) fn deposit_left(&self, node: NodeId) -> Result<Option<Amount>, WalletError> {
+        let open = self.inner.wallet.open_channel_to(node)?;
+        Ok(open.map(|record| record.deposit.saturating_sub(record.signed)))
+    }
+
+    /// Asks about an amount above the threshold. Nothing is signed before this returns.
+    pub(crate) async fn approve(&self, approval: Approval) -> Result<(), NotApproved> {
+        let Approval { amount, threshold, .. } = approval;
+        if amount <= threshold {
+            return Ok(());
+        }
+        match &self.inner.approver {
+            Some(approver) if approver.approve(&approval).await => Ok(()),
+            _ => Err(NotApproved { amount, threshold }),
         }
     }
 

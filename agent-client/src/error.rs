@@ -15,7 +15,7 @@ use settlement_chain::ChainError;
 use settlement_chain::reads::ReadError;
 use thiserror::Error;
 
-use crate::budget::BudgetExceeded;
+use crate::budget::{BudgetError, BudgetExceeded, NotApproved};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use crate::wallet::{MoneyError, WalletError};
 
@@ -132,6 +132,9 @@ pub enum FetchError {
     /// The budget does not allow it.
     #[error(transparent)]
     BudgetExceeded(#[from] BudgetExceeded),
+    /// It costs more than may be spent unasked, and nobody has approved it.
+    #[error(transparent)]
+    NotApproved(#[from] NotApproved),
     /// The content is larger than the caller takes.
     #[error("the answer would have {size} bytes, the caller takes at most {limit}")]
     TooLarge {
@@ -237,6 +240,9 @@ pub enum Misbehaviour {
     /// Its receipt for an upload is for something else, or not signed by it.
     #[error("its receipt is not signed by it, or for another upload")]
     Receipt,
+    /// Its record of a name is another name's, or not signed by the name's publisher, or not what it should be.
+    #[error("its record of a name is not one that the name's publisher signed for it")]
+    Name,
     /// Its quote is for something else, or not signed by it.
     #[error("its quote is not signed by it, or for another request")]
     Quote,
@@ -260,6 +266,7 @@ impl FetchError {
             Self::Timeout { .. } => "Timeout",
             Self::NoSource { .. } => "NoSource",
             Self::BudgetExceeded(_) => "BudgetExceeded",
+            Self::NotApproved(_) => "NotApproved",
             Self::TooLarge { .. } => "TooLarge",
             Self::Request(_) => "Request",
             Self::Source(_) => "Source",
@@ -278,7 +285,7 @@ impl FetchError {
                 WhoActs::RetryElsewhere
             }
             Self::NoChannel { .. } | Self::DepositExhausted { .. } | Self::ChannelUnusable { .. } => WhoActs::Pay,
-            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => WhoActs::Authorise,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) | Self::NotApproved(_) => WhoActs::Authorise,
             Self::Wallet(error) => error.who_acts(),
             Self::Money(error) => error.who_acts(),
             // Whatever helps with one of them helps.
@@ -328,7 +335,8 @@ impl FetchError {
             Self::NoSource { .. } => {
                 "name other nodes with --from, or do for one of these what its error asks for".into()
             }
-            Self::BudgetExceeded(error) => format!("allow more with --budget {}", error.sufficient),
+            Self::BudgetExceeded(error) => error.next_step(),
+            Self::NotApproved(_) => NotApproved::NEXT_STEP.into(),
             Self::TooLarge { .. } => "ask for a range, or allow more".into(),
             Self::Request(_) => "ask for fewer ranges at once".into(),
             Self::Source(_) => "check the file and its permissions, and that nobody writes to it".into(),
@@ -345,6 +353,7 @@ impl FetchError {
             Self::PriceTooHigh { price, .. } => Some(*price),
             Self::DepositExhausted { missing, .. } => Some(*missing),
             Self::BudgetExceeded(error) => Some(error.needed),
+            Self::NotApproved(error) => Some(error.amount),
             Self::Refused(refusal) => refusal.amount,
             Self::Misbehaved { what, .. } => what.amount(),
             Self::NoSource { causes } => causes.iter().find_map(|cause| cause.error.amount()),
@@ -386,12 +395,12 @@ impl FetchError {
             Self::Unreachable { place, .. } => Subject::at(place, None),
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
-            Self::NoSource { .. }
-            | Self::PriceTooHigh { .. }
+            Self::PriceTooHigh { .. }
             | Self::Refused(_)
             | Self::WrongChain { .. }
             | Self::Timeout { .. }
             | Self::BudgetExceeded(_)
+            | Self::NotApproved(_)
             | Self::TooLarge { .. }
             | Self::Request(_)
             | Self::Source(_)
@@ -406,7 +415,7 @@ impl FetchError {
             Self::Proof { .. } => exit::PROOF,
             Self::Sink(_) | Self::Source(_) => exit::INTERNAL,
             Self::Request(_) => exit::USAGE,
-            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) => exit::MONEY,
+            Self::PriceTooHigh { .. } | Self::BudgetExceeded(_) | Self::NotApproved(_) => exit::MONEY,
             Self::Wallet(error) => error.exit_code(),
             Self::Money(error) => error.exit_code(),
             other => exit_code_of(other.who_acts()),
@@ -479,6 +488,7 @@ impl From<MoneyError> for FetchError {
             MoneyError::Read(error) => error.into(),
             MoneyError::Wallet(error) => error.into(),
             MoneyError::Budget(error) => error.into(),
+            MoneyError::NotApproved(error) => error.into(),
             other => Self::Money(Arc::new(other)),
         }
     }
@@ -487,6 +497,15 @@ impl From<MoneyError> for FetchError {
 impl From<WalletError> for FetchError {
     fn from(error: WalletError) -> Self {
         Self::Wallet(Arc::new(error))
+    }
+}
+
+impl From<BudgetError> for FetchError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::Exceeded(exceeded) => exceeded.into(),
+            BudgetError::Ledger(error) => Self::Wallet(Arc::new(WalletError::Shared(error))),
+        }
     }
 }
 

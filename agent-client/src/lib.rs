@@ -34,10 +34,13 @@
 //! | `agent`     | the handle: chain, wallet, budget, and one connection for each node     |
 //! | `fetch`     | request, receive and verify, write, report; several nodes for one content |
 //! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
+//! | `tree`      | whole folders: a manifest and its files, there and back                 |
+//! | `names`     | what names mean: the newest record of all nodes, and never an older one  |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
 //! | `report`    | what every error says to a program                                      |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
 //! | `ledger`    | the one database behind wallet, budget and receipts, for several processes |
+//! | `receipts`  | one entry for each request, with its node's signature; daily totals     |
 //! | `transport` | sockets, connections, frames, the control stream                        |
 //! | `error`     | what went wrong, who must act, what to do next                          |
 //! | `config`    | timeouts and queues                                                     |
@@ -48,22 +51,31 @@ mod config;
 mod error;
 mod fetch;
 mod ledger;
+mod names;
 mod publish;
+mod receipts;
 mod report;
 mod transport;
+mod tree;
 mod wallet;
 
 pub use agent::{Agent, AgentBuilder, BuildError};
-pub use budget::{BudgetExceeded, BudgetGuard, SpendPermit, Spending};
+pub use budget::{
+    Approval, Approver, BudgetError, BudgetExceeded, BudgetGuard, Cap, LineSpent, NotApproved, Policy, PolicyError,
+    Purpose, SpendPermit, Spending, Spent, Verdict, WindowCap,
+};
 pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour, SourceError};
 pub use fetch::{
-    Blame, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut, Preference,
-    PreferenceError, Progress, SourceReport,
+    Blame, DryRun, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut,
+    Preference, PreferenceError, Progress, SourceReport,
 };
 pub use ledger::LedgerError;
+pub use names::{NameError, PublishNameBuilder};
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
+pub use receipts::{By, Check, Entry, EntryKind, Totals};
 pub use report::{ErrorReport, Subject};
+pub use tree::{FetchTreeBuilder, FetchTreeReport, PublishTreeBuilder, PublishTreeReport, TreeError, TreeProgress};
 pub use wallet::{
     ChannelCap, ChannelEvent, ChannelInfo, ChannelPhase, ChannelPolicy, DelegateRequest, Money, MoneyError,
     OpenedChannel, Place, Reclaimed, SessionInfo, SweepReport, Unswept, Wallet, WalletError, WalletStatus,

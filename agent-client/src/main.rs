@@ -1,22 +1,25 @@
 //! The `aro` command: keys, money, channels, quotes and fetches for people and scripts.
 //!
 //! Exit codes: 0 done; 1 internal, a file of ours, or interrupted; 2 usage; 3 refused, give up or ask elsewhere; 4 money is
-//! needed or not allowed; 5 keys, or the owner must act; 6 node or chain unreachable, retry; 7 the node sent something that
-//! is not the content. With `--json` an error is one object: `code`, `who_acts`, `message`, `next_step`, `amount`,
-//! `retryable`, `retry_after_ms`, and `node`, `channel`, `content`, `place` where it is about one.
+//! needed or not allowed; 5 keys, or the owner must act; 6 node or chain unreachable, or a channel in use by another process:
+//! retry; 7 the node sent something that is not the content. With `--json` an error is one object: `code`, `who_acts`,
+//! `message`, `next_step`, `amount`, `retryable`, `retry_after_ms`, and `node`, `channel`, `content`, `place` where it is
+//! about one.
 
 mod cmd;
 mod output;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use agent_client::{Agent, AgentBuilder, ChannelPolicy, Wallet};
 use aro_proto::Amount;
 use clap::{Parser, Subcommand};
 use settlement_chain::{Address, Program, connect};
 
-use cmd::{Opening, channel, get, keys, put, quote, wallet};
+use cmd::approve::Person;
+use cmd::{Opening, budget, channel, get, keys, put, quote, receipts, wallet};
 use output::{Failure, Output};
 
 /// Fetch content by address, pay for it, prove every byte.
@@ -41,6 +44,9 @@ pub(crate) struct Global {
     /// Settlement program [default: the one of local chains]
     #[arg(long, global = true, env = "ARO_PROGRAM_ID", value_name = "ADDRESS")]
     program_id: Option<Address>,
+    /// Approve amounts above the budget's threshold without asking; its caps hold all the same
+    #[arg(long, global = true)]
+    yes: bool,
     /// Print one JSON object as the last line, errors too; amounts are then in base units (10^-6 $ARO)
     #[arg(long, global = true)]
     json: bool,
@@ -57,11 +63,17 @@ enum Command {
     /// Open, list or close payment channels
     #[command(subcommand)]
     Channel(channel::ChannelCommand),
+    /// Show or set what may be spent
+    #[command(subcommand)]
+    Budget(budget::BudgetCommand),
+    /// What was fetched and published, and for how much
+    #[command(subcommand)]
+    Receipts(receipts::ReceiptsCommand),
     /// Ask a node what a fetch would cost
     Quote(quote::QuoteCommand),
-    /// Fetch a content into a file
+    /// Fetch a content into a file, or a tree into a folder
     Get(get::Get),
-    /// Publish a file or a pipe at a node
+    /// Publish a file, a folder or a pipe at a node, and give it a name
     Put(put::Put),
 }
 
@@ -86,7 +98,8 @@ impl Global {
     fn builder(&self, budget: Option<Amount>) -> Result<AgentBuilder, Failure> {
         let wallet = Wallet::open(&self.home()?)?;
         let chain = connect(&self.rpc).map_err(|error| Failure::usage(&error.to_string(), "correct --rpc"))?;
-        let builder = Agent::builder().chain(chain).wallet(wallet);
+        let person = Arc::new(Person { says_yes: self.yes });
+        let builder = Agent::builder().chain(chain).wallet(wallet).approver(person);
         let builder = builder.program(self.program_id.unwrap_or(Program::local().id));
         Ok(match budget {
             Some(budget) => builder.budget(budget),
@@ -125,6 +138,8 @@ async fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
         Command::Keys(command) => command.run(global, output).await,
         Command::Wallet(command) => command.run(global, output).await,
         Command::Channel(command) => command.run(global, output).await,
+        Command::Budget(command) => command.run(global, output),
+        Command::Receipts(command) => command.run(global, output),
         Command::Quote(command) => command.run(global, output).await,
         Command::Get(command) => command.run(global, output).await,
         Command::Put(command) => command.run(global, output).await,

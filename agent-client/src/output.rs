@@ -3,7 +3,10 @@
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
-use agent_client::{BuildError, ErrorReport, FetchError, MoneyError, Subject, WalletError};
+use agent_client::{
+    BuildError, ErrorReport, FetchError, LedgerError, MoneyError, NameError, PolicyError, Subject, TreeError,
+    WalletError,
+};
 use aro_proto::WhoActs;
 use serde::Serialize;
 use serde_json::json;
@@ -125,7 +128,19 @@ macro_rules! failures {
         }
     )* };
 }
-failures!(FetchError, MoneyError, WalletError, BuildError);
+failures!(FetchError, MoneyError, WalletError, BuildError, TreeError, NameError);
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        WalletError::from(error).into()
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        BuildError::from(error).into()
+    }
+}
 
 fn say(text: &str) {
     // A reader that went away needs no answer.

@@ -122,7 +122,7 @@ fn help_names_every_command_and_the_form_of_an_address() {
     let dir = tempfile::tempdir().unwrap();
     let help = aro(dir.path(), &["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    for command in ["keys", "wallet", "channel", "quote", "get"] {
+    for command in ["keys", "wallet", "channel", "budget", "receipts", "quote", "get"] {
         assert!(stdout(&help).contains(&format!("\n  {command} ")), "{command}");
     }
     assert!(stdout(&aro(dir.path(), &["get", "--help"])).contains(ADDRESS_FORM));
@@ -173,4 +173,50 @@ fn what_cannot_be_a_source_or_a_preference_is_a_usage_error() {
         assert_eq!(refused.status.code(), Some(2), "{more:?}");
         assert!(stderr(&refused).contains(says), "{more:?}: {}", stderr(&refused));
     }
+}
+
+#[test]
+fn a_budget_is_set_shown_and_refused_where_it_makes_no_sense() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    assert_eq!(aro(&home, &["keys", "new"]).status.code(), Some(0));
+    let set =
+        ["budget", "set", "--total", "5", "--class", "films=1.5", "--window", "3600=0.5", "--ask-above", "1", "--json"];
+    let shown = last_json(&aro(&home, &set));
+    assert_eq!(shown["policy"]["total"], 5_000_000);
+    assert_eq!(shown["policy"]["classes"]["films"], 1_500_000);
+    assert_eq!(shown["policy"]["windows"][0], serde_json::json!({"seconds": 3_600, "amount": 500_000}));
+    let shown = last_json(&aro(&home, &["budget", "set", "--total", "none", "--json"]));
+    assert_eq!(
+        (&shown["policy"]["total"], &shown["policy"]["ask_above"]),
+        (&serde_json::Value::Null, &1_000_000.into())
+    );
+    assert_eq!(last_json(&aro(&home, &["budget", "show", "--json"])), shown);
+    assert!(stdout(&aro(&home, &["budget", "show"])).contains("class films: cap 1.5"));
+    for bad in [["--window", "59=1"], ["--window", "x=1"], ["--node", "me=1"], ["--total", "-1"]] {
+        let refused = aro(&home, &[&["budget", "set"], &bad[..]].concat());
+        assert_eq!(refused.status.code(), Some(2), "{bad:?}: {}", stderr(&refused));
+    }
+    assert_eq!(last_json(&aro(&home, &["budget", "show", "--json"])), shown, "what was refused is not kept");
+}
+
+#[test]
+fn an_account_without_entries_has_its_columns_and_a_damaged_ledger_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    assert_eq!(aro(&home, &["keys", "new"]).status.code(), Some(0));
+    let columns = "entry,at,kind,node,channel,content,contents,ranges,bytes,amount,class,signed\n";
+    assert_eq!(stdout(&aro(&home, &["receipts", "export", "--csv"])), columns);
+    assert_eq!(last_json(&aro(&home, &["receipts", "export", "--json"])), serde_json::json!({"entries": []}));
+    assert_eq!(stdout(&aro(&home, &["receipts", "totals", "--by", "content"])), "no entries\n");
+    let verified = last_json(&aro(&home, &["receipts", "verify", "--json"]));
+    assert_eq!(verified["counts"], serde_json::json!({"valid": 0, "unsigned": 0, "wrong": 0}));
+
+    std::fs::write(home.join("wallet.db"), b"no ledger").unwrap();
+    let refused = aro(&home, &["receipts", "list", "--json"]);
+    assert_eq!(refused.status.code(), Some(5));
+    let error = &last_json(&refused)["error"];
+    assert!(error["message"].as_str().unwrap().contains("wallet.db is damaged"), "{error}");
+    assert!(error["next_step"].as_str().unwrap().contains("backup"), "{error}");
+    assert_eq!(std::fs::read(home.join("wallet.db")).unwrap(), b"no ledger", "it stays as it is");
 }

@@ -3,6 +3,7 @@
 //! Each subcommand is a file or a folder of its own that returns a [`report::Report`]. A figure is measured, never
 //! estimated, and what was measured is checked to have been right; speed itself is not asserted, for machines differ.
 
+mod budget;
 mod connections;
 mod fleet;
 mod import;
@@ -38,6 +39,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// Whether many fetches at once keep to one budget that does not suffice for all.
+    Budget(budget::Arguments),
     /// Uploads to durable storage, beside hashing and writing the same bytes.
     Publish(publish::Arguments),
     /// What closing, opening and refunding cost on chain, and how many vouchers an operator takes.
@@ -67,6 +70,7 @@ enum What {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match arguments.what {
+        What::Budget(arguments) => budget::measure(&arguments),
         What::Publish(arguments) => publish::measure(&arguments),
         What::Settlement(arguments) => settlement::measure(&arguments),
         What::Connections(arguments) => connections::measure(&arguments),

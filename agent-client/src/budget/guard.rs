@@ -1,301 +1,503 @@
-//! Reserve, then commit or release. At every moment `spent + reserved <= cap`, for each kind of spending.
+//! Reserve, then commit or release. At every moment and in every process `spent + reserved <= cap`, for each cap.
+//!
+//! What is set aside must only outlive its process's work, not its process, so it lives in memory, under a **lease** that
+//! the ledger counts against every cap. A lease is taken in blocks, at most a 64th of what the tightest cap has left
+//! beyond the need, so that most reservations ask nobody, and exactly once a cap is nearly used up. A voucher's own
+//! transaction, which syncs anyway, refills the lease it has drawn from.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use aro_proto::Amount;
-use thiserror::Error;
+use rusqlite::Transaction;
 
-/// What money leaves for. The cap holds for each kind by itself: a deposit comes back unless vouchers take it, so
-/// counting both against one sum would count the same unit twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spending {
-    /// Signed away to a node.
-    Vouchers,
-    /// Locked in a channel until it closes.
-    Deposits,
-}
+use super::cap::{BudgetError, Cap, Standing, Verdict};
+use super::leases;
+use super::permit::SpendPermit;
+use super::policy::Policy;
+use super::purpose::{Line, Purpose, Spending};
+use crate::ledger::{Durability, Hold, Ledger, LedgerError};
 
-/// Holds the cap. Clones share one account.
-#[derive(Clone, Debug)]
+/// Holds all caps. Clones are one guard; several guards on one wallet, in one process or many, hold them together.
+#[derive(Clone)]
 pub struct BudgetGuard {
-    books: Arc<Mutex<Books>>,
+    inner: Arc<Inner>,
 }
 
-/// Leave to spend up to an amount. Dropping it gives the leave back; only a guard makes one.
-#[derive(Debug)]
-pub struct SpendPermit {
-    guard: BudgetGuard,
-    spending: Spending,
-    amount: Amount,
+struct Inner {
+    ledger: Ledger,
+    policies: Vec<Policy>,
+    /// The most that this guard lets go, of each kind.
+    own: Option<Amount>,
+    books: Mutex<Books>,
 }
 
-/// The cap does not allow it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the budget has {left} $ARO left, {needed} are needed")]
-pub struct BudgetExceeded {
-    /// Base units asked for.
-    pub needed: Amount,
-    /// Base units neither spent nor reserved.
-    pub left: Amount,
-    /// The least cap under which the same would be allowed, in base units.
-    pub sufficient: Amount,
+/// Where the budget stands, of one kind of spending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Spent {
+    /// Base units spent for good, or locked in channels.
+    pub spent: Amount,
+    /// Base units that living processes have set aside, or may without asking.
+    pub reserved: Amount,
+}
+
+/// What is spent of one kind, at one node, for one class of content.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LineSpent {
+    /// `spent` or `locked`.
+    pub what: &'static str,
+    /// The node, in base58.
+    pub node: String,
+    /// The class of content; empty for none.
+    pub class: String,
+    /// Base units.
+    pub spent: Amount,
+}
+
+#[derive(Default)]
+struct Books {
+    /// Entered in the ledger with the first lease.
+    holder: Option<Holder>,
+    lines: HashMap<Line, Account>,
+    vouchers: Own,
+    deposits: Own,
+}
+
+struct Holder {
+    id: i64,
+    hold: Hold,
+}
+
+/// One line of this guard.
+#[derive(Default)]
+struct Account {
+    /// What the ledger counts as ours.
+    leased: u64,
+    /// What permits stand for.
+    used: u64,
+    /// What is asked for beyond the need next time.
+    block: u64,
+    /// What was left, and when that was looked up.
+    seen: Option<(Instant, u64)>,
+}
+
+/// Changes of leases beside a spending.
+struct Adjustments {
+    holder: i64,
+    given_back: Vec<(Line, u64)>,
+    refills: Vec<(Line, u64)>,
+}
+
+/// What this guard has let go of one kind.
+#[derive(Clone, Copy, Default)]
+struct Own {
+    spent: u64,
+    used: u64,
 }
 
 impl BudgetGuard {
-    /// A guard that lets at most `cap` base units go, for each kind of spending.
-    pub fn new(cap: Amount) -> Self {
-        let books = Books { cap, vouchers: Account::default(), deposits: Account::default() };
-        Self { books: Arc::new(Mutex::new(books)) }
+    pub(crate) fn new(ledger: Ledger, policies: Vec<Policy>, own: Option<Amount>) -> Self {
+        Self { inner: Arc::new(Inner { ledger, policies, own, books: Mutex::default() }) }
     }
 
-    /// A guard that lets everything go: what each call allows, and the deposits, are then the only bounds.
-    pub fn unlimited() -> Self {
-        Self::new(Amount::new(u64::MAX))
-    }
-
-    /// Sets `amount` base units aside.
+    /// Sets `amount` base units aside. Mostly a matter of memory; else one transaction without a sync.
     ///
     /// # Errors
-    /// Less than that is left.
-    pub fn reserve(&self, spending: Spending, amount: Amount) -> Result<SpendPermit, BudgetExceeded> {
+    /// A cap does not allow it, or the ledger cannot be asked.
+    pub fn reserve(&self, purpose: &Purpose, amount: Amount) -> Result<SpendPermit, BudgetError> {
+        purpose.take(amount)?;
+        match self.lease(&purpose.line, amount.get()) {
+            Ok(()) => Ok(SpendPermit::new(self.clone(), &purpose.line, amount)),
+            Err(error) => {
+                purpose.give_back(amount);
+                Err(error)
+            }
+        }
+    }
+
+    /// About how much may still be set aside for a purpose, as seen lately; what holds is [`reserve`](Self::reserve).
+    pub fn left(&self, purpose: &Purpose) -> Amount {
         let mut books = self.lock();
-        let left = books.left(spending);
-        if amount > left {
-            let sufficient = books.cap.saturating_sub(left).saturating_add(amount);
-            return Err(BudgetExceeded { needed: amount, left, sufficient });
+        let line: &Line = &purpose.line;
+        let own = self.own_standing(&books, line.spending).map_or(u64::MAX, |standing| standing.left());
+        let ours = own.min(purpose.left().get());
+        if self.inner.policies.iter().all(Policy::is_open) {
+            return Amount::new(ours);
         }
-        let account = books.account(spending);
-        account.reserved = account.reserved.saturating_add(amount);
-        Ok(SpendPermit { guard: self.clone(), spending, amount })
+        let fresh = books.lines.get(line).and_then(|account| account.seen).filter(|(at, _)| at.elapsed() < FRESH);
+        let left = match fresh {
+            Some((_, left)) => left,
+            None => {
+                let looked_up = self.inner.ledger.read(|tx| self.standings(tx, line));
+                // Where the ledger cannot be read, the reservation says so.
+                let left = looked_up.map_or(u64::MAX, |standings| leases::tightest(&standings).left());
+                let account = books.lines.entry(line.clone()).or_default();
+                let left = left.saturating_add(account.leased.saturating_sub(account.used));
+                account.seen = Some((Instant::now(), left));
+                left
+            }
+        };
+        Amount::new(ours.min(left))
     }
 
-    /// Base units neither spent nor reserved.
-    pub fn left(&self, spending: Spending) -> Amount {
-        self.lock().left(spending)
-    }
-
-    /// Base units spent so far.
-    pub fn spent(&self, spending: Spending) -> Amount {
-        self.lock().account(spending).spent
-    }
-
-    /// Base units set aside and not yet spent.
-    pub fn reserved(&self, spending: Spending) -> Amount {
-        self.lock().account(spending).reserved
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Books> {
-        // Each change below is a pair of plain assignments; nothing in between can panic.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SpendPermit {
-    /// Base units that may still be spent under it.
-    pub fn amount(&self) -> Amount {
-        self.amount
-    }
-
-    /// What it is for.
-    pub fn spending(&self) -> Spending {
-        self.spending
-    }
-
-    /// `used` base units are spent for good, at most what the permit allows; the rest is given back.
-    pub fn commit(mut self, used: Amount) {
-        let used = used.min(self.amount);
-        let mut books = self.guard.lock();
-        let account = books.account(self.spending);
-        account.reserved = account.reserved.saturating_sub(self.amount);
-        account.spent = account.spent.saturating_add(used);
-        drop(books);
-        self.amount = Amount::ZERO;
-    }
-
-    /// Parts off a permit of at most `amount` base units.
-    pub fn split(&mut self, amount: Amount) -> SpendPermit {
-        let part = amount.min(self.amount);
-        self.amount = self.amount.saturating_sub(part);
-        SpendPermit { guard: self.guard.clone(), spending: self.spending, amount: part }
-    }
-
-    /// Takes in another permit of the same guard and kind; a foreign one is handed back.
+    /// What every cap would say to an amount, the tightest first. Sets nothing aside.
     ///
     /// # Errors
-    /// The other permit, if it is of another guard or kind.
-    pub fn merge(&mut self, mut other: SpendPermit) -> Result<(), SpendPermit> {
-        let same = Arc::ptr_eq(&self.guard.books, &other.guard.books) && self.spending == other.spending;
-        if !same {
-            return Err(other);
+    /// The ledger cannot be read.
+    pub fn verdicts(&self, purpose: &Purpose, amount: Amount) -> Result<Vec<Verdict>, LedgerError> {
+        let mut books = self.lock();
+        let line: &Line = &purpose.line;
+        let standings = self.inner.ledger.write(Durability::Written, |tx| {
+            self.give_back_slack(tx, &books)?;
+            leases::reap(tx, &self.inner.ledger, books.holder.as_ref().map(|holder| holder.id))?;
+            self.standings(tx, line)
+        })?;
+        books.forget_slack();
+        let own = self.own_standing(&books, line.spending);
+        let mut all: Vec<Standing> = purpose.standing().into_iter().chain(own).chain(standings).collect();
+        // What a ledger can count is no cap of anybody's.
+        all.retain(|standing| standing.limit < i64::MAX.unsigned_abs());
+        all.sort_by_key(|standing| (standing.left(), standing.cap));
+        all.dedup();
+        Ok(all.iter().map(|standing| standing.verdict(amount.get())).collect())
+    }
+
+    /// Base units spent so far, by all processes; none if the ledger cannot be read.
+    pub fn spent(&self, spending: Spending) -> Amount {
+        self.standing(spending).map_or(Amount::ZERO, |standing| standing.spent)
+    }
+
+    /// Base units that permits of this guard stand for.
+    pub fn reserved(&self, spending: Spending) -> Amount {
+        Amount::new(self.lock().own(spending).used)
+    }
+
+    /// Where the budget stands, over all processes.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn standing(&self, spending: Spending) -> Result<Spent, LedgerError> {
+        let (spent, leased) = self.inner.ledger.read(|tx| leases::sums(tx, spending))?;
+        Ok(Spent { spent: Amount::new(spent), reserved: Amount::new(leased) })
+    }
+
+    /// What is spent and locked, node by node and class by class.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn lines(&self) -> Result<Vec<LineSpent>, LedgerError> {
+        let lines = self.inner.ledger.read(leases::spent_by_line)?;
+        let shown = lines.into_iter().map(|(line, spent)| LineSpent {
+            what: if line.spending == Spending::Vouchers { "spent" } else { "locked" },
+            node: line.node.to_string(),
+            class: line.class.to_string(),
+            spent,
+        });
+        Ok(shown.collect())
+    }
+
+    /// The caps that it holds.
+    pub fn policies(&self) -> &[Policy] {
+        &self.inner.policies
+    }
+
+    /// The most that one request may cost.
+    pub(crate) fn per_request(&self) -> Amount {
+        let caps = self.inner.policies.iter().filter_map(|policy| policy.per_request);
+        caps.min().unwrap_or(Amount::new(u64::MAX))
+    }
+
+    /// Up to which amount nobody is asked.
+    pub(crate) fn ask_above(&self) -> Option<Amount> {
+        self.inner.policies.iter().filter_map(|policy| policy.ask_above).min()
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Whether what it spends is written where `ledger` writes.
+    pub(crate) fn is_on(&self, ledger: &Ledger) -> bool {
+        self.inner.ledger.is(ledger)
+    }
+
+    /// What this guard has counted as spent did not come about.
+    pub(crate) fn forget(&self, spending: Spending, amount: Amount) {
+        let mut books = self.lock();
+        let own = books.own_mut(spending);
+        own.spent = own.spent.saturating_sub(amount.get());
+    }
+
+    /// Spends `used` of a permit and does `work` in the same transaction, with one sync: both are done or neither is. The
+    /// rest of the permit is given back, and all of it if it fails.
+    pub(crate) fn commit<E: From<LedgerError>>(
+        &self,
+        mut permit: SpendPermit,
+        used: Amount,
+        work: impl FnOnce(&Transaction<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.spend(&mut permit, |tx| work(tx).map(|()| used)).map(drop)
+    }
+
+    /// Does `work`, which says how much of the permit it spends, and spends that, in one transaction with one sync. What
+    /// it did not spend stays with the permit, and all of it if it fails.
+    pub(crate) fn spend<E: From<LedgerError>>(
+        &self,
+        permit: &mut SpendPermit,
+        work: impl FnOnce(&Transaction<'_>) -> Result<Amount, E>,
+    ) -> Result<Amount, E> {
+        let adjustments = self.adjustments(permit);
+        let ledger = &self.inner.ledger;
+        let written = ledger.write(Durability::Synced, |tx| {
+            let used = work(tx)?.min(permit.amount());
+            let parts = permit.used(used);
+            leases::spend(tx, ledger, adjustments.holder, &parts)?;
+            for (line, slack) in &adjustments.given_back {
+                leases::give_back(tx, adjustments.holder, line, *slack)?;
+            }
+            let mut granted = Vec::new();
+            for (line, wanted) in &adjustments.refills {
+                let left = leases::tightest(&self.standings(tx, line)?).left();
+                let more = (*wanted).min(left / SHARE);
+                if more > 0 {
+                    leases::take(tx, adjustments.holder, line, more)?;
+                    granted.push((line.clone(), more));
+                }
+            }
+            Ok::<_, E>((used, parts, granted))
+        });
+        let mut books = self.lock();
+        let (used, parts, granted) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                for (line, slack) in adjustments.given_back {
+                    books.lines.entry(line).or_default().leased += slack;
+                }
+                return Err(error);
+            }
+        };
+        for (line, amount) in &parts {
+            let account = books.lines.entry(line.clone()).or_default();
+            account.leased = account.leased.saturating_sub(*amount);
+            account.used = account.used.saturating_sub(*amount);
+            let own = books.own_mut(line.spending);
+            own.used = own.used.saturating_sub(*amount);
+            own.spent = own.spent.saturating_add(*amount);
         }
-        self.amount = self.amount.saturating_add(other.amount);
-        other.amount = Amount::ZERO;
+        for (line, more) in granted {
+            let account = books.lines.entry(line).or_default();
+            account.leased = account.leased.saturating_add(more);
+        }
+        drop(books);
+        permit.take_off(&parts);
+        Ok(used)
+    }
+
+    /// What permits stood for is free again, within the lease.
+    pub(super) fn release(&self, parts: &[(Line, u64)]) {
+        if parts.iter().all(|(_, amount)| *amount == 0) {
+            return;
+        }
+        let mut books = self.lock();
+        for (line, amount) in parts {
+            if let Some(account) = books.lines.get_mut(line) {
+                account.used = account.used.saturating_sub(*amount);
+                account.seen = account.seen.map(|(at, left)| (at, left.saturating_add(*amount)));
+            }
+            let own = books.own_mut(line.spending);
+            own.used = own.used.saturating_sub(*amount);
+        }
+        let is_idle = books.vouchers.used == 0 && books.deposits.used == 0;
+        let has_slack = books.lines.values().any(|account| account.leased > account.used);
+        if is_idle && has_slack {
+            // Nobody misses what an idle guard keeps; if the ledger is not to be had now, it is asked again later.
+            match self.inner.ledger.write::<_, LedgerError>(Durability::Written, |tx| self.give_back_slack(tx, &books))
+            {
+                Ok(()) => books.forget_slack(),
+                Err(error) => tracing::debug!(%error, "an idle budget guard's lease is given back later"),
+            }
+        }
+    }
+
+    /// Gives back what is on lease and not in use, so that other processes may have it.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn settle(&self) -> Result<(), LedgerError> {
+        let mut books = self.lock();
+        self.inner.ledger.write(Durability::Written, |tx| self.give_back_slack(tx, &books))?;
+        books.forget_slack();
         Ok(())
     }
 
-    /// Gives back what exceeds `needed`.
-    pub fn shrink_to(&mut self, needed: Amount) {
-        drop(self.split(self.amount.saturating_sub(needed)));
+    /// Sets aside within the lease, or takes more of it.
+    fn lease(&self, line: &Line, amount: u64) -> Result<(), BudgetError> {
+        let mut guarded = self.lock();
+        let books = &mut *guarded;
+        if let Some(own) = self.own_standing(books, line.spending).filter(|own| amount > own.left()) {
+            return Err(own.exceeded(amount).into());
+        }
+        let account = books.lines.entry(line.clone()).or_default();
+        let slack = account.leased.saturating_sub(account.used);
+        if amount > slack {
+            let block = account.block;
+            let granted = self.ask(books, line, amount - slack, block)?;
+            let account = books.lines.entry(line.clone()).or_default();
+            account.leased = account.leased.saturating_add(granted);
+            // A line that asks again soon asks for more: as often as its size doubles, not as often as it is used.
+            account.block = block.saturating_mul(2).clamp(amount.saturating_mul(8), amount.saturating_mul(MOST_BLOCKS));
+        }
+        let account = books.lines.entry(line.clone()).or_default();
+        account.used = account.used.saturating_add(amount);
+        account.seen = account.seen.map(|(at, left)| (at, left.saturating_sub(amount)));
+        let own = books.own_mut(line.spending);
+        own.used = own.used.saturating_add(amount);
+        Ok(())
+    }
+
+    /// Takes `need` more on lease, and up to `block` beyond it where the caps leave room.
+    fn ask(&self, books: &mut Books, line: &Line, need: u64, block: u64) -> Result<u64, BudgetError> {
+        let ledger = &self.inner.ledger;
+        let holder = self.holder(books)?;
+        let (outcome, is_settled) = ledger.write(Durability::Written, |tx| {
+            // Leave that was given when the clock was ahead is not used in a window before that.
+            ledger.tick(tx)?;
+            let mut tightest = leases::tightest(&self.standings(tx, line)?);
+            let is_settled = need > tightest.left();
+            if is_settled {
+                // What others and we keep and do not need may be what is missing; and the dead need nothing.
+                self.give_back_slack(tx, books)?;
+                leases::reap(tx, ledger, Some(holder))?;
+                tightest = leases::tightest(&self.standings(tx, line)?);
+            }
+            // The slack of this very line is gone too then.
+            let slack = books.lines.get(line).map_or(0, |account| account.leased.saturating_sub(account.used));
+            let need = if is_settled { need.saturating_add(slack) } else { need };
+            if need > tightest.left() {
+                return Ok::<_, LedgerError>((Err(tightest.exceeded(need)), is_settled));
+            }
+            let room = (tightest.left() - need) / SHARE;
+            let granted = if is_settled { need } else { need.saturating_add(block.min(room)) };
+            leases::take(tx, holder, line, granted)?;
+            Ok((Ok(granted), is_settled))
+        })?;
+        if is_settled {
+            books.forget_slack();
+        }
+        Ok(outcome?)
+    }
+
+    /// What a transaction that spends a permit does to the leases that it is of: one that is running low is refilled, and
+    /// one that nothing else uses is given back, which here is done in memory already.
+    fn adjustments(&self, permit: &SpendPermit) -> Adjustments {
+        let mut books = self.lock();
+        let holder = books.holder.as_ref().map_or(0, |holder| holder.id);
+        let (mut given_back, mut refills) = (Vec::new(), Vec::new());
+        for (line, amount) in permit.used(permit.amount()) {
+            let Some(account) = books.lines.get_mut(&line) else { continue };
+            let slack = account.leased.saturating_sub(account.used);
+            if account.used == amount && slack > 0 {
+                account.leased -= slack;
+                given_back.push((line, slack));
+            } else if account.used > amount && slack < account.block / 2 {
+                refills.push((line, account.block - slack));
+            }
+        }
+        Adjustments { holder, given_back, refills }
+    }
+
+    fn standings(&self, tx: &Transaction<'_>, line: &Line) -> Result<Vec<Standing>, LedgerError> {
+        leases::standings(tx, &self.inner.ledger, &self.inner.policies, line)
+    }
+
+    fn give_back_slack(&self, tx: &Transaction<'_>, books: &Books) -> Result<(), LedgerError> {
+        let Some(holder) = &books.holder else { return Ok(()) };
+        for (line, account) in &books.lines {
+            let slack = account.leased.saturating_sub(account.used);
+            if slack > 0 {
+                leases::give_back(tx, holder.id, line, slack)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn holder(&self, books: &mut Books) -> Result<i64, LedgerError> {
+        if let Some(holder) = &books.holder {
+            return Ok(holder.id);
+        }
+        let (ledger, name) = (&self.inner.ledger, format!("guard-{}", random_name()?));
+        let hold = Hold::take(ledger.dir(), &name)?.ok_or(LedgerError::Impossible("a name that is drawn twice"))?;
+        let id = ledger.write(Durability::Written, |tx| {
+            leases::reap(tx, ledger, None)?;
+            leases::enter(tx, &name)
+        })?;
+        books.holder = Some(Holder { id, hold });
+        Ok(id)
+    }
+
+    fn own_standing(&self, books: &Books, spending: Spending) -> Option<Standing> {
+        let Own { spent, used } = books.own(spending);
+        let limit = self.inner.own?.get();
+        Some(Standing { cap: Cap::Agent, limit, used: spent.saturating_add(used) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        // Each change below is a few plain assignments; nothing in between can panic.
+        self.inner.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for SpendPermit {
-    fn drop(&mut self) {
-        let mut books = self.guard.lock();
-        let account = books.account(self.spending);
-        account.reserved = account.reserved.saturating_sub(self.amount);
+impl std::fmt::Debug for BudgetGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BudgetGuard").field("policies", &self.inner.policies).finish_non_exhaustive()
     }
-}
-
-#[derive(Debug)]
-struct Books {
-    cap: Amount,
-    vouchers: Account,
-    deposits: Account,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Account {
-    spent: Amount,
-    reserved: Amount,
 }
 
 impl Books {
-    fn account(&mut self, spending: Spending) -> &mut Account {
+    fn own(&self, spending: Spending) -> Own {
+        match spending {
+            Spending::Vouchers => self.vouchers,
+            Spending::Deposits => self.deposits,
+        }
+    }
+
+    fn own_mut(&mut self, spending: Spending) -> &mut Own {
         match spending {
             Spending::Vouchers => &mut self.vouchers,
             Spending::Deposits => &mut self.deposits,
         }
     }
 
-    fn left(&mut self, spending: Spending) -> Amount {
-        let cap = self.cap;
-        let account = self.account(spending);
-        cap.saturating_sub(account.spent).saturating_sub(account.reserved)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const V: Spending = Spending::Vouchers;
-
-    fn units(value: u64) -> Amount {
-        Amount::new(value)
-    }
-
-    #[test]
-    fn a_dropped_permit_gives_everything_back_and_a_committed_one_only_the_rest() {
-        let guard = BudgetGuard::new(units(10));
-        drop(guard.reserve(V, units(10)).unwrap());
-        guard.reserve(V, units(7)).unwrap().commit(units(3));
-        assert_eq!((guard.spent(V), guard.reserved(V), guard.left(V)), (units(3), units(0), units(7)));
-        let refused = guard.reserve(V, units(8)).unwrap_err();
-        assert_eq!(refused, BudgetExceeded { needed: units(8), left: units(7), sufficient: units(11) });
-        assert!(BudgetGuard::new(refused.sufficient).reserve(V, units(3 + 8)).is_ok());
-    }
-
-    #[test]
-    fn a_permit_never_commits_more_than_it_allows() {
-        let guard = BudgetGuard::new(units(10));
-        guard.reserve(V, units(4)).unwrap().commit(units(9));
-        assert_eq!(guard.spent(V), units(4));
-    }
-
-    #[test]
-    fn kinds_have_the_same_cap_but_their_own_sums() {
-        let guard = BudgetGuard::new(units(10));
-        guard.reserve(Spending::Deposits, units(10)).unwrap().commit(units(10));
-        assert!(guard.reserve(Spending::Deposits, units(1)).is_err());
-        assert!(guard.reserve(V, units(10)).is_ok());
-    }
-
-    #[test]
-    fn permits_of_another_guard_do_not_mix() {
-        let (a, b) = (BudgetGuard::new(units(5)), BudgetGuard::new(units(5)));
-        let mut mine = a.reserve(V, units(1)).unwrap();
-        let foreign = b.reserve(V, units(5)).unwrap();
-        assert_eq!(mine.merge(foreign).unwrap_err().amount(), units(5));
-        assert_eq!(mine.amount(), units(1));
-        assert_eq!(b.reserved(V), units(0));
-    }
-
-    #[test]
-    fn fifty_threads_cannot_exceed_the_cap_by_one_unit() {
-        let guard = BudgetGuard::new(units(1000));
-        std::thread::scope(|scope| {
-            for _ in 0..50 {
-                scope.spawn(|| {
-                    for _ in 0..100 {
-                        if let Ok(permit) = guard.reserve(V, units(3)) {
-                            permit.commit(units(3));
-                        }
-                    }
-                });
-            }
-        });
-        assert_eq!(guard.spent(V), units(999));
-        assert_eq!(guard.reserved(V), units(0));
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Reserve(u64),
-        Commit(usize, u64),
-        Release(usize),
-        Split(usize, u64),
-        Merge(usize, usize),
-        Shrink(usize, u64),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let amount = || prop_oneof![0..40u64, Just(u64::MAX)];
-        prop_oneof![
-            amount().prop_map(Step::Reserve),
-            (any::<usize>(), amount()).prop_map(|(i, a)| Step::Commit(i, a)),
-            any::<usize>().prop_map(Step::Release),
-            (any::<usize>(), amount()).prop_map(|(i, a)| Step::Split(i, a)),
-            (any::<usize>(), any::<usize>()).prop_map(|(i, j)| Step::Merge(i, j)),
-            (any::<usize>(), amount()).prop_map(|(i, a)| Step::Shrink(i, a)),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn spent_and_reserved_stay_within_the_cap(cap in 0..100u64, steps in prop::collection::vec(step(), 0..200)) {
-            let guard = BudgetGuard::new(units(cap));
-            let mut permits: Vec<SpendPermit> = Vec::new();
-            let mut spent = 0;
-            for step in steps {
-                let count = permits.len();
-                match step {
-                    Step::Reserve(amount) => permits.extend(guard.reserve(V, units(amount))),
-                    Step::Commit(i, used) if count > 0 => {
-                        let permit = permits.swap_remove(i % count);
-                        spent += used.min(permit.amount().get());
-                        permit.commit(units(used));
-                    }
-                    Step::Release(i) if count > 0 => drop(permits.swap_remove(i % count)),
-                    Step::Split(i, amount) if count > 0 => {
-                        let part = permits[i % count].split(units(amount));
-                        permits.push(part);
-                    }
-                    Step::Merge(i, j) if count > 1 => {
-                        let other = permits.swap_remove(i % count);
-                        permits[j % (count - 1)].merge(other).unwrap();
-                    }
-                    Step::Shrink(i, amount) if count > 0 => permits[i % count].shrink_to(units(amount)),
-                    _ => {}
-                }
-                let reserved: u64 = permits.iter().map(|permit| permit.amount().get()).sum();
-                prop_assert_eq!(guard.spent(V), units(spent));
-                prop_assert_eq!(guard.reserved(V), units(reserved));
-                prop_assert!(spent + reserved <= cap);
-                prop_assert_eq!(guard.left(V), units(cap - spent - reserved));
-            }
+    /// The slack has been given back.
+    fn forget_slack(&mut self) {
+        for account in self.lines.values_mut() {
+            account.leased = account.leased.min(account.used);
         }
     }
 }
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let books = self.books.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(Holder { id, hold }) = books.holder.take() else { return };
+        match self.ledger.write(Durability::Written, |tx| leases::leave(tx, id)) {
+            Ok(()) => hold.remove(),
+            // Whoever needs it finds the file unlocked.
+            Err(error) => tracing::debug!(%error, "a budget guard's lease is left behind"),
+        }
+    }
+}
+
+fn random_name() -> Result<String, LedgerError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|_| LedgerError::Impossible("a system without random bytes"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A block is at most this part of what the tightest cap has left: what others could miss of it.
+const SHARE: u64 = 64;
+/// And at most so many times the amount that was asked for.
+const MOST_BLOCKS: u64 = 1_024;
+/// How long a look at what is left serves as a hint.
+const FRESH: Duration = Duration::from_millis(100);

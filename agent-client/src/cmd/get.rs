@@ -1,36 +1,45 @@
-//! `aro get`: fetch a content into a file, or to whoever reads the output.
+//! `aro get`: fetch a content into a file, or to whoever reads the output; or a whole tree into a folder.
 
 use std::io::{IsTerminal, stderr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use agent_client::{FetchReader, FetchReport, Preference, Progress, SourceReport};
-use aro_proto::{Address, Amount, NodeAddress};
+use agent_client::{DryRun, FetchReader, FetchReport, Preference, Progress, SourceReport};
+use aro_proto::naming::TargetKind;
+use aro_proto::{Amount, NodeAddress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::tree::{self, TreeTerms, Wanted};
 use super::{Opening, Span};
 use crate::Global;
 use crate::output::{Failure, Output};
 
 #[derive(Args)]
 pub(crate) struct Get {
-    /// aro://<content id>@<node id>@<host>:<port>
-    address: Address,
-    /// File to write; it appears only when all its bytes are proven. `-` writes proven bytes to the output as they come, and
+    /// aro://<content id>@<node id>@<host>:<port>, or aro://<publisher>/<name> with --from
+    address: Wanted,
+    /// File to write, or folder for a tree; it appears only when all its bytes are proven. `-` writes proven bytes to the output as they come, and
     /// everything else to the error output
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// The address is a manifest's: fetch its whole tree. A name says by itself what it points to
+    #[arg(long)]
+    tree: bool,
+    /// Refuse a tree that claims more bytes than this [default: 64 GiB]
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
     /// Refuse if the node asks more $ARO than this for the whole fetch
     #[arg(long, value_name = "ARO")]
     max_price: Option<Amount>,
     /// Spend no more $ARO than this
     #[arg(long, value_name = "ARO")]
     budget: Option<Amount>,
-    /// Another node that may have the content, <node id>@<host>:<port>; may be given again. All are used at once
-    #[arg(long = "from", value_name = "NODE_ADDRESS")]
+    /// Another node that may have the content, or knows what a name means, <node id>@<host>:<port>; may be given again. All
+    /// are used at once
+    #[arg(long = "from", value_name = "NODE_ADDRESS", value_delimiter = ',')]
     from: Vec<NodeAddress>,
     /// What counts where several nodes have it: fastest, balanced (none above twice the cheapest) or cheapest
     #[arg(long, value_name = "WHAT", default_value = "balanced")]
@@ -40,6 +49,12 @@ pub(crate) struct Get {
     hedge: Option<Amount>,
     #[command(flatten)]
     opening: Opening,
+    /// Which class of content it is, for a budget that caps classes
+    #[arg(long, value_name = "NAME")]
+    class: Option<String>,
+    /// Say what it would cost and whether the budget allows it; fetch and pay nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Only these bytes, first and last, counted from 0; may be given again
     #[arg(long = "range", value_name = "START-END")]
     spans: Vec<Span>,
@@ -51,15 +66,33 @@ pub(crate) struct Get {
 impl Get {
     /// Whether the content itself goes to the output.
     pub(crate) fn is_to_stdout(&self) -> bool {
-        self.output.as_os_str() == "-"
+        !self.dry_run && self.output.as_ref().is_some_and(|output| output.as_os_str() == "-")
     }
 
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
         let ranges = super::ranges(&self.spans)?;
         let agent = global.paying_agent(self.budget, &self.opening, output).await?;
+        let (address, is_tree) = match &self.address {
+            Wanted::Content(address) => (address.clone(), self.tree),
+            Wanted::Name(name) => {
+                let (record, address) = tree::resolve(&agent, name, &self.from).await?;
+                (address, record.kind == TargetKind::Manifest)
+            }
+        };
+        if is_tree {
+            if self.is_to_stdout() || !self.spans.is_empty() {
+                let message = "a tree goes to a folder, and as a whole";
+                return Err(Failure::usage(message, "give -o DIR, and no --range"));
+            }
+            let Some(folder) = self.output.as_ref().filter(|_| !self.dry_run) else {
+                return Err(Failure::usage("only a content's price can be asked for", "leave --dry-run out"));
+            };
+            let terms = TreeTerms { max_price: self.max_price, max_bytes: self.max_bytes };
+            return tree::get(&agent, &address, &self.from, folder, &terms, output).await;
+        }
         let bar = bar()?;
         let shown = bar.clone();
-        let fetch = agent.fetch(&self.address).ranges(ranges).resume(!self.no_resume);
+        let fetch = agent.fetch(&address).ranges(ranges).resume(!self.no_resume);
         let fetch = fetch.sources(self.from.iter().cloned()).prefer(self.prefer);
         let mut fetch = fetch.progress(move |progress| show(&shown, &progress));
         if let Some(max_price) = self.max_price {
@@ -71,18 +104,27 @@ impl Get {
         if let Some(most) = self.hedge {
             fetch = fetch.hedge(most);
         }
+        if let Some(class) = &self.class {
+            fetch = fetch.class(class);
+        }
+        let Some(path) = self.output.as_ref().filter(|_| !self.dry_run) else {
+            let tried = fetch.dry_run().await;
+            agent.close().await;
+            let tried = tried?;
+            return output.result(&tried, || describe_dry(&tried));
+        };
         let fetched: Result<FetchReport, Failure> = if self.is_to_stdout() {
             copy(fetch.to_reader()).await
         } else {
             tokio::select! {
-                fetched = fetch.to_file(&self.output) => fetched.map_err(Failure::from),
+                fetched = fetch.to_file(path) => fetched.map_err(Failure::from),
                 _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
             }
         };
         bar.finish_and_clear();
         agent.close().await;
         let report = fetched?;
-        let place = if self.is_to_stdout() { "the output".to_owned() } else { self.output.display().to_string() };
+        let place = if self.is_to_stdout() { "the output".to_owned() } else { path.display().to_string() };
         output.result(&report, || describe(&report, &place))
     }
 }
@@ -128,6 +170,23 @@ fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_length(progress.total_bytes);
     bar.set_position(progress.proven_bytes);
     bar.set_message(progress.spent.to_string());
+}
+
+fn describe_dry(tried: &DryRun) -> String {
+    let mut lines = vec![format!("{} $ARO for {} bytes of {}", tried.price, tried.content_bytes, tried.size)];
+    lines.extend(tried.caps.iter().map(|verdict| {
+        let word = if verdict.allows { "allows it" } else { "does not allow it" };
+        format!("cap ({}): {} of {} $ARO left, {word}", verdict.cap, verdict.left, verdict.limit)
+    }));
+    lines.push(match tried.deposit_left {
+        Some(left) => format!("the channel holds {left} $ARO"),
+        None => "there is no open channel to the node".to_owned(),
+    });
+    if tried.needs_approval {
+        lines.push("you would be asked first".to_owned());
+    }
+    lines.push(if tried.allowed { "it would go ahead".into() } else { "it would not go ahead".into() });
+    lines.join("\n")
 }
 
 fn describe(report: &FetchReport, place: &str) -> String {

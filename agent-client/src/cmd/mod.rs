@@ -1,10 +1,14 @@
 //! One file for each command.
 
+pub(crate) mod approve;
+pub(crate) mod budget;
 pub(crate) mod channel;
 pub(crate) mod get;
 pub(crate) mod keys;
 pub(crate) mod put;
 pub(crate) mod quote;
+pub(crate) mod receipts;
+pub(crate) mod tree;
 pub(crate) mod wallet;
 
 use agent_client::{ChannelEvent, ChannelPolicy};

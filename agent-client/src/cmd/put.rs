@@ -1,27 +1,35 @@
-//! `aro put`: publish a file, or what comes through a pipe.
+//! `aro put`: publish a file, a folder, or what comes through a pipe; and give it a name.
 
 use std::io::{IsTerminal, stderr, stdin};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use agent_client::{FetchError, Progress, PublishReport, PublishSource};
-use aro_proto::{Amount, NodeAddress};
+use aro_proto::naming::TargetKind;
+use aro_proto::{Amount, Name, NodeAddress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::fs::File;
 
 use super::Opening;
+use super::tree::{self, Named, WithName};
 use crate::Global;
 use crate::output::{Failure, Output};
 
 #[derive(Args)]
 pub(crate) struct Put {
-    /// File to publish; - reads from a pipe
-    #[arg(value_name = "FILE|-")]
+    /// File or folder to publish; - reads from a pipe
+    #[arg(value_name = "FILE|DIR|-")]
     source: PathBuf,
     /// <node id>@<host>:<port>
     #[arg(value_name = "NODE_ADDRESS")]
     node: NodeAddress,
+    /// Let this name of your key mean it from now on: 1 to 64 of a-z and 0-9, with -, _ and . between them
+    #[arg(long)]
+    name: Option<Name>,
+    /// Leave links, pipes, sockets and devices of a folder out instead of refusing it
+    #[arg(long)]
+    skip_special: bool,
     /// Refuse if the node asks more $ARO than this for the whole upload
     #[arg(long, value_name = "ARO")]
     max_price: Option<Amount>,
@@ -38,6 +46,10 @@ pub(crate) struct Put {
 impl Put {
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
         let agent = global.paying_agent(self.budget, &self.opening, output).await?;
+        if self.source.is_dir() {
+            let Self { source, node, skip_special, max_price, name, .. } = self;
+            return tree::put(&agent, source, node, *skip_special, *max_price, name.as_ref(), output).await;
+        }
         let bar = bar()?;
         let shown = bar.clone();
         let source = if self.source.as_os_str() == "-" {
@@ -55,14 +67,22 @@ impl Put {
         if let Some(max_bytes) = self.max_bytes {
             publish = publish.max_bytes(max_bytes);
         }
-        let published: Result<PublishReport, Failure> = tokio::select! {
-            published = publish.run() => published.map_err(|error: FetchError| error.into()),
+        let published = async {
+            let report = publish.run().await.map_err(|error: FetchError| Failure::from(error))?;
+            let name = self.name.as_ref();
+            let named = tree::publish_name(&agent, &self.node, name, report.content, TargetKind::Content).await?;
+            Ok((report, named))
+        };
+        let published: Result<(PublishReport, Option<Named>), Failure> = tokio::select! {
+            published = published => published,
             _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
         };
         bar.finish_and_clear();
         agent.close().await;
-        let report = published?;
-        output.result(&report, || describe(&report))
+        let (report, named) = published?;
+        output.result(&WithName { report: &report, named: named.as_ref() }, || {
+            format!("{}{}", named.as_ref().map_or_else(String::new, Named::line), describe(&report))
+        })
     }
 }
 

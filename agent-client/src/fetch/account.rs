@@ -4,15 +4,21 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aro_proto::channel::StreamKey;
+use aro_proto::message::SignedPublishReceipt;
 use aro_proto::{Amount, ByteCount, Tariff};
 
+use crate::budget::Purpose;
 use crate::error::FetchError;
+use crate::receipts::{Entry, Subject};
 use crate::transport::{BindStatus, Control, Session};
 use crate::wallet::Lane;
 
 /// Counts one request's proven bytes. Dropped before its end it cancels: proven bytes are paid, the rest is not owed.
 pub(crate) struct StreamAccount {
     tally: Arc<Tally>,
+    subject: Subject,
+    /// The node's word for an upload.
+    receipt: Option<SignedPublishReceipt>,
     vouchers_before: u64,
     expected: Option<u64>,
 }
@@ -23,6 +29,7 @@ pub(crate) struct StreamAccount {
 pub(crate) struct Tally {
     control: Control,
     stream: u64,
+    purpose: Purpose,
     books: Mutex<Books>,
 }
 
@@ -37,9 +44,10 @@ struct Books {
 }
 
 impl StreamAccount {
-    pub(crate) fn open(control: Control, stream: u64) -> Self {
+    pub(crate) fn open(control: Control, stream: u64, purpose: Purpose, subject: Subject) -> Self {
         let books = Mutex::new(Books { lane: None, proven: 0, waiting: 0, cost: Amount::ZERO, is_open: true });
-        Self { tally: Arc::new(Tally { control, stream, books }), vouchers_before: 0, expected: None }
+        let tally = Arc::new(Tally { control, stream, purpose, books });
+        Self { tally, subject, receipt: None, vouchers_before: 0, expected: None }
     }
 
     /// The head is accepted: `bytes` will be proven, on this channel, if any.
@@ -62,7 +70,7 @@ impl StreamAccount {
         lane: Option<Arc<Lane>>,
     ) -> Result<(), FetchError> {
         if let Some(lane) = &lane {
-            lane.begin(self.key(), tariff, bytes, price)?;
+            lane.begin(self.key(), tariff, bytes, price, &self.tally.purpose)?;
             self.vouchers_before = lane.vouchers();
         }
         self.tally.lock().lane = lane;
@@ -81,7 +89,7 @@ impl StreamAccount {
         match (self.lane(), lane) {
             (Some(lane), _) => lane.grow(self.key(), bytes)?,
             (None, Some(lane)) => {
-                lane.begin(self.key(), lane.tariff(), bytes, price)?;
+                lane.begin(self.key(), lane.tariff(), bytes, price, &self.tally.purpose)?;
                 self.vouchers_before = lane.vouchers();
                 self.tally.lock().lane = Some(Arc::clone(lane));
             }
@@ -99,6 +107,15 @@ impl StreamAccount {
     /// The node refused: nothing was begun on either side.
     pub(crate) fn refused(&mut self) {
         self.tally.lock().is_open = false;
+    }
+
+    /// The node has signed for an upload, which was of this content. One that brought nothing has ended before.
+    pub(crate) fn signed(&mut self, receipt: SignedPublishReceipt) {
+        self.subject.content = receipt.receipt.content;
+        self.receipt = Some(receipt);
+        if !self.tally.lock().is_open {
+            self.note();
+        }
     }
 
     /// What was counted is all there is, although more was announced: the end of a stream came before its bound.
@@ -141,11 +158,38 @@ impl StreamAccount {
         self.lane().is_none() || acknowledged(session, limit_ms).await
     }
 
+    /// Enters the request in the account.
+    fn note(&self) {
+        let (scribe, purpose) = (self.tally.control.scribe(), &self.tally.purpose);
+        let (lane, bytes, amount) = {
+            let books = self.tally.lock();
+            (books.lane.clone(), books.proven, books.cost)
+        };
+        let Subject { kind, content, contents, ranges } = self.subject.clone();
+        scribe.note(Entry {
+            entry: 0,
+            at: scribe.now(),
+            kind,
+            node: purpose.node(),
+            channel: lane.map(|lane| lane.channel()),
+            content,
+            contents,
+            ranges,
+            bytes,
+            amount,
+            class: purpose.class_name().to_string(),
+            receipt: self.receipt,
+        });
+    }
+
     fn finish(&mut self, pays: Pays) {
         let Some(proven) = self.tally.close() else { return };
         let (control, stream) = (&self.tally.control, self.tally.stream);
         if self.expected != Some(proven) {
             control.end_stream(stream, proven);
+        }
+        if proven > 0 || self.receipt.is_some() {
+            self.note();
         }
         if let Some(lane) = self.lane() {
             lane.end(self.key());

@@ -20,10 +20,11 @@ use tokio::task::JoinSet;
 use super::account::{StreamAccount, acknowledged};
 use super::receive::{Inflow, within};
 use super::request::{Request, broken_framing, hello, read_failure};
-use super::{UNBOUNDED, as_millis};
+use super::{UNBOUNDED, as_millis, refusal};
 use crate::agent::Agent;
-use crate::budget::{BudgetExceeded, Spending};
+use crate::budget::{Approval, Purpose, Spending};
 use crate::error::{FetchError, Misbehaviour};
+use crate::receipts::Subject;
 use crate::transport::{Exchange, Session};
 use crate::wallet::{Lack, Lane, Provider};
 
@@ -36,6 +37,7 @@ pub struct FetchManyBuilder {
     node: Address,
     contents: Vec<ContentId>,
     max_price: Option<Amount>,
+    class: String,
     in_flight: usize,
 }
 
@@ -67,12 +69,19 @@ pub type Fetched = Result<Vec<u8>, FetchError>;
 
 impl FetchManyBuilder {
     pub(crate) fn new(agent: Agent, node: Address, contents: Vec<ContentId>) -> Self {
-        Self { agent, node, contents, max_price: None, in_flight: IN_FLIGHT }
+        Self { agent, node, contents, max_price: None, class: String::new(), in_flight: IN_FLIGHT }
     }
 
-    /// The most that all contents together may cost, in base units; default whatever the budget leaves.
+    /// The most that all contents together may cost, in base units; default whatever the budget leaves, and no more than
+    /// a policy lets go without asking. More than that is asked about before anything is fetched.
     pub fn max_price(mut self, max_price: Amount) -> Self {
         self.max_price = Some(max_price);
+        self
+    }
+
+    /// Which class of content it is; a policy may cap what each class costs. At most 64 bytes.
+    pub fn class(mut self, class: impl Into<String>) -> Self {
+        self.class = class.into();
         self
     }
 
@@ -101,8 +110,18 @@ impl FetchManyBuilder {
             let _ = provider.lack(FetchError::NoChannel { node: session.node() }).await?;
             provider.open(Amount::ZERO).await?;
         };
-        let left = agent.budget().left(Spending::Vouchers);
-        let allowed = self.max_price.unwrap_or(UNBOUNDED).min(left);
+        let purpose = Purpose::vouchers(session.node()).class(&self.class).request(agent.budget().per_request());
+        let mut allowed = self.max_price.unwrap_or(UNBOUNDED).min(agent.budget().left(&purpose));
+        if let Some(threshold) = agent.budget().ask_above() {
+            match self.max_price {
+                None => allowed = allowed.min(threshold),
+                Some(_) => {
+                    let (amount, node) = (allowed, session.node());
+                    let spending = Spending::Vouchers;
+                    agent.approve(Approval { amount, threshold, node, content: None, spending }).await?;
+                }
+            }
+        }
         let shared = Arc::new(Shared {
             session: Arc::clone(&session),
             agent: agent.clone(),
@@ -110,6 +129,7 @@ impl FetchManyBuilder {
             limit,
             allowed,
             provides: provider.may_provide(),
+            purpose: purpose.clone(),
         });
         // However it ends, also if nobody waits for it any more: what is proven is paid now.
         let paying = PaysAtTheEnd(Arc::clone(&session));
@@ -118,7 +138,7 @@ impl FetchManyBuilder {
         let acknowledged = acknowledged(&session, agent.config().credit_timeout_ms).await;
         let done = match fetched {
             Ok(done) => done,
-            Err(error) => return Err(self.explain(error, left).await),
+            Err(error) => return Err(self.explain(error, &purpose).await),
         };
         let mut report = FetchManyReport {
             fetched: 0,
@@ -204,16 +224,14 @@ impl FetchManyBuilder {
     }
 
     /// Our own budget is not the node's fault, and a channel that is gone is looked up.
-    async fn explain(&self, error: FetchError, left: Amount) -> FetchError {
+    async fn explain(&self, error: FetchError, purpose: &Purpose) -> FetchError {
         match error {
             FetchError::ChannelUnusable { channel } => {
                 self.agent.forget_channel(self.node.node(), channel).await;
                 FetchError::ChannelUnusable { channel }
             }
             FetchError::PriceTooHigh { price, .. } if self.max_price.is_none_or(|most| price <= most) => {
-                let reserved = self.agent.budget().reserve(Spending::Vouchers, price);
-                let sufficient = reserved.err().map_or(price, |exceeded| exceeded.sufficient);
-                BudgetExceeded { needed: price, left, sufficient }.into()
+                refusal(&self.agent, purpose, price)
             }
             other => other,
         }
@@ -238,6 +256,7 @@ struct Shared {
     allowed: Amount,
     /// Whether a deposit that does not suffice may grow.
     provides: bool,
+    purpose: Purpose,
 }
 
 /// What was accepted, and what may still be.
@@ -273,7 +292,10 @@ impl Shared {
         let max_price = self.left();
         let fetch = Fetch { items, group_log2: GROUP.log2(), max_price };
         let Exchange { stream, recv } = self.session.request(&fetch, self.agent.config().answer_timeout_ms).await?;
-        let account = StreamAccount::open(self.session.control().clone(), stream);
+        let account = {
+            let subject = Subject::fetch_many(&contents);
+            StreamAccount::open(self.session.control().clone(), stream, self.purpose.clone(), subject)
+        };
         let mut answer = ManyAnswer { shared: self, reader: Reader::new(recv), account, tariff: None, lane: None };
         let mut results = Vec::with_capacity(contents.len());
         for content in &contents {
@@ -283,6 +305,7 @@ impl Shared {
                 group: GROUP,
                 allowed: max_price,
                 limit: self.limit,
+                purpose: self.purpose.clone(),
             };
             match answer.next(&request, results.len()).await {
                 Ok(fetched) => results.push(fetched),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use aro_proto::merkle::{ByteRanges, GroupSize};
 use aro_proto::message::Quote;
-use aro_proto::{Address, Amount, ContentId, NodeAddress};
+use aro_proto::{Address, Amount, ContentId, NodeAddress, NodeId};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
@@ -27,8 +27,9 @@ pub use scheduler::{Preference, PreferenceError};
 pub use sources::{Blame, LeftOut, SourceReport};
 
 use crate::agent::Agent;
-use crate::budget::{BudgetExceeded, Spending};
+use crate::budget::{Approval, BudgetExceeded, Cap, NotApproved, Purpose, Spending, Verdict};
 use crate::error::{FetchError, Misbehaviour};
+use crate::wallet::WalletError;
 use progress::Reporter;
 use request::Request;
 use sink::{Output, Written};
@@ -46,9 +47,33 @@ pub struct FetchBuilder {
     ranges: ByteRanges,
     max_price: Option<Amount>,
     budget: Option<Amount>,
+    class: String,
     resume: bool,
     sources: Sources,
     progress: Reporter,
+}
+
+/// What a fetch would cost, and what would stand in its way. Nothing was spent or set aside for it.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DryRun {
+    /// The content, in base58 where it is written out.
+    #[serde(serialize_with = "as_text")]
+    pub content: ContentId,
+    /// Its size in bytes, as the node claims.
+    pub size: u64,
+    /// Content bytes that would be billed.
+    pub content_bytes: u64,
+    /// Their price, in base units, signed by the node.
+    pub price: Amount,
+    /// What each cap says to the price, the tightest first.
+    pub caps: Vec<Verdict>,
+    /// Whether somebody would be asked.
+    pub needs_approval: bool,
+    /// Base units that the channel still holds for it; none if there is no channel.
+    pub deposit_left: Option<Amount>,
+    /// Whether price, caps and deposit let it go ahead.
+    pub allowed: bool,
 }
 
 /// What a fetch brought and cost.
@@ -87,8 +112,17 @@ pub struct FetchReport {
 impl FetchBuilder {
     pub(crate) fn new(agent: Agent, address: Address) -> Self {
         let progress = Reporter::default();
-        let (ranges, sources) = (ByteRanges::all(), Sources::default());
-        Self { agent, address, ranges, max_price: None, budget: None, resume: true, sources, progress }
+        Self {
+            agent,
+            address,
+            ranges: ByteRanges::all(),
+            max_price: None,
+            budget: None,
+            class: String::new(),
+            resume: true,
+            sources: Sources::default(),
+            progress,
+        }
     }
 
     /// Another node that may have the content. All of them are used at once, as [`prefer`](Self::prefer) says; what one
@@ -136,6 +170,38 @@ impl FetchBuilder {
         self
     }
 
+    /// Which class of content it is, such as `subtitles`: a policy may cap what each class costs. At most 64 bytes.
+    pub fn class(mut self, class: impl Into<String>) -> Self {
+        self.class = class.into();
+        self
+    }
+
+    /// Asks the node for its price, and every cap whether it would allow it. Nothing is fetched, paid or set aside.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn dry_run(self) -> Result<DryRun, FetchError> {
+        let agent = &self.agent;
+        let quote = quote(agent, &self.address, self.ranges.clone()).await?;
+        let purpose = self.purpose();
+        let (guard, asked, price) = (agent.budget().clone(), purpose.clone(), quote.price);
+        let verdicts = tokio::task::spawn_blocking(move || guard.verdicts(&asked, price)).await;
+        let caps = verdicts.map_err(|_| WalletError::Ending)?.map_err(WalletError::from)?;
+        let deposit_left = agent.deposit_left(self.address.node())?;
+        let is_paid = price.is_zero() || deposit_left.is_some_and(|left| left >= price);
+        let is_cheap = self.max_price.is_none_or(|most| price <= most);
+        Ok(DryRun {
+            content: quote.content,
+            size: quote.size.get(),
+            content_bytes: quote.content_bytes.get(),
+            price,
+            needs_approval: agent.budget().ask_above().is_some_and(|threshold| price > threshold),
+            deposit_left,
+            allowed: is_paid && is_cheap && caps.iter().all(|verdict| verdict.allows),
+            caps,
+        })
+    }
+
     /// Whether a fetch to a file takes up what an earlier one of the same content left beside it; default true. Without,
     /// that is thrown away, and everything is fetched and paid anew.
     pub fn resume(mut self, resume: bool) -> Self {
@@ -154,7 +220,7 @@ impl FetchBuilder {
     ///
     /// After an error, a cancel or a crash, `<name>.aro-part` and `<name>.aro-proof` stay. The next fetch of the same
     /// content to the same file, from whatever node, proves them anew and asks only for what they lack; a fetch of
-    /// another content replaces them.
+    /// another content replaces them. A whole fetch to a file that is the content already asks nobody.
     ///
     /// # Errors
     /// See [`FetchError`].
@@ -210,22 +276,31 @@ impl FetchBuilder {
         let started = Instant::now();
         let resumed_bytes = output.held_bytes();
         tracing::debug!(content = %self.address.content(), resumed_bytes, "a fetch begins");
-        let left = self.budget.unwrap_or(UNBOUNDED).min(self.agent.budget().left(Spending::Vouchers));
+        let purpose = self.purpose();
         let max_price = self.max_price.unwrap_or(UNBOUNDED);
-        let allowed = max_price.min(left);
         let addresses = self.sources.addresses(&self.address);
+        // Each node's own cap is held where money is set aside for it; this is for the whole.
+        let lefts = addresses.iter().map(|address| self.agent.budget().left(&purpose.at(address.node())));
+        let left = lefts.max().unwrap_or_default();
+        let missing = output.missing();
+        let approved = match &missing {
+            Some(missing) => self.approved(&addresses, max_price.min(left), missing).await?,
+            None => UNBOUNDED,
+        };
+        let allowed = max_price.min(left).min(approved);
         // An empty content has nothing to share out.
         let is_alone = addresses.len() == 1 || self.address.content() == ContentId::of(&[]);
         let brought = if is_alone {
-            self.bring(&output, allowed, limit).await
+            self.bring(&output, allowed, limit, &purpose).await
         } else {
             let group = output.group(group_for(&self.ranges));
-            let allowed = Allowed { asked: &self.ranges, group, price: allowed, limit };
+            let purpose = purpose.clone();
+            let allowed = Allowed { asked: &self.ranges, group, price: allowed, limit, purpose };
             self.sources.bring(&self.agent, addresses, &output, &allowed, &self.progress).await
         };
         let (brought, written) = match brought {
             Ok(done) => done,
-            Err(error) => return Err(self.explain(error, max_price, left).await),
+            Err(error) => return Err(self.explain(error, max_price, &purpose).await),
         };
         let report = FetchReport {
             content: self.address.content(),
@@ -244,8 +319,42 @@ impl FetchBuilder {
         Ok((report, written.memory))
     }
 
+    /// What its cost counts as. A fetch's own budget is the cap of its request.
+    fn purpose(&self) -> Purpose {
+        let cap = self.agent.budget().per_request().min(self.budget.unwrap_or(UNBOUNDED));
+        Purpose::vouchers(self.address.node()).class(&self.class).request(cap)
+    }
+
+    /// The most that may be spent as far as anybody was asked: the threshold without asking, and a price above it once
+    /// somebody has approved it. Asked is before anything is requested, so that no node waits for the answer.
+    async fn approved(
+        &self,
+        addresses: &[Address],
+        allowed: Amount,
+        missing: &ByteRanges,
+    ) -> Result<Amount, FetchError> {
+        let agent = &self.agent;
+        let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
+            return Ok(UNBOUNDED);
+        };
+        let (node, price) = first_price(agent, addresses, missing).await?;
+        if price > allowed {
+            // Refused anyway, in words that fit.
+            return Ok(UNBOUNDED);
+        }
+        let content = Some(self.address.content());
+        agent.approve(Approval { amount: price, threshold, node, content, spending: Spending::Vouchers }).await?;
+        Ok(price.max(threshold))
+    }
+
     /// Fetches what the output lacks: usually one request, and as many as it takes where it lacks more than one can name.
-    async fn bring(&self, output: &Output, allowed: Amount, limit: u64) -> Result<(Brought, Written), FetchError> {
+    async fn bring(
+        &self,
+        output: &Output,
+        allowed: Amount,
+        limit: u64,
+        purpose: &Purpose,
+    ) -> Result<(Brought, Written), FetchError> {
         let started = Instant::now();
         let (config, mut brought) = (self.agent.config(), Brought { acknowledged: true, ..Brought::default() });
         while let Some(missing) = output.missing() {
@@ -255,6 +364,7 @@ impl FetchBuilder {
                 group: output.group(group_for(&self.ranges)),
                 allowed: allowed.saturating_sub(brought.paid),
                 limit,
+                purpose: purpose.clone(),
             };
             let (session, mut answer) = request.ask_paying(&self.agent, &self.address).await?;
             let size = answer.decoder.answered().size();
@@ -280,14 +390,9 @@ impl FetchBuilder {
     }
 
     /// Puts an error into the caller's terms, and learns from it which channel is gone.
-    async fn explain(&self, error: FetchError, max_price: Amount, left: Amount) -> FetchError {
+    async fn explain(&self, error: FetchError, max_price: Amount, purpose: &Purpose) -> FetchError {
         match error {
-            FetchError::PriceTooHigh { price, .. } if price <= max_price => {
-                // Where the agent's own cap is what holds, what it has let go already counts too.
-                let reserved = self.agent.budget().reserve(Spending::Vouchers, price);
-                let sufficient = reserved.err().map_or(price, |exceeded| exceeded.sufficient);
-                BudgetExceeded { needed: price, left, sufficient }.into()
-            }
+            FetchError::PriceTooHigh { price, .. } if price <= max_price => refusal(&self.agent, purpose, price),
             FetchError::PriceTooHigh { price, .. } => FetchError::PriceTooHigh { price, allowed: max_price },
             FetchError::ChannelUnusable { channel } => {
                 self.agent.forget_channel(self.address.node(), channel).await;
@@ -298,11 +403,41 @@ impl FetchBuilder {
     }
 }
 
+/// Which of our own bounds is below the price: a cap, or what was approved.
+pub(crate) fn refusal(agent: &Agent, purpose: &Purpose, price: Amount) -> FetchError {
+    match (agent.budget().reserve(purpose, price), agent.budget().ask_above()) {
+        (Err(refused), _) => refused.into(),
+        (Ok(_), Some(threshold)) if price > threshold => NotApproved { amount: price, threshold }.into(),
+        // What stood in the way a moment ago is gone.
+        (Ok(permit), _) => {
+            let left = permit.amount();
+            BudgetExceeded { cap: Cap::Total, needed: price, left, sufficient: price }.into()
+        }
+    }
+}
+
+/// What the first node that answers wants for these ranges; the first node's error if none does.
+async fn first_price(
+    agent: &Agent,
+    addresses: &[Address],
+    ranges: &ByteRanges,
+) -> Result<(NodeId, Amount), FetchError> {
+    let mut first_error = None;
+    for address in addresses {
+        match quote(agent, address, ranges.clone()).await {
+            Ok(quote) => return Ok((address.node(), quote.price)),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.expect("a fetch has at least one address"))
+}
+
 /// Asks what a fetch of these ranges would cost.
 pub(crate) async fn quote(agent: &Agent, address: &Address, ranges: ByteRanges) -> Result<Quote, FetchError> {
     let session = agent.session(address).await?;
     let group = group_for(&ranges);
-    let request = Request { content: address.content(), ranges, group, allowed: UNBOUNDED, limit: u64::MAX };
+    let purpose = Purpose::vouchers(address.node());
+    let request = Request { content: address.content(), ranges, group, allowed: UNBOUNDED, limit: u64::MAX, purpose };
     request.quote(&session, agent.config()).await
 }
 

@@ -11,8 +11,10 @@ use quinn::{ReadError, RecvStream, VarInt};
 
 use super::account::StreamAccount;
 use crate::agent::Agent;
+use crate::budget::Purpose;
 use crate::config::AgentConfig;
 use crate::error::{FetchError, Misbehaviour, RequestFacts};
+use crate::receipts::Subject;
 use crate::transport::{BindStatus, Exchange, Frame, FrameError, Session, read_any_frame};
 use crate::wallet::{Lack, Lane, Provider};
 
@@ -25,6 +27,8 @@ pub(crate) struct Request {
     pub(crate) allowed: Amount,
     /// Most bytes that the caller takes.
     pub(crate) limit: u64,
+    /// What its cost counts as.
+    pub(crate) purpose: Purpose,
 }
 
 /// An answer whose head was accepted: the encoding follows on `recv`.
@@ -88,7 +92,8 @@ impl Request {
         let item = FetchItem { content: self.content, ranges: self.ranges.clone() };
         let fetch = Fetch { items: vec![item], group_log2: self.group.log2(), max_price: self.allowed };
         let Exchange { stream, mut recv } = session.request(&fetch, config.answer_timeout_ms).await?;
-        let mut account = StreamAccount::open(session.control().clone(), stream);
+        let subject = Subject::fetch(self.content, self.ranges.clone());
+        let mut account = StreamAccount::open(session.control().clone(), stream, self.purpose.clone(), subject);
         match self.accept(session, config, &mut recv, &mut account, unbound_wait).await {
             Ok((decoder, tariff, wire_bytes)) => Ok(Answer { recv, decoder, account, tariff, wire_bytes }),
             Err(error) => {

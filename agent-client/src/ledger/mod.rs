@@ -123,6 +123,11 @@ impl Ledger {
         Ok(db)
     }
 
+    /// Unix seconds by the clock alone, for what only tells when something was.
+    pub(crate) fn clock(&self) -> i64 {
+        (self.inner.clock)()
+    }
+
     /// Unix seconds: the system's time, but never before what the ledger has seen.
     pub(crate) fn now(&self, transaction: &Transaction<'_>) -> Result<i64, LedgerError> {
         let latest: i64 = transaction.query_row("SELECT latest FROM clock", [], |row| row.get(0))?;

@@ -109,9 +109,6 @@ CREATE TABLE entries (
     class TEXT NOT NULL, receipt INTEGER, state INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX entries_at ON entries (at);
-
--- The contents of an entry that has several, in their order: 32 bytes each.
-CREATE TABLE contents (entry INTEGER PRIMARY KEY, ids BLOB NOT NULL) STRICT;
 ",
     "
 -- Transactions on their way, by node, and when channels were last used.

@@ -12,15 +12,17 @@ use std::time::{Duration, Instant};
 
 use aro_proto::merkle::GroupSize;
 use aro_proto::message::{Publish, SignedPublishReceipt};
-use aro_proto::{Address, Amount, ContentId, NodeAddress};
+use aro_proto::{Address, Amount, ByteCount, ContentId, NodeAddress};
 use serde::{Serialize, Serializer};
 
 pub use source::PublishSource;
 
 use crate::agent::Agent;
-use crate::budget::{BudgetExceeded, Spending};
+use crate::budget::{Approval, Purpose, Spending};
+use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::progress::{Progress, Reporter};
+use crate::fetch::refusal;
 use crate::transport::Session;
 use crate::wallet::{Lack, Provider};
 use source::{HashedFile, Unread};
@@ -108,9 +110,10 @@ impl PublishBuilder {
     pub async fn run(self) -> Result<PublishReport, FetchError> {
         let Self { agent, node, source, max_price, budget, max_bytes, progress } = self;
         let started = Instant::now();
-        let left = budget.unwrap_or(UNBOUNDED).min(agent.budget().left(Spending::Vouchers));
-        let allowed = max_price.unwrap_or(UNBOUNDED).min(left);
-        let terms = Terms { agent: &agent, node: &node, allowed, progress: &progress };
+        let cap = agent.budget().per_request().min(budget.unwrap_or(UNBOUNDED));
+        let purpose = Purpose::vouchers(node.node()).request(cap);
+        let allowed = max_price.unwrap_or(UNBOUNDED).min(agent.budget().left(&purpose));
+        let terms = Terms { agent: &agent, node: &node, allowed, progress: &progress, purpose: &purpose };
         let sent = match source {
             PublishSource::File(path) => {
                 let opened = tokio::task::spawn_blocking(move || HashedFile::open(&path)).await;
@@ -125,7 +128,7 @@ impl PublishBuilder {
                 tracing::debug!(%error, %channel, "the chain does not say what became of the channel");
             }
         }
-        let (sent, acknowledged) = sent.map_err(|error| explain(&agent, error, max_price, left))?;
+        let (sent, acknowledged) = sent.map_err(|error| explain(&agent, error, max_price, &purpose))?;
         let receipt = sent.receipt.receipt;
         Ok(PublishReport {
             address: node.with_content(receipt.content),
@@ -148,6 +151,7 @@ struct Terms<'a> {
     node: &'a NodeAddress,
     allowed: Amount,
     progress: &'a Reporter,
+    purpose: &'a Purpose,
 }
 
 enum Body<'a> {
@@ -166,9 +170,11 @@ impl Terms<'_> {
         let nowhere = ContentId::from_bytes([0; 32]);
         let address = self.node.with_content(content.unwrap_or(nowhere));
         let mut provider = Provider::new(self.agent, self.node.node());
+        let session = self.agent.session(&address).await?;
+        let allowed = self.approved(&session, content, size).await?;
         loop {
             let session = self.agent.session(&address).await?;
-            let error = match self.send_on(&session, content, size, &mut body).await {
+            let error = match self.send_on(&session, content, size, allowed, &mut body).await {
                 Ok(sent) => return Ok(sent),
                 Err(error) => error,
             };
@@ -177,11 +183,21 @@ impl Terms<'_> {
                 return Err(error);
             }
             match provider.lack(error).await? {
-                Lack::Channel => provider.open(session.publish_price(size).min(self.allowed)).await?,
+                Lack::Channel => provider.open(session.publish_price(size).min(allowed)).await?,
                 Lack::Deposit { channel, missing } => provider.top_up(&session, channel, missing).await?,
                 Lack::Nothing => {}
             }
         }
+    }
+
+    /// What it may cost, once whoever must be asked has approved the price of all of it; what the node has already costs
+    /// nothing.
+    async fn approved(&self, session: &Session, content: Option<ContentId>, size: u64) -> Result<Amount, FetchError> {
+        let Some(threshold) = self.agent.budget().ask_above() else { return Ok(self.allowed) };
+        let price = upload_price(session, self.agent.config(), size).await?;
+        let (node, amount, spending) = (session.node(), price.min(self.allowed), Spending::Vouchers);
+        self.agent.approve(Approval { amount, threshold, node, content, spending }).await?;
+        Ok(self.allowed.min(price.max(threshold)))
     }
 
     async fn send_on(
@@ -189,10 +205,12 @@ impl Terms<'_> {
         session: &Session,
         content: Option<ContentId>,
         size: u64,
+        max_price: Amount,
         body: &mut Body<'_>,
     ) -> Result<(Sent, bool), FetchError> {
-        let request = Publish { content, size, group_log2: GroupSize::KIB64.log2(), max_price: self.allowed };
-        let sending = Sending { session, config: self.agent.config(), request, progress: self.progress };
+        let request = Publish { content, size, group_log2: GroupSize::KIB64.log2(), max_price };
+        let purpose = self.purpose.clone();
+        let sending = Sending { session, config: self.agent.config(), request, progress: self.progress, purpose };
         let mut sent = match body {
             Body::File(file) => sending.file(file).await?,
             Body::Stream(bytes) => sending.stream(bytes).await?,
@@ -202,16 +220,21 @@ impl Terms<'_> {
     }
 }
 
+/// What an upload of so many bytes costs at most.
+async fn upload_price(session: &Session, config: &AgentConfig, size: u64) -> Result<Amount, FetchError> {
+    let limit_ms = config.answer_timeout_ms;
+    let hello =
+        session.wait_for("waiting for the node's hello", limit_ms, |status| status.hello.is_some()).await?.hello;
+    // A node that takes none refuses, whatever is approved.
+    let tariff = hello.and_then(|hello| hello.publish).map(|terms| terms.tariff).unwrap_or_default();
+    Ok(tariff.price(ByteCount::new(size)).unwrap_or(UNBOUNDED))
+}
+
 /// Puts an error into the caller's terms.
-fn explain(agent: &Agent, error: FetchError, max_price: Option<Amount>, left: Amount) -> FetchError {
+fn explain(agent: &Agent, error: FetchError, max_price: Option<Amount>, purpose: &Purpose) -> FetchError {
     let max_price = max_price.unwrap_or(UNBOUNDED);
     match error {
-        FetchError::PriceTooHigh { price, .. } if price <= max_price => {
-            // Where the agent's own cap is what holds, what it has let go already counts too.
-            let reserved = agent.budget().reserve(Spending::Vouchers, price);
-            let sufficient = reserved.err().map_or(price, |exceeded| exceeded.sufficient);
-            BudgetExceeded { needed: price, left, sufficient }.into()
-        }
+        FetchError::PriceTooHigh { price, .. } if price <= max_price => refusal(agent, purpose, price),
         FetchError::PriceTooHigh { price, .. } => FetchError::PriceTooHigh { price, allowed: max_price },
         other => other,
     }

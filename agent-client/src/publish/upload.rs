@@ -17,11 +17,13 @@ use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::source::{Encoding, HashedFile, source};
+use crate::budget::Purpose;
 use crate::config::AgentConfig;
 use crate::error::{FetchError, Misbehaviour, RequestFacts};
 use crate::fetch::account::StreamAccount;
 use crate::fetch::progress::{Progress, Reporter};
 use crate::fetch::request::{decode, frame_failure};
+use crate::receipts::Subject;
 use crate::transport::{BindStatus, Frame, Session, Upload, read_any_frame};
 use crate::wallet::Lane;
 
@@ -31,6 +33,7 @@ pub(super) struct Sending<'a> {
     pub(super) config: &'a AgentConfig,
     pub(super) request: Publish,
     pub(super) progress: &'a Reporter,
+    pub(super) purpose: Purpose,
 }
 
 /// An upload that has ended well.
@@ -101,7 +104,10 @@ impl Sending<'_> {
 
     async fn open(&self) -> Result<(Upload, StreamAccount), FetchError> {
         let upload = self.session.upload(&self.request, self.config.answer_timeout_ms).await?;
-        let account = StreamAccount::open(self.session.control().clone(), upload.stream);
+        let account = {
+            let subject = Subject::publish(self.request.content);
+            StreamAccount::open(self.session.control().clone(), upload.stream, self.purpose.clone(), subject)
+        };
         Ok((upload, account))
     }
 
@@ -265,6 +271,7 @@ impl Sending<'_> {
             return Err(self.misbehaved(Misbehaviour::Receipt));
         }
         account.whole();
+        account.signed(published.receipt);
         Ok(Sent { receipt: published.receipt, account, wire_bytes })
     }
 

@@ -21,6 +21,7 @@ use super::framed::{Frame, FrameError, read_any_frame};
 use crate::budget::BudgetGuard;
 use crate::error::{FetchError, Misbehaviour};
 use crate::ledger::Hold;
+use crate::receipts::Scribe;
 use crate::wallet::{ChannelRecord, Lane, Wallet};
 
 /// What the control stream has brought so far.
@@ -70,6 +71,7 @@ pub(crate) struct LaneSetup {
 pub(crate) struct Control {
     shared: Arc<Shared>,
     outbox: mpsc::UnboundedSender<Outgoing>,
+    scribe: Arc<Scribe>,
 }
 
 struct Shared {
@@ -110,7 +112,7 @@ impl Control {
         });
         // Bounded by the request streams that may be open: each sends one frame at its end.
         let (outbox, queue) = mpsc::unbounded_channel();
-        let control = Self { shared: Arc::clone(&shared), outbox };
+        let control = Self { shared: Arc::clone(&shared), outbox, scribe: Arc::clone(setup.wallet.scribe()) };
         tokio::spawn(incoming(recv, control.clone(), setup));
         tokio::spawn(outgoing(send, queue, shared));
         control
@@ -122,6 +124,11 @@ impl Control {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
+    }
+
+    /// Who writes the account's entries.
+    pub(crate) fn scribe(&self) -> &Scribe {
+        &self.scribe
     }
 
     /// A voucher may be due.

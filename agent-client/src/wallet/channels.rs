@@ -10,7 +10,8 @@ use super::money::{MoneyError, Place, enough};
 use super::purse::{Purse, detached};
 use super::state::ChannelRecord;
 use crate::agent::Agent;
-use crate::budget::Spending;
+use crate::budget::{Approval, Purpose, SpendPermit, Spending, unlock_deposit};
+use crate::ledger::Durability;
 
 /// A channel as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -149,9 +150,10 @@ impl Agent {
             grace_s,
             signer: Address::new_from_array(signer.to_bytes()),
         };
-        let permit = self.budget().reserve(Spending::Deposits, deposit)?;
-        let sent = self.lock(purse, node, permit, instructions::open_batch(program, &owner, &owner, &[open])).await?;
         let channel = ChannelId::from_bytes(address.to_bytes());
+        let permit = self.set_aside(node, deposit).await?;
+        let open = instructions::open_batch(program, &owner, &owner, &[open]);
+        let sent = self.lock(purse, channel, node, permit, open).await?;
         if signer == self.keys().signer() {
             self.remember(ChannelRecord::open(channel, node, deposit, nonce)).await?;
             // A connection is bound for life; the next fetch binds the new channel.
@@ -193,9 +195,9 @@ impl Agent {
         let agent = reads::agent(chain, program, &owner).await?;
         enough(amount, Amount::new(agent.map_or(0, |agent| agent.available)), Place::Available)?;
         let node = self.node_of(channel, &account).await?;
-        let permit = self.budget().reserve(Spending::Deposits, amount)?;
+        let permit = self.set_aside(node, amount).await?;
         let top_up = instructions::top_up(program, &owner, &address, amount.get());
-        let sent = self.lock(purse, node, permit, top_up).await?;
+        let sent = self.lock(purse, channel, node, permit, top_up).await?;
         let deposit = account.deposit.saturating_add(amount.get());
         self.take_in(channel, node, &Channel { deposit, ..account }).await?;
         sent.done(self).await
@@ -245,6 +247,7 @@ impl Agent {
         let node = self.node_of(channel, &account).await?;
         let signature = submit(self.chain(), self.keys().owner_key()?, &[], &steps).await?;
         self.take_in(channel, node, &Channel { status: status::CLOSED, ..account }).await?;
+        self.unlock(channel).await?;
         let refunded = Amount::new(instructions::refundable(&account));
         Ok(Reclaimed { channel, refunded, settled: Amount::new(account.settled), signature })
     }
@@ -322,6 +325,23 @@ impl Agent {
     /// Whether this wallet signs the channel's vouchers.
     pub(super) fn is_mine(&self, account: &Channel) -> bool {
         account.signer == *self.keys().signer().as_bytes()
+    }
+
+    /// Sets a deposit aside in the budget, asked about if it is above the threshold.
+    async fn set_aside(&self, node: NodeId, amount: Amount) -> Result<SpendPermit, MoneyError> {
+        let permit = self.budget().reserve(&Purpose::deposit(node), amount)?;
+        if let Some(threshold) = self.budget().ask_above() {
+            let approval = Approval { amount, threshold, node, content: None, spending: Spending::Deposits };
+            self.approve(approval).await?;
+        }
+        Ok(permit)
+    }
+
+    /// The channel is taken back, and what was locked in it is free again.
+    async fn unlock(&self, channel: ChannelId) -> Result<(), MoneyError> {
+        let ledger = self.keys().ledger().clone();
+        let unlock = move || ledger.write(Durability::Synced, |tx| Ok(unlock_deposit(tx, channel)?));
+        Ok(self.blocking(unlock).await?)
     }
 }
 

@@ -12,7 +12,7 @@ use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 
 use super::marker::InUse;
 use super::{ChannelRecord, Wallet, WalletError};
-use crate::budget::{BudgetGuard, SpendPermit, Spending};
+use crate::budget::{BudgetGuard, Class, Purpose, SpendPermit};
 use crate::error::{FetchError, Misbehaviour};
 use crate::ledger::Hold;
 
@@ -23,10 +23,12 @@ pub(crate) struct Lane {
     guard: BudgetGuard,
     tariff: Tariff,
     channel: ChannelId,
+    /// Of what no stream has set aside.
+    purpose: Purpose,
     books: Mutex<Books>,
+    _hold: Option<Arc<Hold>>,
     /// Gone with the lane: by then all that is proven is signed for, or known not to be.
     _in_use: InUse,
-    _hold: Option<Arc<Hold>>,
 }
 
 #[derive(Debug)]
@@ -34,9 +36,22 @@ struct Books {
     payer: Payer,
     /// Permits of all open streams in one, less what was signed.
     pot: SpendPermit,
-    /// Content bytes that open streams may still bring.
-    left: HashMap<StreamKey, (Tariff, ByteCount)>,
+    open: HashMap<StreamKey, Open>,
+    /// What is proven and not signed for, by the class of the content.
+    dues: Vec<(Class, Amount)>,
     vouchers: u64,
+}
+
+/// A stream that brings content.
+#[derive(Debug)]
+struct Open {
+    tariff: Tariff,
+    purpose: Purpose,
+    /// Content bytes that it may still bring.
+    left: ByteCount,
+    proven: ByteCount,
+    /// What was counted against the request's own cap.
+    set_aside: Amount,
 }
 
 impl Lane {
@@ -75,9 +90,11 @@ impl Lane {
             .credited(payer.accepted(), bound.window)
             .map_err(|error| FetchError::misbehaved(record.node, Misbehaviour::Credit(error)))?;
         let resend = if outcome.resend.is_some() { wallet.last_voucher(channel)? } else { None };
-        let pot = guard.reserve(Spending::Vouchers, Amount::ZERO)?;
-        let books = Mutex::new(Books { payer, pot, left: HashMap::new(), vouchers: 0 });
-        Ok((Self { wallet, guard, tariff, channel, books, _in_use: in_use, _hold: None }, resend.map(on_wire)))
+        let purpose = Purpose::vouchers(record.node);
+        let pot = guard.reserve(&purpose, Amount::ZERO)?;
+        let books = Mutex::new(Books { payer, pot, open: HashMap::new(), dues: Vec::new(), vouchers: 0 });
+        let lane = Self { wallet, guard, tariff, channel, purpose, books, _hold: None, _in_use: in_use };
+        Ok((lane, resend.map(on_wire)))
     }
 
     /// Keeps the channel from other processes for as long as this lane lives.
@@ -101,11 +118,17 @@ impl Lane {
         tariff: Tariff,
         bytes: ByteCount,
         price: Amount,
+        purpose: &Purpose,
     ) -> Result<(), FetchError> {
-        let permit = self.guard.reserve(Spending::Vouchers, price)?;
+        let purpose = purpose.at(self.purpose.node());
+        let permit = self.guard.reserve(&purpose, price)?;
         let mut books = self.lock();
-        books.payer.begin_at(stream, tariff, bytes).map_err(|error| self.unable(error))?;
-        books.left.insert(stream, (tariff, bytes));
+        if let Err(error) = books.payer.begin_at(stream, tariff, bytes) {
+            purpose.give_back(price);
+            return Err(self.unable(error));
+        }
+        let open = Open { tariff, purpose, left: bytes, proven: ByteCount::ZERO, set_aside: price };
+        books.open.insert(stream, open);
         books.pot.merge(permit).expect(ONE_GUARD);
         Ok(())
     }
@@ -113,14 +136,20 @@ impl Lane {
     /// Announces another content of an answer that has begun: by how much it raises the price of what is left is set
     /// aside too.
     pub(crate) fn grow(&self, stream: StreamKey, bytes: ByteCount) -> Result<(), FetchError> {
-        let mut books = self.lock();
+        let mut guarded = self.lock();
+        let books = &mut *guarded;
         let unusable = || FetchError::ChannelUnusable { channel: self.channel };
-        let (tariff, left) = books.left.get(&stream).copied().ok_or_else(unusable)?;
-        let more = left.saturating_add(bytes);
-        let price = |bytes| tariff.price(bytes).ok_or_else(unusable);
-        let permit = self.guard.reserve(Spending::Vouchers, price(more)?.saturating_sub(price(left)?))?;
-        books.payer.grow(stream, bytes).map_err(|error| self.unable(error))?;
-        books.left.insert(stream, (tariff, more));
+        let open = books.open.get_mut(&stream).ok_or_else(unusable)?;
+        let more = open.left.saturating_add(bytes);
+        let price = |bytes| open.tariff.price(bytes).ok_or_else(unusable);
+        let rise = price(more)?.saturating_sub(price(open.left)?);
+        let permit = self.guard.reserve(&open.purpose, rise)?;
+        if let Err(error) = books.payer.grow(stream, bytes) {
+            open.purpose.give_back(rise);
+            return Err(self.unable(error));
+        }
+        open.left = more;
+        open.set_aside = open.set_aside.saturating_add(rise);
         books.pot.merge(permit).expect(ONE_GUARD);
         Ok(())
     }
@@ -133,17 +162,17 @@ impl Lane {
         books.payer.proved(stream, bytes).expect("no more is counted than the head announced");
         let after = books.payer.owes().to_amount();
         let rise = after.unwrap_or_default().saturating_sub(before.unwrap_or_default());
-        if let Some((_, left)) = books.left.get_mut(&stream) {
-            *left = left.saturating_sub(bytes);
-        }
+        books.count(stream, bytes, rise);
         (rise, books.payer.due(false).is_some())
     }
 
     /// Ends an answer, whole or not; what it will not need any more goes back to the budget.
     pub(crate) fn end(&self, stream: StreamKey) {
         let mut books = self.lock();
-        if books.left.remove(&stream).is_some() {
+        if let Some(open) = books.open.remove(&stream) {
             books.payer.end(stream).expect("a stream that is counted here is open in the machine");
+            let needed = open.tariff.price(open.proven).unwrap_or(open.set_aside);
+            open.purpose.give_back(open.set_aside.saturating_sub(needed));
         }
         books.trim();
     }
@@ -162,11 +191,9 @@ impl Lane {
             let books = &mut *guarded;
             let Some(due) = books.payer.due(flush) else { return Ok(None) };
             let rise = due.cumulative.saturating_sub(books.payer.signed());
-            let mut permit = books.pot.split(rise);
-            let short = rise.saturating_sub(permit.amount());
-            if !short.is_zero() {
-                // Conceded or paid ahead: no stream has set it aside.
-                match self.guard.reserve(Spending::Vouchers, short) {
+            let (mut permit, missing) = books.permit_for(rise);
+            for (class, amount) in missing {
+                match self.guard.reserve(&self.purpose.clone().class(&class), amount) {
                     Ok(more) => permit.merge(more).expect(ONE_GUARD),
                     Err(error) => {
                         books.pot.merge(permit).expect(ONE_GUARD);
@@ -180,7 +207,7 @@ impl Lane {
         let mut books = self.lock();
         match outcome {
             Ok(signed) => {
-                books.payer.record_signed(cumulative);
+                books.signed(cumulative);
                 books.vouchers += 1;
                 books.trim();
                 Ok(Some(on_wire(signed)))
@@ -188,7 +215,7 @@ impl Lane {
             Err((permit, error)) => {
                 books.pot.merge(permit).expect(ONE_GUARD);
                 let WalletError::NotRising { signed, .. } = error else { return Err(error.into()) };
-                books.payer.record_signed(signed);
+                books.signed(signed);
                 books.trim();
                 drop(books);
                 self.last_voucher()
@@ -268,11 +295,65 @@ impl Lane {
 }
 
 impl Books {
+    /// Proven bytes are due, and fewer may still come.
+    fn count(&mut self, stream: StreamKey, bytes: ByteCount, rise: Amount) {
+        let Some(open) = self.open.get_mut(&stream) else { return };
+        open.left = open.left.saturating_sub(bytes);
+        open.proven = open.proven.saturating_add(bytes);
+        let class = open.purpose.class_name();
+        match self.dues.iter_mut().find(|(known, _)| known == class) {
+            Some((_, due)) => *due = due.saturating_add(rise),
+            None => self.dues.push((Class::clone(class), rise)),
+        }
+    }
+
+    /// Takes a permit for the next voucher out of the pot. Says too what of each class is missing, which is what streams
+    /// have given back, and what is conceded or paid ahead, which none has set aside.
+    fn permit_for(&mut self, rise: Amount) -> (SpendPermit, Vec<(Class, Amount)>) {
+        let (mut permit, mut missing, mut left) = (self.pot.split(Amount::ZERO), Vec::new(), rise);
+        let dues = self.dues.iter().map(|(class, due)| (Class::clone(class), *due));
+        let all: Vec<_> = dues.chain([(Class::from(""), rise)]).collect();
+        for (class, due) in all {
+            let wanted = due.min(left);
+            let part = self.pot.split_class(&class, wanted);
+            let short = wanted.saturating_sub(part.amount());
+            permit.merge(part).expect(ONE_GUARD);
+            left = left.saturating_sub(wanted);
+            if !short.is_zero() {
+                missing.push((class, short));
+            }
+        }
+        (permit, missing)
+    }
+
+    /// So much is signed: the oldest dues first.
+    fn signed(&mut self, cumulative: Amount) {
+        let mut rise = cumulative.saturating_sub(self.payer.signed());
+        self.payer.record_signed(cumulative);
+        for (_, due) in &mut self.dues {
+            let taken = rise.min(*due);
+            *due = due.saturating_sub(taken);
+            rise = rise.saturating_sub(taken);
+        }
+        self.dues.retain(|(_, due)| !due.is_zero());
+    }
+
     /// Gives back what neither unpaid proven bytes nor open streams can need. Each part is rounded up by itself, so
     /// the sum never falls short of what will be signed.
     fn trim(&mut self) {
-        let unpaid = self.payer.owes().to_amount().unwrap_or(self.pot.amount()).saturating_sub(self.payer.signed());
-        let open = self.left.values().map(|(tariff, bytes)| tariff.price(*bytes).unwrap_or(self.pot.amount()));
+        let all = self.pot.amount();
+        let unpaid = self.payer.owes().to_amount().unwrap_or(all).saturating_sub(self.payer.signed());
+        let mut needed = self.dues.clone();
+        for open in self.open.values() {
+            let price = open.tariff.price(open.left).unwrap_or(all);
+            let class = open.purpose.class_name();
+            match needed.iter_mut().find(|(known, _)| known == class) {
+                Some((_, sum)) => *sum = sum.saturating_add(price),
+                None => needed.push((Class::clone(class), price)),
+            }
+        }
+        self.pot.shrink_classes(&needed);
+        let open = self.open.values().map(|open| open.tariff.price(open.left).unwrap_or(all));
         let needed = open.fold(unpaid, Amount::saturating_add);
         self.pot.shrink_to(needed);
     }
@@ -294,6 +375,7 @@ const ONE_GUARD: &str = "both permits are of this lane's guard";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::{Policy, Spending};
     use aro_proto::{NodeId, Tariff};
 
     const V: Spending = Spending::Vouchers;
@@ -313,7 +395,8 @@ mod tests {
             let wallet = Wallet::create(dir.path()).unwrap();
             let (channel, node) = (ChannelId::from_bytes([9; 32]), NodeId::from_bytes([1; 32]));
             let record = ChannelRecord::open(channel, node, Amount::new(10_000), 0);
-            Self { _dir: dir, wallet, guard: BudgetGuard::new(Amount::new(cap)), record }
+            let guard = wallet.budget(Policy { total: Some(Amount::new(cap)), ..Policy::default() }).unwrap();
+            Self { _dir: dir, wallet, guard, record }
         }
 
         /// A lane at 100 base units per MiB, the node's books empty.
@@ -341,7 +424,7 @@ mod tests {
     }
 
     fn begin_and_prove(lane: &Lane, proven: u64) {
-        lane.begin(A, lane.tariff(), ByteCount::new(4 * MIB), Amount::new(400)).unwrap();
+        lane.begin(A, lane.tariff(), ByteCount::new(4 * MIB), Amount::new(400), &lane.purpose).unwrap();
         lane.proved(A, ByteCount::new(proven));
     }
 
@@ -391,7 +474,7 @@ mod tests {
         let lane = scene.lane();
         begin_and_prove(&lane, MIB);
         lane.lock().pot.shrink_to(Amount::new(60));
-        let other = scene.guard.reserve(V, Amount::new(340)).unwrap();
+        let other = scene.guard.reserve(&lane.purpose, Amount::new(340)).unwrap();
         assert!(matches!(lane.pay(true), Err(FetchError::BudgetExceeded(_))));
         assert_eq!((scene.held(), lane.lock().pot.amount()), ((0, 400), Amount::new(60)));
         drop(other);

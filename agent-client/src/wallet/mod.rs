@@ -38,8 +38,10 @@ pub use sessions::{DelegateRequest, SessionInfo};
 pub(crate) use state::ChannelRecord;
 pub use sweep::{SweepReport, Unswept};
 
-use crate::budget::SpendPermit;
+use crate::budget::{BudgetGuard, Policy, PolicyError, SpendPermit};
 use crate::ledger::{Hold, Holds, Ledger, LedgerError};
+use crate::names::memory::NameMemory;
+use crate::receipts::{self, By, Entry, Scribe, Totals};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use keystore::{Keys, Owner};
 use marker::InUse;
@@ -55,6 +57,7 @@ struct Inner {
     keys: Keys,
     state: State,
     holds: Holds,
+    scribe: Arc<Scribe>,
     ledger: Ledger,
 }
 
@@ -81,6 +84,9 @@ pub enum WalletError {
     /// The ledger of channels, budget and receipts cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The same, told to several.
+    #[error(transparent)]
+    Shared(Arc<LedgerError>),
     /// Another process pays with the channel: two cannot count one stream of vouchers.
     #[error("another process is using channel {0}")]
     ChannelInUse(ChannelId),
@@ -138,6 +144,9 @@ pub enum WalletError {
         /// What the voucher pays beyond the one before, in base units.
         rise: Amount,
     },
+    /// The permit is for something else, or of a guard on another wallet.
+    #[error("the permit is not for vouchers of this wallet")]
+    OtherPermit,
 }
 
 impl WalletError {
@@ -149,6 +158,8 @@ impl WalletError {
             Self::Key(_) => "KeyFile",
             Self::Folder { .. } => "WalletFile",
             Self::Ledger(error) => error.code(),
+            Self::Shared(error) => error.code(),
+            Self::OtherPermit => "OtherPermit",
             Self::ChannelInUse(_) => "ChannelInUse",
             Self::PurseInUse => "PurseInUse",
             Self::Ending => "Ending",
@@ -174,6 +185,7 @@ impl WalletError {
             Self::ChannelInUse(_) | Self::PurseInUse | Self::Ending => true,
             Self::Key(error) => error.is_retryable(),
             Self::Ledger(error) => error.is_retryable(),
+            Self::Shared(error) => error.is_retryable(),
             _ => false,
         }
     }
@@ -191,8 +203,9 @@ impl WalletError {
                 "ask the owner for another delegation (aro keys delegate)"
             }
             Self::OtherChain => "point --rpc and --program-id at the chain that the delegation is for",
+            Self::Shared(error) => error.next_step(),
             Self::UnknownChannel(_) => "look at `aro channel list`",
-            Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } => {
+            Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } | Self::OtherPermit => {
                 "nothing was signed; report this, for it should not happen"
             }
         }
@@ -262,7 +275,8 @@ impl Wallet {
 
     fn with(keys: Keys, ledger: Ledger) -> Self {
         let (state, holds) = (State::new(ledger.clone()), Holds::new(ledger.dir()));
-        Self { inner: Arc::new(Inner { keys, state, holds, ledger }) }
+        let scribe = Arc::new(Scribe::new(ledger.clone()));
+        Self { inner: Arc::new(Inner { keys, state, holds, scribe, ledger }) }
     }
 
     /// The addresses of a wallet's keys, without opening its record.
@@ -282,6 +296,49 @@ impl Wallet {
     /// The session key's id: signs requests and vouchers, and can lose no more than what channels hold.
     pub fn signer(&self) -> AgentId {
         self.inner.keys.signer.agent_id()
+    }
+
+    /// A guard that holds the caps of `policy` on all that this wallet signs away and locks up, together with every other
+    /// guard of the wallet in whatever process. It is the only way to a [`SpendPermit`].
+    ///
+    /// # Errors
+    /// The policy does not hold together.
+    pub fn budget(&self, policy: Policy) -> Result<BudgetGuard, PolicyError> {
+        self.guard(vec![policy], None)
+    }
+
+    /// The same under several policies at once, and with a cap on what this guard itself lets go.
+    pub(crate) fn guard(&self, policies: Vec<Policy>, own: Option<Amount>) -> Result<BudgetGuard, PolicyError> {
+        policies.iter().try_for_each(Policy::check)?;
+        Ok(BudgetGuard::new(self.inner.ledger.clone(), policies, own))
+    }
+
+    /// Hands every entry of the account from unix second `since` on to `take`, the oldest first. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The ledger cannot be read, or `take` fails.
+    pub fn entries<E: From<LedgerError>>(&self, since: i64, take: impl FnMut(Entry) -> Result<(), E>) -> Result<(), E> {
+        self.inner.scribe.flush();
+        receipts::each(&self.inner.ledger.reader()?, since, take)
+    }
+
+    /// What the entries from unix second `since` on come to, day by day. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn totals(&self, since: i64, by: By) -> Result<Vec<Totals>, LedgerError> {
+        self.inner.scribe.flush();
+        receipts::totals(&self.inner.ledger.reader()?, since, by)
+    }
+
+    /// Who writes the account's entries.
+    pub(crate) fn scribe(&self) -> &Arc<Scribe> {
+        &self.inner.scribe
+    }
+
+    /// The wallet's folder.
+    pub fn dir(&self) -> &Path {
+        self.inner.ledger.dir()
     }
 
     /// Signs a voucher that pays `cumulative` base units in all on `channel`. The amount is durable before the
@@ -304,15 +361,12 @@ impl Wallet {
     /// The same, but what could not be signed leaves the permit with the caller.
     pub(crate) fn sign_or_return(
         &self,
-        permit: SpendPermit,
+        mut permit: SpendPermit,
         channel: ChannelId,
         cumulative: Amount,
     ) -> Result<SignedVoucher, (SpendPermit, WalletError)> {
-        match self.inner.state.raise(channel, cumulative, permit.amount(), self.delegated()) {
-            Ok(rise) => {
-                permit.commit(rise);
-                Ok(self.signature_at(channel, cumulative))
-            }
+        match self.inner.state.raise(channel, cumulative, &mut permit, self.delegated()) {
+            Ok(_) => Ok(self.signature_at(channel, cumulative)),
             Err(error) => Err((permit, error)),
         }
     }
@@ -324,6 +378,11 @@ impl Wallet {
     pub fn last_voucher(&self, channel: ChannelId) -> Result<Option<SignedVoucher>, WalletError> {
         let record = self.inner.state.get(channel)?.ok_or(WalletError::UnknownChannel(channel))?;
         Ok((!record.signed.is_zero()).then(|| self.signature_at(channel, record.signed)))
+    }
+
+    /// What names have come to mean.
+    pub(crate) fn names(&self) -> NameMemory {
+        NameMemory::of_wallet(self.dir())
     }
 
     /// Takes the right to lock money in channels from other processes; none if one of them has it.
@@ -376,19 +435,9 @@ impl Wallet {
         self.inner.state.saw(clock)
     }
 
-    /// The wallet's folder.
-    pub(crate) fn dir(&self) -> &Path {
-        self.inner.ledger.dir()
-    }
-
     /// The transaction that is on its way for a node, if one is.
     pub(crate) fn pending(&self, node: NodeId) -> Result<Option<Vec<u8>>, WalletError> {
         self.inner.state.fact(&pending_key(node))
-    }
-
-    /// Writes down what is on its way for a node, or that nothing is.
-    pub(crate) fn keep_pending(&self, node: NodeId, bytes: Option<&[u8]>) -> Result<(), WalletError> {
-        self.inner.state.keep(&pending_key(node), bytes)
     }
 
     /// When a channel was last seen to be used, by the chain's clock, and what was signed on it by then.
@@ -399,6 +448,11 @@ impl Wallet {
     /// Writes down when a channel was last seen to be used.
     pub(crate) fn keep_last_use(&self, channel: ChannelId, used: Option<LastUse>) -> Result<(), WalletError> {
         self.inner.state.keep(&use_key(channel), used.map(LastUse::encode).as_ref().map(|bytes| &bytes[..]))
+    }
+
+    pub(crate) fn signed_in_all(&self) -> Result<Amount, WalletError> {
+        let records = self.inner.state.all()?;
+        Ok(records.iter().fold(Amount::ZERO, |sum, record| sum.saturating_add(record.signed)))
     }
 
     pub(crate) fn signer_key(&self) -> &SecretKey {
@@ -433,8 +487,7 @@ impl Wallet {
 
     /// Marks a channel as in use. Also says whether a process has died since with the channel in use.
     fn mark_in_use(&self, channel: ChannelId) -> Result<(InUse, bool), WalletError> {
-        let dir = self.inner.ledger.dir();
-        InUse::mark(dir, channel).map_err(|source| WalletError::Folder { path: dir.to_owned(), source })
+        InUse::mark(self.dir(), channel).map_err(|source| WalletError::Folder { path: self.dir().to_owned(), source })
     }
 
     /// Raises the record to a voucher of ours that a node has shown, and to what was conceded to it.
@@ -477,6 +530,7 @@ const END_MARGIN_S: i64 = 60;
 /// The name that is held while money is locked in channels.
 const PURSE: &str = "purse";
 
+/// The name under which a node's transaction on its way is kept.
 fn pending_key(node: NodeId) -> Vec<u8> {
     [b"pending/", &node.as_bytes()[..]].concat()
 }
@@ -494,7 +548,7 @@ impl std::fmt::Debug for Wallet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{BudgetGuard, Spending};
+    use crate::budget::{Purpose, Spending};
 
     fn wallet_with_channel(dir: &Path, deposit: u64) -> (Wallet, ChannelId) {
         let wallet = Wallet::create(dir).unwrap();
@@ -507,14 +561,18 @@ mod tests {
     #[test]
     fn what_was_signed_is_still_known_after_a_restart_and_only_rises() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = BudgetGuard::new(Amount::new(100));
-        let permit = |amount| guard.reserve(Spending::Vouchers, Amount::new(amount)).unwrap();
+        let purpose = Purpose::vouchers(NodeId::from_bytes([1; 32]));
+        let capped = Policy { total: Some(Amount::new(100)), ..Policy::default() };
         let (wallet, channel) = wallet_with_channel(dir.path(), 50);
+        let guard = wallet.budget(capped.clone()).unwrap();
+        let permit = |amount| guard.reserve(&purpose, Amount::new(amount)).unwrap();
         let first = wallet.sign_voucher(permit(10), channel, Amount::new(10)).unwrap();
         assert!(first.verify(&wallet.signer()).is_ok());
-        drop(wallet);
+        drop((wallet, guard));
 
         let wallet = Wallet::open(dir.path()).unwrap();
+        let guard = wallet.budget(capped).unwrap();
+        let permit = |amount| guard.reserve(&purpose, Amount::new(amount)).unwrap();
         assert_eq!(wallet.last_voucher(channel).unwrap(), Some(first));
         for (amount, cumulative) in [(10, 10), (10, 9)] {
             let refused = wallet.sign_voucher(permit(amount), channel, Amount::new(cumulative));
@@ -535,9 +593,9 @@ mod tests {
     #[test]
     fn news_from_the_chain_leaves_what_was_signed_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = BudgetGuard::unlimited();
         let (wallet, channel) = wallet_with_channel(dir.path(), 50);
-        let permit = guard.reserve(Spending::Vouchers, Amount::new(50)).unwrap();
+        let guard = wallet.budget(Policy::default()).unwrap();
+        let permit = guard.reserve(&Purpose::vouchers(NodeId::from_bytes([1; 32])), Amount::new(50)).unwrap();
         wallet.sign_voucher(permit, channel, Amount::new(20)).unwrap();
         wallet.remember(ChannelRecord::open(channel, NodeId::from_bytes([1; 32]), Amount::new(80), 0)).unwrap();
         let record = wallet.record(channel).unwrap().unwrap();
@@ -572,16 +630,19 @@ mod tests {
     #[test]
     fn two_handles_on_one_wallet_never_sign_the_same_money() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = BudgetGuard::unlimited();
-        let permit = || guard.reserve(Spending::Vouchers, Amount::new(10)).unwrap();
         let (wallet, channel) = wallet_with_channel(dir.path(), 50);
         let other = Wallet::open(dir.path()).unwrap();
-        wallet.sign_voucher(permit(), channel, Amount::new(10)).unwrap();
+        let (ours, theirs) = (wallet.budget(Policy::default()).unwrap(), other.budget(Policy::default()).unwrap());
+        let purpose = Purpose::vouchers(NodeId::from_bytes([1; 32]));
+        let permit = |guard: &BudgetGuard| guard.reserve(&purpose, Amount::new(10)).unwrap();
+        wallet.sign_voucher(permit(&ours), channel, Amount::new(10)).unwrap();
         assert!(matches!(
-            other.sign_voucher(permit(), channel, Amount::new(10)),
+            other.sign_voucher(permit(&theirs), channel, Amount::new(10)),
             Err(WalletError::NotRising { signed, .. }) if signed == Amount::new(10)
         ));
-        other.sign_voucher(permit(), channel, Amount::new(20)).unwrap();
+        assert!(matches!(other.sign_voucher(permit(&ours), channel, Amount::new(20)), Err(WalletError::OtherPermit)));
+        other.sign_voucher(permit(&theirs), channel, Amount::new(20)).unwrap();
+        assert_eq!(ours.spent(Spending::Vouchers), Amount::new(20));
         assert_eq!(wallet.record(channel).unwrap().unwrap().signed, Amount::new(20));
     }
 }

@@ -12,7 +12,7 @@ use super::WalletError;
 use super::channels::ChannelInfo;
 use super::policy::ChannelCap;
 use crate::agent::Agent;
-use crate::budget::BudgetExceeded;
+use crate::budget::{BudgetError, BudgetExceeded, NotApproved};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 
 /// An agent's money outside channels.
@@ -80,6 +80,9 @@ pub enum MoneyError {
     /// The budget does not allow the deposit.
     #[error(transparent)]
     Budget(#[from] BudgetExceeded),
+    /// It is more than may be locked up unasked, and nobody has approved it.
+    #[error(transparent)]
+    NotApproved(#[from] NotApproved),
     /// Nothing can be moved by a zero amount.
     #[error("the amount is zero")]
     ZeroAmount,
@@ -155,6 +158,15 @@ impl From<ChainError> for MoneyError {
     }
 }
 
+impl From<BudgetError> for MoneyError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::Exceeded(exceeded) => exceeded.into(),
+            BudgetError::Ledger(error) => WalletError::Shared(error).into(),
+        }
+    }
+}
+
 impl MoneyError {
     /// One stable word for what happened, for logs and JSON.
     pub fn code(&self) -> &'static str {
@@ -168,6 +180,7 @@ impl MoneyError {
             Self::Delegation(_) => "Delegation",
             Self::Ending => "Ending",
             Self::Budget(_) => "BudgetExceeded",
+            Self::NotApproved(_) => "NotApproved",
             Self::ZeroAmount => "ZeroAmount",
             Self::NotEnough { .. } => "NotEnough",
             Self::UnknownNode(_) => "UnknownNode",
@@ -192,7 +205,7 @@ impl MoneyError {
             },
             Self::Wallet(error) => error.who_acts(),
             Self::Budget(_) | Self::NotEnough { .. } => WhoActs::Pay,
-            Self::OwnerNeeded { .. } | Self::Cap { .. } => WhoActs::Authorise,
+            Self::OwnerNeeded { .. } | Self::Cap { .. } | Self::NotApproved(_) => WhoActs::Authorise,
             Self::InGrace { .. } | Self::Ending => WhoActs::RetryHere,
             Self::Read(_)
             | Self::UnknownSession(_)
@@ -239,7 +252,8 @@ impl MoneyError {
             Self::UnknownSession(_) => "look at `aro keys sessions`".into(),
             Self::Delegation(_) => "name 1 to 16 nodes, each once, and a time to come".into(),
             Self::Ending => "start it again".into(),
-            Self::Budget(error) => format!("allow {} $ARO in all, or ask for less", error.sufficient),
+            Self::Budget(error) => error.next_step(),
+            Self::NotApproved(_) => NotApproved::NEXT_STEP.into(),
             Self::ZeroAmount => "give an amount above zero".into(),
             Self::NotEnough { place: Place::TokenAccount, .. } => {
                 "send $ARO to the owner's address (aro keys show), or ask for less".into()
@@ -264,6 +278,7 @@ impl MoneyError {
     pub fn amount(&self) -> Option<Amount> {
         match self {
             Self::Budget(error) => Some(error.needed),
+            Self::NotApproved(error) => Some(error.amount),
             Self::NotEnough { needed, .. } | Self::Cap { needed, .. } => Some(*needed),
             Self::Wallet(error) => error.amount(),
             _ => None,
@@ -299,7 +314,7 @@ impl MoneyError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::ZeroAmount | Self::Grace { .. } | Self::Delegation(_) => exit::USAGE,
-            Self::Cap { .. } => exit::MONEY,
+            Self::Cap { .. } | Self::NotApproved(_) => exit::MONEY,
             Self::Wallet(error) => error.exit_code(),
             other => exit_code_of(other.who_acts()),
         }

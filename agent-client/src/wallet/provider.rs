@@ -16,7 +16,7 @@ use super::money::{MoneyError, Place};
 use super::policy::{Bound, ChannelCap, Narrow, Room};
 use super::purse::{Purse, detached};
 use crate::agent::Agent;
-use crate::budget::Spending;
+use crate::budget::Purpose;
 use crate::error::{FetchError, Misbehaviour};
 use crate::transport::Session;
 
@@ -233,14 +233,14 @@ impl Agent {
         let room = Room {
             locked_to_node: locked(&|channel| channel.node == node),
             locked_in_all: locked(&|_| true),
-            budget_left: self.budget().left(Spending::Deposits),
+            budget_left: self.budget().left(&Purpose::deposit(node)),
             available: Amount::new(agent.map_or(0, |agent| agent.available)),
         };
         self.policy().deposit_for(needed, &room).map_err(|Narrow { bound, most }| match bound {
             Bound::Node => MoneyError::Cap { cap: ChannelCap::Node, needed, left: most },
             Bound::Total => MoneyError::Cap { cap: ChannelCap::Total, needed, left: most },
             Bound::Available => MoneyError::NotEnough { needed, there: most, place: Place::Available },
-            Bound::Budget => match self.budget().reserve(Spending::Deposits, needed) {
+            Bound::Budget => match self.budget().reserve(&Purpose::deposit(node), needed) {
                 Err(exceeded) => exceeded.into(),
                 // Given back since: as good as a cap that is reached for now.
                 Ok(_) => MoneyError::Cap { cap: ChannelCap::Total, needed, left: most },

@@ -9,6 +9,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use settlement_interface::accounts::{Channel, status};
 
 use super::WalletError;
+use crate::budget::{SpendPermit, Spending};
 use crate::ledger::{Durability, Ledger, LedgerError, amount_from, amount_to, bytes32, count_from, count_to};
 
 /// What the wallet knows of one channel.
@@ -140,17 +141,23 @@ impl State {
         })
     }
 
-    /// Raises what was signed to `cumulative`, durably; returns the rise. `permitted` bounds it, and so does what was
-    /// delegated, if this is a session key's wallet: over all its channels, and by a clock that never goes back.
+    /// Raises what was signed to `cumulative` and spends the rise from the permit, in one transaction: whatever happens,
+    /// no voucher is signed that the budget does not count. What the rise does not take stays with the permit. What was
+    /// delegated bounds it too, if this is a session key's wallet: over all its channels, and by a clock that never goes
+    /// back.
     // r[impl identity.delegation.bounds]
     pub(super) fn raise(
         &self,
         channel: ChannelId,
         cumulative: Amount,
-        permitted: Amount,
+        permit: &mut SpendPermit,
         delegated: Option<&Delegated>,
     ) -> Result<Amount, WalletError> {
-        let raised = self.ledger.write(Durability::Synced, |tx| {
+        let (guard, permitted) = (permit.guard().clone(), permit.amount());
+        if !guard.is_on(&self.ledger) || permit.spending() != Spending::Vouchers {
+            return Err(WalletError::OtherPermit);
+        }
+        let raised = guard.spend(permit, |tx| {
             let rise = raise(tx, channel, cumulative, permitted)?;
             if let Some(delegated) = delegated {
                 let channels = all(tx)?;
@@ -201,14 +208,7 @@ impl State {
 
     /// Replaces what is kept under a name, durably; with `None` it is forgotten.
     pub(super) fn keep(&self, name: &[u8], value: Option<&[u8]>) -> Result<(), WalletError> {
-        self.ledger.write(Durability::Synced, |tx| {
-            let done = match value {
-                Some(value) => tx.execute("INSERT OR REPLACE INTO facts VALUES (?1, ?2)", params![name, value]),
-                None => tx.execute("DELETE FROM facts WHERE name = ?1", [name]),
-            };
-            done.map_err(LedgerError::from)?;
-            Ok(())
-        })
+        self.ledger.write(Durability::Synced, |tx| Ok(keep(tx, name, value)?))
     }
 
     fn change(
@@ -226,6 +226,15 @@ impl State {
             Ok(())
         })
     }
+}
+
+/// The same in somebody's transaction.
+pub(super) fn keep(tx: &Transaction<'_>, name: &[u8], value: Option<&[u8]>) -> Result<(), LedgerError> {
+    match value {
+        Some(value) => tx.execute("INSERT OR REPLACE INTO facts VALUES (?1, ?2)", params![name, value])?,
+        None => tx.execute("DELETE FROM facts WHERE name = ?1", [name])?,
+    };
+    Ok(())
 }
 
 /// Raises what was signed to `cumulative`; returns the rise. `permitted` bounds it.

@@ -15,6 +15,7 @@ use super::source::{Source, Weight, weigh};
 use super::task::{Errand, Fetched, Joined, join};
 use super::track::Track;
 use crate::agent::Agent;
+use crate::budget::Purpose;
 use crate::error::{FetchError, Misbehaviour, SourceError};
 use crate::fetch::account::acknowledged;
 use crate::fetch::progress::{Progress, Reporter};
@@ -51,6 +52,7 @@ pub(super) struct Terms<'a> {
     pub(super) group: GroupSize,
     /// Most bytes that the caller takes.
     pub(super) limit: u64,
+    pub(super) purpose: &'a Purpose,
     pub(super) plan: Plan,
     pub(super) progress: &'a Reporter,
 }
@@ -188,6 +190,7 @@ impl<'a> Driver<'a> {
                     // Its own price and nothing more: a node that raises it is heard first.
                     allowed: source.tariff.price(ByteCount::new(range.end - range.start)).unwrap_or_default(),
                     limit: u64::MAX,
+                    purpose: self.terms.purpose.at(source.address.node()),
                 };
                 let (agent, address, output) = (self.agent.clone(), source.address.clone(), self.output.clone());
                 let errand = Errand { agent, address, request, size, output, track };

@@ -20,6 +20,7 @@ use super::progress::Reporter;
 use super::scheduler::{Plan, Preference};
 use super::sink::{Output, Written};
 use crate::agent::Agent;
+use crate::budget::Purpose;
 use crate::error::FetchError;
 use driver::{Driver, Terms};
 
@@ -39,6 +40,8 @@ pub(super) struct Allowed<'a> {
     pub(super) price: Amount,
     /// Most bytes that the caller takes.
     pub(super) limit: u64,
+    /// What its cost counts as, at whichever node.
+    pub(super) purpose: Purpose,
 }
 
 impl Sources {
@@ -76,7 +79,7 @@ impl Sources {
             window: (horizon < u64::MAX).then(|| horizon.saturating_sub(lowest)),
         };
         let Allowed { asked, group, limit, .. } = *allowed;
-        let terms = Terms { asked, group, limit, plan, progress };
+        let terms = Terms { asked, group, limit, purpose: &allowed.purpose, plan, progress };
         Driver::new(agent, output, addresses, terms).run().await
     }
 }

@@ -69,6 +69,7 @@ pub(super) enum Weight {
 pub(super) fn weigh(error: &FetchError) -> Weight {
     match error {
         FetchError::TooLarge { .. }
+        | FetchError::NotApproved(_)
         | FetchError::Request(_)
         | FetchError::Source(_)
         | FetchError::Sink(_)

@@ -8,6 +8,7 @@ use quinn::VarInt;
 
 use super::track::Track;
 use crate::agent::Agent;
+use crate::budget::Purpose;
 use crate::error::{FetchError, Misbehaviour};
 use crate::fetch::progress::Reporter;
 use crate::fetch::receive::receive;
@@ -29,7 +30,8 @@ pub(super) struct Joined {
 pub(super) async fn join(agent: Agent, address: Address, group: GroupSize) -> Result<Joined, FetchError> {
     let mut provider = Provider::new(&agent, address.node());
     let (content, ranges) = (address.content(), ByteRanges::all());
-    let question = Request { content, ranges, group, allowed: Amount::new(u64::MAX), limit: u64::MAX };
+    let purpose = Purpose::vouchers(address.node());
+    let question = Request { content, ranges, group, allowed: Amount::new(u64::MAX), limit: u64::MAX, purpose };
     loop {
         let session = agent.session(&address).await?;
         let quote = question.quote(&session, agent.config()).await?;

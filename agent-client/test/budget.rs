@@ -1,0 +1,193 @@
+//! The budget at work: caps by class and request, dry runs, approvals, several handles on one wallet, and the account.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use agent_client::{
+    Agent, AgentConfig, Approval, Approver, By, Cap, Check, Entry, EntryKind, FetchError, LedgerError, MoneyError,
+    Policy, Spending, Wallet, WalletError,
+};
+use aro_proto::merkle::ByteRanges;
+use aro_proto::{Amount, SecretKey};
+use async_trait::async_trait;
+use support::scripted::{ScriptedNode, content};
+use support::world::World;
+
+const PER_MIB: u64 = 1_000_000;
+const MIB: usize = 1 << 20;
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_bytes(&[seed; 32])
+}
+
+fn units(value: u64) -> Amount {
+    Amount::new(value)
+}
+
+/// An agent under a policy with an open channel to a node that has one MiB, which costs [`PER_MIB`].
+async fn scene(policy: Policy) -> (World, Agent, ScriptedNode) {
+    let world = World::new().await;
+    world.register_node(&key(51), 900).await;
+    let wallet = world.wallet("agent", 100 * PER_MIB).await;
+    policy.save(wallet.dir()).unwrap();
+    let agent = world.builder(wallet).build().await.unwrap();
+    agent.wallet().deposit(units(100 * PER_MIB)).await.unwrap();
+    let _ = agent.open_channel(key(51).node_id(), units(20 * PER_MIB), None).await.unwrap();
+    let node = ScriptedNode::start(&world, &key(51), content(MIB), PER_MIB).await;
+    (world, agent, node)
+}
+
+fn entries(wallet: &Wallet) -> Vec<Entry> {
+    let mut all = Vec::new();
+    wallet
+        .entries(0, |entry| {
+            all.push(entry);
+            Ok::<(), LedgerError>(())
+        })
+        .unwrap();
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fetch_is_in_the_account_and_a_class_keeps_to_its_cap() {
+    let classes = BTreeMap::from([("films".to_owned(), units(2 * PER_MIB))]);
+    let (world, agent, node) = scene(Policy { classes, ..Policy::default() }).await;
+    let fetch = || agent.fetch(&node.address());
+    for _ in 0..2 {
+        let _ = fetch().class("films").to_bytes(u64::MAX).await.unwrap();
+    }
+    let FetchError::BudgetExceeded(refused) = fetch().class("films").to_bytes(u64::MAX).await.unwrap_err() else {
+        panic!("the class has a cap")
+    };
+    assert_eq!((refused.cap, refused.left, refused.sufficient), (Cap::Class, units(0), units(3 * PER_MIB)));
+    let part = ByteRanges::new([0..16_384]).unwrap();
+    let _ = fetch().ranges(part.clone()).to_bytes(u64::MAX).await.unwrap();
+    agent.close().await;
+
+    let other = Wallet::open(&world.path("agent")).unwrap();
+    let entries = entries(&other);
+    let seen: Vec<_> = entries.iter().map(|entry| (entry.bytes, entry.class.as_str(), entry.kind)).collect();
+    let whole = MIB as u64;
+    assert_eq!(
+        seen,
+        [(whole, "films", EntryKind::Fetch), (whole, "films", EntryKind::Fetch), (16_384, "", EntryKind::Fetch)]
+    );
+    assert_eq!(entries[2].ranges, Some(part));
+    let paid = entries.iter().fold(0, |sum, entry| sum + entry.amount.get());
+    assert_eq!(paid, agent.budget().spent(Spending::Vouchers).get());
+    assert_eq!(paid, node.seen().paid());
+    assert!(entries.iter().all(|entry| entry.check() == Check::Unsigned && entry.channel.is_some()));
+    let totals = other.totals(0, By::Content).unwrap();
+    assert_eq!(totals.iter().map(|totals| totals.amount.get()).sum::<u64>(), paid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_it_would_cost_and_spends_nothing() {
+    let policy = Policy { total: Some(units(3 * PER_MIB / 2)), ask_above: Some(units(5)), ..Policy::default() };
+    let (_world, agent, node) = scene(Policy { deposits: Some(units(50 * PER_MIB)), ask_above: None, ..policy }).await;
+    let tried = agent.fetch(&node.address()).dry_run().await.unwrap();
+    assert_eq!((tried.price, tried.content_bytes, tried.allowed), (units(PER_MIB), MIB as u64, true));
+    assert_eq!(
+        (tried.caps[0].cap, tried.caps[0].left, tried.caps[0].allows),
+        (Cap::Total, units(3 * PER_MIB / 2), true)
+    );
+    assert_eq!(tried.deposit_left, Some(units(20 * PER_MIB)));
+    let _ = agent.fetch(&node.address()).to_bytes(u64::MAX).await.unwrap();
+    let tried = agent.fetch(&node.address()).budget(units(7)).dry_run().await.unwrap();
+    let said: Vec<_> = tried.caps.iter().map(|verdict| (verdict.cap, verdict.left.get(), verdict.allows)).collect();
+    assert_eq!(said, [(Cap::Request, 7, false), (Cap::Total, PER_MIB / 2, false)]);
+    assert!(!tried.allowed);
+    assert_eq!(node.seen().paid(), PER_MIB, "nothing was paid for being asked");
+    assert_eq!(agent.budget().reserved(Spending::Vouchers), Amount::ZERO);
+}
+
+#[derive(Default)]
+struct Clerk {
+    says_yes: AtomicBool,
+    asked: AtomicU64,
+}
+
+#[async_trait]
+impl Approver for Clerk {
+    async fn approve(&self, approval: &Approval) -> bool {
+        self.asked.fetch_add(approval.amount.get(), Ordering::Relaxed);
+        self.says_yes.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_above_the_threshold_is_asked_about_before_anything_is_signed() {
+    let (world, agent, node) = scene(Policy::default()).await;
+    agent.close().await;
+    drop(agent);
+    let clerk = Arc::new(Clerk::default());
+    let policy = Policy { ask_above: Some(units(PER_MIB - 1)), ..Policy::default() };
+    let wallet = Wallet::open(&world.path("agent")).unwrap();
+    let builder = world.builder(wallet).policy(policy.clone()).approver(Arc::clone(&clerk) as Arc<dyn Approver>);
+    let agent = builder.build().await.unwrap();
+    let error = agent.fetch(&node.address()).to_bytes(u64::MAX).await.unwrap_err();
+    assert!(matches!(error, FetchError::NotApproved(refused) if refused.amount == units(PER_MIB)), "{error}");
+    assert_eq!((clerk.asked.load(Ordering::Relaxed), node.seen().paid()), (PER_MIB, 0));
+    let error = agent.top_up(agent.channels().await.unwrap()[0].channel, units(PER_MIB)).await.unwrap_err();
+    assert!(matches!(error, MoneyError::NotApproved(_)), "{error}");
+    assert_eq!(agent.budget().reserved(Spending::Deposits), Amount::ZERO);
+
+    clerk.says_yes.store(true, Ordering::Relaxed);
+    let (report, _) = agent.fetch(&node.address()).to_bytes(u64::MAX).await.unwrap();
+    assert_eq!(report.paid, units(PER_MIB));
+    let asked = clerk.asked.load(Ordering::Relaxed);
+    let little = ByteRanges::new([0..16_384]).unwrap();
+    let _ = agent.fetch(&node.address()).ranges(little).to_bytes(u64::MAX).await.unwrap();
+    assert_eq!(clerk.asked.load(Ordering::Relaxed), asked, "nobody is asked about little");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_on_one_wallet_fetch_from_their_nodes_at_once_and_take_turns_at_one() {
+    let (world, first, node) =
+        scene(Policy { total: Some(units(5 * PER_MIB)), deposits: Some(units(50 * PER_MIB)), ..Policy::default() })
+            .await;
+    world.register_node(&key(52), 900).await;
+    let other_node = ScriptedNode::start(&world, &key(52), content(MIB), PER_MIB).await;
+    let wallet = || Wallet::open(&world.path("agent")).unwrap();
+    let second = world.builder(wallet()).build().await.unwrap();
+    let _ = second.open_channel(key(52).node_id(), units(20 * PER_MIB), None).await.unwrap();
+    let (one, two) = tokio::join!(
+        first.fetch(&node.address()).to_bytes(u64::MAX),
+        second.fetch(&other_node.address()).to_bytes(u64::MAX)
+    );
+    assert_eq!((one.unwrap().0.paid, two.unwrap().0.paid), (units(PER_MIB), units(PER_MIB)));
+
+    let config = AgentConfig { channel_wait_ms: 50, ..AgentConfig::default() };
+    let hasty = world.builder(wallet()).config(config).build().await.unwrap();
+    let error = hasty.fetch(&node.address()).to_bytes(u64::MAX).await.unwrap_err();
+    let FetchError::Wallet(why) = &error else { panic!("{error}") };
+    assert!(matches!(**why, WalletError::ChannelInUse(_)) && error.is_retryable(), "{error}");
+    first.close().await;
+    drop(first);
+    // As soon as the other lets go, which its last task does.
+    let (report, _) = second.fetch(&node.address()).to_bytes(u64::MAX).await.unwrap();
+    assert_eq!(report.paid, units(PER_MIB));
+    assert_eq!(second.budget().spent(Spending::Vouchers), units(3 * PER_MIB));
+    assert_eq!(node.seen().paid(), 2 * PER_MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_back_is_not_locked_any_more() {
+    use settlement_chain::ChainClient;
+    let policy = Policy { deposits: Some(units(20 * PER_MIB)), ..Policy::default() };
+    let (world, agent, _node) = scene(policy).await;
+    let channel = agent.channels().await.unwrap()[0].channel;
+    assert!(matches!(agent.top_up(channel, units(1)).await, Err(MoneyError::Budget(_))));
+    let _ = agent.request_close(channel).await.unwrap();
+    let deadline = agent.channels().await.unwrap()[0].deadline.unwrap();
+    world.chain.warp_clock(deadline);
+    assert_eq!(world.chain.clock().await.unwrap(), deadline);
+    let _ = agent.reclaim(channel).await.unwrap();
+    assert_eq!(agent.budget().spent(Spending::Deposits), Amount::ZERO);
+    let _ = agent.open_channel(key(51).node_id(), units(20 * PER_MIB), None).await.unwrap();
+}
