@@ -1,5 +1,5 @@
-//! One content from several nodes of which some lie, stall, die, dawdle or raise their price: it arrives whole, nobody is
-//! paid for what he did not prove, and the report says who did what.
+//! One content from several nodes of which some lie, stall, die, dawdle or raise their price: it arrives whole, nobody
+//! is paid for what he did not prove, and the report says who did what.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 

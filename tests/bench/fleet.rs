@@ -1,4 +1,5 @@
-//! Several paid nodes with one content, each behind a relay with a rate of its own, and an agent with a channel to each.
+//! Several paid nodes with one content, each behind a relay with a rate of its own, and an agent with a channel to
+//! each.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
