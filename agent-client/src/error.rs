@@ -396,6 +396,7 @@ impl FetchError {
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
             Self::PriceTooHigh { .. }
+            | Self::NoSource { .. }
             | Self::Refused(_)
             | Self::WrongChain { .. }
             | Self::Timeout { .. }
