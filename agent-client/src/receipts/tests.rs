@@ -47,8 +47,8 @@ fn entries_read_back_in_order_and_sum_up_by_the_day() {
     assert_eq!(all(&ledger), numbered.collect::<Vec<_>>());
     assert_eq!(all(&ledger)[0].spans().unwrap(), "0-9,20-");
 
-    let totals = totals(&ledger.reader().unwrap(), 0, By::Node).unwrap();
-    let shown: Vec<_> = totals.iter().map(|totals| (totals.day, totals.requests, totals.amount.get())).collect();
+    let by_node = totals(&ledger.reader().unwrap(), 0, By::Node).unwrap();
+    let shown: Vec<_> = by_node.iter().map(|totals| (totals.day, totals.requests, totals.amount.get())).collect();
     assert_eq!(shown, [(0, 1, 4), (0, 1, 3), (1, 2, 11)]);
     let totals = totals(&ledger.reader().unwrap(), 86_400, By::Content).unwrap();
     assert_eq!((totals.len(), totals[0].bytes, totals[0].amount.get()), (1, 10, 11));
