@@ -1,6 +1,7 @@
-//! Several paid nodes with one content, each behind a relay with a rate of its own, and an agent with a channel to each.
+//! Several paid nodes with one content, each behind a relay with a rate of its own, and an agent with a channel to
+//! each.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_client::{Agent, AgentConfig, FetchReport, Preference, Wallet};

@@ -1,5 +1,5 @@
-//! One content from many nodes that nobody trusts: the scheduler plans, a task for each segment fetches, the driver between
-//! them keeps the books.
+//! One content from many nodes that nobody trusts: the scheduler plans, a task for each segment fetches, the driver
+//! between them keeps the books.
 
 mod driver;
 mod layout;

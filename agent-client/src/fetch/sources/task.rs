@@ -25,8 +25,8 @@ pub(super) struct Joined {
     pub(super) size: u64,
 }
 
-/// Connects to a source and asks what it has. That is free, and tells the price before anything is asked that costs. Only
-/// a node that has the content and wants money for it gets a channel, if the agent's policy opens any.
+/// Connects to a source and asks what it has. That is free, and tells the price before anything is asked that costs.
+/// Only a node that has the content and wants money for it gets a channel, if the agent's policy opens any.
 pub(super) async fn join(agent: Agent, address: Address, group: GroupSize) -> Result<Joined, FetchError> {
     let mut provider = Provider::new(&agent, address.node());
     let (content, ranges) = (address.content(), ByteRanges::all());
