@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use agent_client::{
     BudgetExceeded, BuildError, Cap, ChannelCap, ErrorReport, FetchError, LedgerError, Misbehaviour, MoneyError,
-    NotApproved, Place, PolicyError, WalletError,
+    NotApproved, Place, PolicyError, SourceError, WalletError,
 };
 use aro_proto::identity::{Beyond, DelegationError};
 use aro_proto::merkle::VerifyError;
@@ -66,6 +66,10 @@ fn misbehaved(what: Misbehaviour) -> FetchError {
     FetchError::Misbehaved { node: NODE, what }
 }
 
+fn no_source<const N: usize>(errors: [FetchError; N]) -> FetchError {
+    FetchError::NoSource { causes: errors.map(|error| SourceError { node: NODE, error }).into() }
+}
+
 fn fetch_errors() -> Vec<(FetchError, Expected)> {
     use FetchError as E;
     use WhoActs::{Authorise, GiveUp, Pay, RetryElsewhere, RetryHere};
@@ -106,6 +110,14 @@ fn fetch_errors() -> Vec<(FetchError, Expected)> {
         (E::Chain(Arc::new(unreachable())), ("Chain", RetryHere, 6, None, false)),
         (E::Chain(Arc::new(ReadError::NotSetUp(OWNER))), ("Chain", GiveUp, 3, None, false)),
         (E::Money(Arc::new(MoneyError::UnknownNode(NODE))), ("UnknownNode", GiveUp, 3, None, true)),
+        (no_source([E::NotFound { content: CONTENT }]), ("NoSource", RetryElsewhere, 3, None, false)),
+        (
+            no_source([
+                E::PriceTooHigh { price: units(9), allowed: units(5) },
+                E::Timeout { doing: "waiting", waited_ms: 1 },
+            ]),
+            ("NoSource", RetryHere, 6, Some(9), false),
+        ),
     ]
 }
 
@@ -134,6 +146,7 @@ fn fetch_variant(error: &FetchError) -> usize {
         E::Chain(_) => 18,
         E::Money(_) => 19,
         E::NotApproved(_) => 20,
+        E::NoSource { .. } => 21,
     }
 }
 
@@ -309,7 +322,7 @@ fn check<E>(errors: &[(E, Expected)], report: fn(&E) -> ErrorReport, variant: fn
 
 #[test]
 fn every_variant_of_every_error_answers_every_question() {
-    check(&fetch_errors(), FetchError::report, fetch_variant, 21);
+    check(&fetch_errors(), FetchError::report, fetch_variant, 22);
     check(&money_errors(), MoneyError::report, money_variant, 20);
     check(&wallet_errors(), WalletError::report, wallet_variant, 18);
     check(&build_errors(), BuildError::report, build_variant, 4);
