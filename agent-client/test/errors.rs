@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use agent_client::{
     BudgetExceeded, BuildError, Cap, ChannelCap, ErrorReport, FetchError, LedgerError, Misbehaviour, MoneyError,
-    NotApproved, Place, PolicyError, WalletError,
+    NotApproved, Place, PolicyError, SourceError, WalletError,
 };
 use aro_proto::identity::{Beyond, DelegationError};
 use aro_proto::merkle::VerifyError;
@@ -66,6 +66,10 @@ fn misbehaved(what: Misbehaviour) -> FetchError {
     FetchError::Misbehaved { node: NODE, what }
 }
 
+fn no_source(error: FetchError) -> FetchError {
+    FetchError::NoSource { causes: Arc::new([SourceError { node: NODE, error }]) }
+}
+
 fn fetch_errors() -> Vec<(FetchError, Expected)> {
     use FetchError as E;
     use WhoActs::{Authorise, GiveUp, Pay, RetryElsewhere, RetryHere};
@@ -106,6 +110,8 @@ fn fetch_errors() -> Vec<(FetchError, Expected)> {
         (E::Chain(Arc::new(unreachable())), ("Chain", RetryHere, 6, None, false)),
         (E::Chain(Arc::new(ReadError::NotSetUp(OWNER))), ("Chain", GiveUp, 3, None, false)),
         (E::Money(Arc::new(MoneyError::UnknownNode(NODE))), ("UnknownNode", GiveUp, 3, None, true)),
+        (no_source(E::NotFound { content: CONTENT }), ("NoSource", RetryElsewhere, 3, None, false)),
+        (no_source(E::PriceTooHigh { price: units(9), allowed: units(5) }), ("NoSource", Authorise, 5, Some(9), false)),
     ]
 }
 
@@ -134,6 +140,7 @@ fn fetch_variant(error: &FetchError) -> usize {
         E::Chain(_) => 18,
         E::Money(_) => 19,
         E::NotApproved(_) => 20,
+        E::NoSource { .. } => 21,
     }
 }
 
