@@ -316,7 +316,7 @@ fn check<E>(errors: &[(E, Expected)], report: fn(&E) -> ErrorReport, variant: fn
 
 #[test]
 fn every_variant_of_every_error_answers_every_question() {
-    check(&fetch_errors(), FetchError::report, fetch_variant, 21);
+    check(&fetch_errors(), FetchError::report, fetch_variant, 22);
     check(&money_errors(), MoneyError::report, money_variant, 20);
     check(&wallet_errors(), WalletError::report, wallet_variant, 18);
     check(&build_errors(), BuildError::report, build_variant, 4);
