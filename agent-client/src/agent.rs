@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{ChainIds, Quote};
-use aro_proto::{Address, Amount, ChannelId, ContentId, NodeAddress, NodeId, WhoActs};
+use aro_proto::naming::{NameRecord, TargetKind};
+use aro_proto::{Address, Amount, ChannelId, ContentId, Name, NameAddress, NodeAddress, NodeId, WhoActs};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address as ChainAddress, ChainClient, ChainError, Program};
 use thiserror::Error;
@@ -17,9 +18,11 @@ use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::fetch::{self, FetchBuilder, FetchManyBuilder};
 use crate::ledger::Hold;
+use crate::names::{self, NameError, PublishNameBuilder};
 use crate::publish::{PublishBuilder, PublishSource};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use crate::transport::{Endpoints, Session, SessionSetup};
+use crate::tree::{FetchTreeBuilder, PublishTreeBuilder};
 use crate::wallet::{
     ChannelEvent, ChannelPolicy, ChannelRecord, Listener, Money, MoneyError, Purse, Wallet, WalletError,
 };
@@ -72,12 +75,12 @@ pub enum BuildError {
     /// The chain could not be asked which chain it is, or the program is not set up on it.
     #[error(transparent)]
     Chain(#[from] ReadError),
-    /// The budget cannot be held: then nothing is allowed rather than everything.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
     /// The wallet is not for this chain, or cannot be used.
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    /// The budget cannot be held: then nothing is allowed rather than everything.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 impl From<ChainError> for BuildError {
@@ -270,6 +273,36 @@ impl Agent {
         FetchManyBuilder::new(self.clone(), node.clone(), contents)
     }
 
+    /// Begins a fetch of a whole tree: the address is its manifest's. Its files come from the same node.
+    pub fn fetch_tree(&self, manifest: &Address) -> FetchTreeBuilder {
+        FetchTreeBuilder::new(self.clone(), manifest.clone())
+    }
+
+    /// Begins to publish every file of a folder at a node, and a manifest of them.
+    pub fn publish_tree(&self, node: &NodeAddress, folder: impl AsRef<std::path::Path>) -> PublishTreeBuilder {
+        PublishTreeBuilder::new(self.clone(), node.clone(), folder.as_ref().to_owned())
+    }
+
+    /// What a name means now: the newest record that any of the nodes shows, if it is no older than the newest that this
+    /// wallet has ever seen. Free, and needs no channel.
+    ///
+    /// # Errors
+    /// See [`NameError`].
+    pub async fn resolve(&self, name: &NameAddress, nodes: &[NodeAddress]) -> Result<NameRecord, NameError> {
+        names::resolve(self, name, nodes).await
+    }
+
+    /// Begins to give a name of this agent's key a meaning at a node.
+    pub fn publish_name(
+        &self,
+        node: &NodeAddress,
+        name: Name,
+        target: ContentId,
+        kind: TargetKind,
+    ) -> PublishNameBuilder {
+        PublishNameBuilder::new(self.clone(), node.clone(), name, target, kind)
+    }
+
     /// What a fetch of these ranges would cost, signed by the node. Free, and needs no channel.
     ///
     /// # Errors
@@ -343,24 +376,6 @@ impl Agent {
         &self.inner.config
     }
 
-    /// What the open channel to a node still holds, as far as the wallet knows; none if there is no channel.
-    pub(crate) fn deposit_left(&self, node: NodeId) -> Result<Option<Amount>, WalletError> {
-        let open = self.inner.wallet.open_channel_to(node)?;
-        Ok(open.map(|record| record.deposit.saturating_sub(record.signed)))
-    }
-
-    /// Asks about an amount above the threshold. Nothing is signed before this returns.
-    pub(crate) async fn approve(&self, approval: Approval) -> Result<(), NotApproved> {
-        let Approval { amount, threshold, .. } = approval;
-        if amount <= threshold {
-            return Ok(());
-        }
-        match &self.inner.approver {
-            Some(approver) if approver.approve(&approval).await => Ok(()),
-            _ => Err(NotApproved { amount, threshold }),
-        }
-    }
-
     pub(crate) fn policy(&self) -> &ChannelPolicy {
         &self.inner.policy
     }
@@ -394,6 +409,24 @@ impl Agent {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => Err(WalletError::Ending),
             },
+        }
+    }
+
+    /// What the open channel to a node still holds, as far as the wallet knows; none if there is no channel.
+    pub(crate) fn deposit_left(&self, node: NodeId) -> Result<Option<Amount>, WalletError> {
+        let open = self.inner.wallet.open_channel_to(node)?;
+        Ok(open.map(|record| record.deposit.saturating_sub(record.signed)))
+    }
+
+    /// Asks about an amount above the threshold. Nothing is signed before this returns.
+    pub(crate) async fn approve(&self, approval: Approval) -> Result<(), NotApproved> {
+        let Approval { amount, threshold, .. } = approval;
+        if amount <= threshold {
+            return Ok(());
+        }
+        match &self.inner.approver {
+            Some(approver) if approver.approve(&approval).await => Ok(()),
+            _ => Err(NotApproved { amount, threshold }),
         }
     }
 

@@ -240,6 +240,9 @@ pub enum Misbehaviour {
     /// Its receipt is for something else, or not signed by it; of receipts for fetches, too many are.
     #[error("its receipts are not signed by it, or for something else")]
     Receipt,
+    /// Its record of a name is another name's, or not signed by the name's publisher, or not what it should be.
+    #[error("its record of a name is not one that the name's publisher signed for it")]
+    Name,
     /// Its quote is for something else, or not signed by it.
     #[error("its quote is not signed by it, or for another request")]
     Quote,
@@ -390,11 +393,11 @@ impl FetchError {
             Self::ChannelUnusable { channel } => Subject::channel(*channel),
             Self::WrongNodeKey { node, place } => Subject::at(place, Some(*node)),
             Self::Unreachable { place, .. } => Subject::at(place, None),
-            // Each cause names its own.
-            Self::NoSource { .. } => Subject::default(),
             Self::Wallet(error) => error.subject(),
             Self::Money(error) => error.subject(),
-            Self::PriceTooHigh { .. }
+            // Each cause of a fetch from many names its own.
+            Self::NoSource { .. }
+            | Self::PriceTooHigh { .. }
             | Self::Refused(_)
             | Self::WrongChain { .. }
             | Self::Timeout { .. }
@@ -487,6 +490,7 @@ impl From<MoneyError> for FetchError {
             MoneyError::Read(error) => error.into(),
             MoneyError::Wallet(error) => error.into(),
             MoneyError::Budget(error) => error.into(),
+            MoneyError::NotApproved(error) => error.into(),
             other => Self::Money(Arc::new(other)),
         }
     }

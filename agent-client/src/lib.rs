@@ -34,6 +34,8 @@
 //! | `agent`     | the handle: chain, wallet, budget, and one connection for each node     |
 //! | `fetch`     | request, receive and verify, write, report; several nodes for one content |
 //! | `publish`   | hash, upload what the node lacks, pay for what it takes, check its receipt |
+//! | `tree`      | whole folders: a manifest and its files, there and back                 |
+//! | `names`     | what names mean: the newest record of all nodes, and never an older one  |
 //! | `wallet`    | keys, the durable record of what was signed, channels and money on chain |
 //! | `report`    | what every error says to a program                                      |
 //! | `budget`    | caps that hold across all fetches: reserve, commit, release             |
@@ -49,10 +51,12 @@ mod config;
 mod error;
 mod fetch;
 mod ledger;
+mod names;
 mod publish;
 mod receipts;
 mod report;
 mod transport;
+mod tree;
 mod wallet;
 
 pub use agent::{Agent, AgentBuilder, BuildError};
@@ -64,12 +68,14 @@ pub use config::AgentConfig;
 pub use error::{FetchError, Misbehaviour, SourceError};
 pub use fetch::{
     Blame, DryRun, FetchBuilder, FetchManyBuilder, FetchManyReport, FetchReader, FetchReport, Fetched, LeftOut,
-    Preference, PreferenceError, Progress, SourceReport,
+    Preference, PreferenceError, Progress, ProgressStream, SourceReport,
 };
 pub use ledger::LedgerError;
+pub use names::{NameError, PublishNameBuilder};
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
 pub use receipts::{By, Check, Entry, EntryKind, Totals, Word};
 pub use report::{ErrorReport, Subject};
+pub use tree::{FetchTreeBuilder, FetchTreeReport, PublishTreeBuilder, PublishTreeReport, TreeError, TreeProgress};
 pub use wallet::{
     ChannelCap, ChannelEvent, ChannelInfo, ChannelPhase, ChannelPolicy, DelegateRequest, Money, MoneyError,
     OpenedChannel, Place, Reclaimed, SessionInfo, SweepReport, Unswept, Wallet, WalletError, WalletStatus,

@@ -1,10 +1,7 @@
 //! The `aro` command: keys, money, channels, quotes and fetches for people and scripts.
 //!
-//! Exit codes: 0 done; 1 internal, a file of ours, or interrupted; 2 usage; 3 refused, give up or ask elsewhere; 4 money is
-//! needed or not allowed; 5 keys, or the owner must act; 6 node or chain unreachable, or a channel in use by another process:
-//! retry; 7 the node sent something that is not the content. With `--json` an error is one object: `code`, `who_acts`,
-//! `message`, `next_step`, `amount`, `retryable`, `retry_after_ms`, and `node`, `channel`, `content`, `place` where it is
-//! about one.
+//! With `--json` an error is one object: `code`, `who_acts`, `message`, `next_step`, `amount`, `retryable`,
+//! `retry_after_ms`, and `node`, `channel`, `content`, `place` where it is about one.
 
 mod cmd;
 mod output;
@@ -19,13 +16,13 @@ use clap::{Parser, Subcommand};
 use settlement_chain::{Address, Program, connect};
 
 use cmd::approve::Person;
-use cmd::{Opening, budget, channel, get, keys, put, quote, receipts, wallet};
+use cmd::{Opening, budget, channel, completions, get, keys, put, quote, receipts, wallet};
 use output::{Failure, Output};
 
 /// Fetch content by address, pay for it, prove every byte.
 #[derive(Parser)]
-#[command(name = "aro", version, propagate_version = true)]
-struct Arguments {
+#[command(name = "aro", version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -71,10 +68,12 @@ enum Command {
     Receipts(receipts::ReceiptsCommand),
     /// Ask a node what a fetch would cost
     Quote(quote::QuoteCommand),
-    /// Fetch a content into a file
+    /// Fetch a content into a file, or a tree into a folder
     Get(get::Get),
-    /// Publish a file or a pipe at a node
+    /// Publish a file, a folder or a pipe at a node, and give it a name
     Put(put::Put),
+    /// Print what a shell needs to complete this command
+    Completions(completions::Completions),
 }
 
 impl Global {
@@ -143,8 +142,25 @@ async fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
         Command::Quote(command) => command.run(global, output).await,
         Command::Get(command) => command.run(global, output).await,
         Command::Put(command) => command.run(global, output).await,
+        Command::Completions(command) => {
+            command.run();
+            Ok(())
+        }
     }
 }
 
 /// Time for a cancelled fetch to write what it had taken.
 const LAST_WRITES: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What scripts go by; these numbers never change their meaning.
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  interrupted, a file or pipe of this machine failed, or a defect of this program
+  2  the command makes no sense as it is written
+  3  refused: give up, or ask another node
+  4  money is needed, or not allowed by a cap
+  5  keys or wallet: somebody has to authorise it
+  6  node or chain cannot be reached, or another process uses the channel: try again
+  7  what a node sent is not the content, or a publisher's list is not true; nothing was paid for it
+
+Colours are shown on terminals only, and never with NO_COLOR set.";

@@ -1,9 +1,13 @@
 //! What the command says: results on stdout, everything else on stderr; with `--json` one object as the last line.
 
-use std::io::{Write, stderr, stdout};
+use std::io::{Write, stdout};
 use std::process::ExitCode;
 
-use agent_client::{BuildError, ErrorReport, FetchError, LedgerError, MoneyError, PolicyError, Subject, WalletError};
+use agent_client::{
+    BuildError, ErrorReport, FetchError, LedgerError, MoneyError, NameError, PolicyError, Subject, TreeError,
+    WalletError,
+};
+use anstyle::{AnsiColor, Style};
 use aro_proto::WhoActs;
 use serde::Serialize;
 use serde_json::json;
@@ -51,7 +55,7 @@ impl Output {
         if self.json {
             self.say(&json!({ "error": report }).to_string());
         } else {
-            warn(&format!("error: {}\n  next: {}", report.message, report.next_step));
+            warn(&format!("{ERROR}error:{ERROR:#} {}\n  next: {}", report.message, report.next_step));
         }
         ExitCode::from(report.exit_code)
     }
@@ -125,7 +129,7 @@ macro_rules! failures {
         }
     )* };
 }
-failures!(FetchError, MoneyError, WalletError, BuildError);
+failures!(FetchError, MoneyError, WalletError, BuildError, TreeError, NameError);
 
 impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
@@ -144,9 +148,12 @@ fn say(text: &str) {
     let _ = writeln!(stdout(), "{text}");
 }
 
-fn warn(text: &str) {
-    let _ = writeln!(stderr(), "{text}");
+/// To the error output, without its colours where no terminal shows them.
+pub(crate) fn warn(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
 
 const INTERNAL: u8 = 1;
 const USAGE: u8 = 2;

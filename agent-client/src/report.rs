@@ -5,10 +5,13 @@ use serde::{Serialize, Serializer};
 
 use crate::agent::BuildError;
 use crate::error::FetchError;
+use crate::names::NameError;
+use crate::tree::TreeError;
 use crate::wallet::{MoneyError, WalletError};
 
 /// An error, as a program reads it. Every error of this library makes one: `FetchError`, `MoneyError`, `WalletError`,
-/// `BuildError`.
+/// `BuildError`,
+/// `TreeError`, `NameError`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ErrorReport {
     /// What happened, as one stable word.
@@ -87,7 +90,7 @@ macro_rules! reports {
         }
     )* };
 }
-reports!(FetchError, MoneyError, WalletError, BuildError);
+reports!(FetchError, MoneyError, WalletError, BuildError, TreeError, NameError);
 
 /// What a command ends with, unless the error is of a special kind.
 pub(crate) fn exit_code_of(who_acts: WhoActs) -> u8 {

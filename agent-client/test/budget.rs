@@ -65,7 +65,7 @@ async fn every_fetch_is_in_the_account_and_a_class_keeps_to_its_cap() {
         panic!("the class has a cap")
     };
     assert_eq!((refused.cap, refused.left, refused.sufficient), (Cap::Class, units(0), units(3 * PER_MIB)));
-    let part = ByteRanges::new([0..16_384]).unwrap();
+    let part = ByteRanges::single(0, 16_384).unwrap();
     let _ = fetch().ranges(part.clone()).to_bytes(u64::MAX).await.unwrap();
     agent.close().await;
 
@@ -141,7 +141,7 @@ async fn what_is_above_the_threshold_is_asked_about_before_anything_is_signed() 
     let (report, _) = agent.fetch(&node.address()).to_bytes(u64::MAX).await.unwrap();
     assert_eq!(report.paid, units(PER_MIB));
     let asked = clerk.asked.load(Ordering::Relaxed);
-    let little = ByteRanges::new([0..16_384]).unwrap();
+    let little = ByteRanges::single(0, 16_384).unwrap();
     let _ = agent.fetch(&node.address()).ranges(little).to_bytes(u64::MAX).await.unwrap();
     assert_eq!(clerk.asked.load(Ordering::Relaxed), asked, "nobody is asked about little");
 }

@@ -159,6 +159,23 @@ fn without_a_wallet_or_a_chain_each_command_says_which_is_missing() {
 }
 
 #[test]
+fn what_cannot_be_a_source_or_a_preference_is_a_usage_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = address();
+    let get = |more: [&str; 2]| aro(dir.path(), &[&["get", &address, "-o", "x"][..], &more].concat());
+    for (more, says) in [
+        (["--from", "nobody"], "<node id>@<host>:<port>"),
+        (["--from", &address], "--from"),
+        (["--prefer", "best"], "fastest, balanced or cheapest"),
+        (["--hedge", "much"], "--hedge"),
+    ] {
+        let refused = get(more);
+        assert_eq!(refused.status.code(), Some(2), "{more:?}");
+        assert!(stderr(&refused).contains(says), "{more:?}: {}", stderr(&refused));
+    }
+}
+
+#[test]
 fn a_budget_is_set_shown_and_refused_where_it_makes_no_sense() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("home");
@@ -202,21 +219,4 @@ fn an_account_without_entries_has_its_columns_and_a_damaged_ledger_is_named() {
     assert!(error["message"].as_str().unwrap().contains("wallet.db is damaged"), "{error}");
     assert!(error["next_step"].as_str().unwrap().contains("backup"), "{error}");
     assert_eq!(std::fs::read(home.join("wallet.db")).unwrap(), b"no ledger", "it stays as it is");
-}
-
-#[test]
-fn what_cannot_be_a_source_or_a_preference_is_a_usage_error() {
-    let dir = tempfile::tempdir().unwrap();
-    let address = address();
-    let get = |more: [&str; 2]| aro(dir.path(), &[&["get", &address, "-o", "x"][..], &more].concat());
-    for (more, says) in [
-        (["--from", "nobody"], "<node id>@<host>:<port>"),
-        (["--from", &address], "--from"),
-        (["--prefer", "best"], "fastest, balanced or cheapest"),
-        (["--hedge", "much"], "--hedge"),
-    ] {
-        let refused = get(more);
-        assert_eq!(refused.status.code(), Some(2), "{more:?}");
-        assert!(stderr(&refused).contains(says), "{more:?}: {}", stderr(&refused));
-    }
 }

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent_client::{
-    BudgetExceeded, BuildError, ChannelCap, ErrorReport, FetchError, LedgerError, Misbehaviour, MoneyError, Place,
-    WalletError,
+    BudgetExceeded, BuildError, Cap, ChannelCap, ErrorReport, FetchError, LedgerError, Misbehaviour, MoneyError,
+    NotApproved, Place, PolicyError, SourceError, WalletError,
 };
 use aro_proto::identity::{Beyond, DelegationError};
 use aro_proto::merkle::VerifyError;
@@ -43,7 +43,11 @@ fn broken() -> io::Error {
 }
 
 fn exceeded() -> BudgetExceeded {
-    BudgetExceeded { needed: units(7), left: units(3), sufficient: units(9) }
+    BudgetExceeded { cap: Cap::Total, needed: units(7), left: units(3), sufficient: units(9) }
+}
+
+fn not_approved() -> NotApproved {
+    NotApproved { amount: units(8), threshold: units(2) }
 }
 
 fn unreachable() -> ReadError {
@@ -60,6 +64,10 @@ fn refused(code: RefusalCode, amount: Option<u64>) -> FetchError {
 
 fn misbehaved(what: Misbehaviour) -> FetchError {
     FetchError::Misbehaved { node: NODE, what }
+}
+
+fn no_source<const N: usize>(errors: [FetchError; N]) -> FetchError {
+    FetchError::NoSource { causes: errors.map(|error| SourceError { node: NODE, error }).into() }
 }
 
 fn fetch_errors() -> Vec<(FetchError, Expected)> {
@@ -93,6 +101,7 @@ fn fetch_errors() -> Vec<(FetchError, Expected)> {
         (E::Unreachable { place: place(), why: "gone".into() }, ("Unreachable", RetryHere, 6, None, true)),
         (E::Timeout { doing: "waiting", waited_ms: 5 }, ("Timeout", RetryHere, 6, None, false)),
         (E::BudgetExceeded(exceeded()), ("BudgetExceeded", Authorise, 4, Some(7), false)),
+        (E::NotApproved(not_approved()), ("NotApproved", Authorise, 4, Some(8), false)),
         (E::TooLarge { size: 2, limit: 1 }, ("TooLarge", GiveUp, 3, None, false)),
         (E::Request(too_long), ("Request", GiveUp, 2, None, false)),
         (E::Source(Arc::new(broken())), ("Source", GiveUp, 1, None, false)),
@@ -101,6 +110,14 @@ fn fetch_errors() -> Vec<(FetchError, Expected)> {
         (E::Chain(Arc::new(unreachable())), ("Chain", RetryHere, 6, None, false)),
         (E::Chain(Arc::new(ReadError::NotSetUp(OWNER))), ("Chain", GiveUp, 3, None, false)),
         (E::Money(Arc::new(MoneyError::UnknownNode(NODE))), ("UnknownNode", GiveUp, 3, None, true)),
+        (no_source([E::NotFound { content: CONTENT }]), ("NoSource", RetryElsewhere, 3, None, false)),
+        (
+            no_source([
+                E::PriceTooHigh { price: units(9), allowed: units(5) },
+                E::Timeout { doing: "waiting", waited_ms: 1 },
+            ]),
+            ("NoSource", RetryHere, 6, Some(9), false),
+        ),
     ]
 }
 
@@ -128,6 +145,8 @@ fn fetch_variant(error: &FetchError) -> usize {
         E::Wallet(_) => 17,
         E::Chain(_) => 18,
         E::Money(_) => 19,
+        E::NotApproved(_) => 20,
+        E::NoSource { .. } => 21,
     }
 }
 
@@ -150,6 +169,7 @@ fn money_errors() -> Vec<(MoneyError, Expected)> {
         (E::Delegation(DelegationError::Scope), ("Delegation", GiveUp, 2, None, false)),
         (E::Ending, ("Ending", RetryHere, 6, None, false)),
         (E::Budget(exceeded()), ("BudgetExceeded", Pay, 4, Some(7), false)),
+        (E::NotApproved(not_approved()), ("NotApproved", Authorise, 4, Some(8), false)),
         (E::ZeroAmount, ("ZeroAmount", GiveUp, 2, None, false)),
         (
             E::NotEnough { needed: units(4), there: units(1), place: Place::Available },
@@ -188,6 +208,7 @@ fn money_variant(error: &MoneyError) -> usize {
         E::NotOpen(_) => 16,
         E::StillOpen(_) => 17,
         E::InGrace { .. } => 18,
+        E::NotApproved(_) => 19,
     }
 }
 
@@ -208,6 +229,8 @@ fn wallet_errors() -> Vec<(WalletError, Expected)> {
         (E::Folder { path: home(), source: broken() }, ("WalletFile", Authorise, 5, None, false)),
         (E::Ledger(LedgerError::Busy { path: home() }), ("WalletInUse", RetryHere, 6, None, false)),
         (E::Ledger(LedgerError::Foreign { path: home() }), ("WalletForeign", Authorise, 5, None, false)),
+        (E::Shared(Arc::new(LedgerError::Full { path: home() })), ("DiskFull", Authorise, 5, None, false)),
+        (E::OtherPermit, ("OtherPermit", Authorise, 5, None, false)),
         (E::ChannelInUse(CHANNEL), ("ChannelInUse", RetryHere, 6, None, true)),
         (E::PurseInUse, ("PurseInUse", RetryHere, 6, None, false)),
         (E::Ending, ("Ending", RetryHere, 6, None, false)),
@@ -248,6 +271,8 @@ fn wallet_variant(error: &WalletError) -> usize {
         E::NotRising { .. } => 13,
         E::AboveDeposit { .. } => 14,
         E::NotPermitted { .. } => 15,
+        E::Shared(_) => 16,
+        E::OtherPermit => 17,
     }
 }
 
@@ -256,6 +281,7 @@ fn build_errors() -> Vec<(BuildError, Expected)> {
     vec![
         (BuildError::Needs("wallet"), ("Internal", GiveUp, 1, None, false)),
         (BuildError::Chain(unreachable()), ("Chain", RetryHere, 6, None, false)),
+        (BuildError::Policy(PolicyError::Window(1)), ("Budget", Authorise, 2, None, false)),
         (BuildError::Wallet(WalletError::OtherChain), ("Delegation", Authorise, 5, None, false)),
     ]
 }
@@ -265,6 +291,7 @@ fn build_variant(error: &BuildError) -> usize {
         BuildError::Needs(_) => 0,
         BuildError::Chain(_) => 1,
         BuildError::Wallet(_) => 2,
+        BuildError::Policy(_) => 3,
     }
 }
 
@@ -295,10 +322,10 @@ fn check<E>(errors: &[(E, Expected)], report: fn(&E) -> ErrorReport, variant: fn
 
 #[test]
 fn every_variant_of_every_error_answers_every_question() {
-    check(&fetch_errors(), FetchError::report, fetch_variant, 20);
-    check(&money_errors(), MoneyError::report, money_variant, 19);
-    check(&wallet_errors(), WalletError::report, wallet_variant, 16);
-    check(&build_errors(), BuildError::report, build_variant, 3);
+    check(&fetch_errors(), FetchError::report, fetch_variant, 22);
+    check(&money_errors(), MoneyError::report, money_variant, 20);
+    check(&wallet_errors(), WalletError::report, wallet_variant, 18);
+    check(&build_errors(), BuildError::report, build_variant, 4);
 }
 
 #[test]

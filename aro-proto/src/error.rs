@@ -87,6 +87,10 @@ refusal_codes! {
     WrongContent = 13, GiveUp, "read the source anew: it has changed, or it is not the announced content";
     /// The content has more bytes than this node takes, or than were announced.
     ContentTooLarge = 14, RetryElsewhere, "publish it in parts, or at a node that takes larger contents";
+    /// The name's record is below the one that the node knows, which comes with the refusal.
+    NameNotRising = 15, GiveUp, "publish the name anew: its next number must be above the one that the node knows";
+    /// The node knows another record of this name under the same number, which comes with the refusal.
+    NameEqualDiffers = 16, GiveUp, "publish the name anew under a higher number, and from one place at a time";
     /// A signature does not hold here: wrong key, other stream, other connection, or altered.
     Unauthorised = 20, Authorise, "sign with the key that the channel names, on this very connection";
     /// The node takes no uploads from this key.
@@ -101,6 +105,8 @@ refusal_codes! {
     QuotaExceeded = 33, RetryElsewhere, "publish at another node, or ask this one's owner for a larger quota";
     /// The node's disk is full.
     StorageFull = 34, RetryElsewhere, "publish at another node, or here when its owner has made room";
+    /// The node knows no such name.
+    NameNotFound = 35, RetryElsewhere, "check the publisher and the name, or ask another node";
     /// The node asks more than the request allows; the amount is its price.
     PriceTooHigh = 40, Authorise, "allow the price with --max-price, or ask a cheaper node";
     /// The request costs money and the connection is bound to no channel.

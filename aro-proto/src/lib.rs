@@ -25,6 +25,8 @@
 //! | [`places`]   | how many connections one peer may have                        | 02   |
 //! | [`message`]  | every message of control and request streams                  | 02, 04 |
 //! | [`merkle`]   | proofs: ranges, outboards, encoding, verifying                | 03   |
+//! | [`manifest`] | signed trees: names that stay in their folder, entries         | 09   |
+//! | [`naming`]   | signed pointers that never go back                            | 09   |
 //! | [`channel`]  | vouchers, the payer's and the payee's machine, credit window  | 05   |
 //! | [`amount`], [`tariff`] | money and prices, exact                             | 06   |
 //! | [`error`]    | refusals, who must act, wire codes                            | 08   |
@@ -37,8 +39,10 @@ pub mod error;
 pub mod identity;
 pub mod ids;
 pub mod limits;
+pub mod manifest;
 pub mod merkle;
 pub mod message;
+pub mod naming;
 pub mod places;
 pub mod tariff;
 pub mod transport;
@@ -49,4 +53,5 @@ pub use amount::{Amount, ByteCount};
 pub use error::{Refusal, RefusalCode, WhoActs};
 pub use identity::SecretKey;
 pub use ids::{AgentId, ChannelId, ContentId, NodeId, OwnerId};
+pub use naming::{Name, NameAddress};
 pub use tariff::{Charge, Tariff};

@@ -52,6 +52,24 @@ pub const MAX_AWAITED_RECEIPTS: usize = 512;
 pub const MAX_AWAITED_RANGES: usize = 8_192;
 /// Receipts of a connection that are not for what was delivered, or not signed, before it is closed.
 pub const MAX_BAD_RECEIPTS: u32 = 8;
+/// Bytes of a manifest: 16 MiB, which a reader holds at once. Some 100 bytes an entry leave room for longer names.
+pub const MAX_MANIFEST_BYTES: usize = 16 << 20;
+/// Entries of a manifest: 65,536, as many as its bytes allow with usual names. Larger trees are several manifests.
+pub const MAX_MANIFEST_ENTRIES: usize = 1 << 16;
+/// Bytes of an entry's whole name: a quarter of what Linux takes as a path, so that a folder before it still fits.
+pub const MAX_ENTRY_NAME: usize = 1024;
+/// Bytes of one part of an entry's name: what file systems take.
+pub const MAX_ENTRY_PART: usize = 255;
+/// Parts of an entry's name: a writer holds a folder open for each.
+pub const MAX_ENTRY_DEPTH: usize = 32;
+/// Bytes of a publisher's name for something: one DNS label and one more.
+pub const MAX_NAME: usize = 64;
+/// Names that one publisher may have at a node, unless that says otherwise: some 300 bytes each.
+pub const NAMES_PER_PUBLISHER: usize = 1_024;
+/// Names that all publishers together may have at a node, unless that says otherwise: some 30 MB on disk.
+pub const NAMES: usize = 100_000;
+/// Names that a node writes or looks up at once; each takes a thread for one disk access.
+pub const NAMES_AT_ONCE: usize = 32;
 /// Unit kinds of one tariff.
 pub const MAX_TARIFF_KINDS: usize = 16;
 

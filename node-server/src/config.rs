@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aro_proto::limits::{
-    EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, MAX_WINDOW_BYTES, PAYMENT_TIMEOUT_MS, PUBLISH_CONTENT_BYTES,
-    PUBLISH_PARTIAL_BYTES, PUBLISH_PARTIAL_KEEP_S, PUBLISH_QUOTA, PUBLISH_QUOTA_PER_PUBLISHER, PUBLISHES_AT_ONCE,
-    PUBLISHES_AT_ONCE_PER_PUBLISHER,
+    EXCHANGE_TIMEOUT_MS, IDLE_TIMEOUT_MS, MAX_WINDOW_BYTES, NAMES, NAMES_PER_PUBLISHER, PAYMENT_TIMEOUT_MS,
+    PUBLISH_CONTENT_BYTES, PUBLISH_PARTIAL_BYTES, PUBLISH_PARTIAL_KEEP_S, PUBLISH_QUOTA, PUBLISH_QUOTA_PER_PUBLISHER,
+    PUBLISHES_AT_ONCE, PUBLISHES_AT_ONCE_PER_PUBLISHER,
 };
 use aro_proto::message::PublishTerms;
 use aro_proto::transport::TransportSettings;
@@ -111,6 +111,10 @@ pub struct PublishConfig {
     pub quota_bytes_per_publisher: u64,
     /// Bytes that all publishers may have here together. Default 256 GiB. Raise it only with the disk.
     pub quota_bytes: u64,
+    /// Names that one publisher may have here. Default 1,024.
+    pub max_names_per_publisher: usize,
+    /// Names that all publishers may have here together. Default 100,000, some 30 MB on disk; they never go away.
+    pub max_names: usize,
     /// Uploads at once. Default 64; each holds two batches, half a MiB.
     pub max_at_once: usize,
     /// Uploads at once of one publisher. Default 8.
@@ -141,6 +145,8 @@ impl Default for PublishConfig {
             max_content_bytes: PUBLISH_CONTENT_BYTES,
             quota_bytes_per_publisher: PUBLISH_QUOTA_PER_PUBLISHER,
             quota_bytes: PUBLISH_QUOTA,
+            max_names_per_publisher: NAMES_PER_PUBLISHER,
+            max_names: NAMES,
             max_at_once: PUBLISHES_AT_ONCE,
             max_at_once_per_publisher: PUBLISHES_AT_ONCE_PER_PUBLISHER,
             partial_keep_s: PUBLISH_PARTIAL_KEEP_S,

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::content::StoreError;
 use crate::ledger::LedgerError;
+use crate::names::NameStoreError;
 
 /// Why a node does not start.
 #[derive(Debug, Error)]
@@ -34,6 +35,9 @@ pub enum StartError {
     /// The ledger could not be opened.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The names could not be opened.
+    #[error(transparent)]
+    Names(#[from] NameStoreError),
     /// The UDP socket could not be opened.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -62,6 +66,7 @@ impl StartError {
             Self::NotRegistered { .. }
             | Self::Store(_)
             | Self::Ledger(_)
+            | Self::Names(_)
             | Self::Listen { .. }
             | Self::PublicHost { .. }
             | Self::Thread(_) => false,

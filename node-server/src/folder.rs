@@ -4,6 +4,7 @@
 //! config.json   settings, written once by `init`
 //! node.key      transport key      owner.key   cold key, unless another was given
 //! contents/     see `add`          ledger.redb vouchers          control.sock   while it serves
+//! publishing/   broken-off uploads names.redb  publishers' names
 //! ```
 
 use std::collections::BTreeSet;
@@ -108,6 +109,10 @@ pub(crate) struct PublishSettings {
     pub(crate) quota_bytes_per_publisher: Option<u64>,
     /// Bytes that all publishers may have here together.
     pub(crate) quota_bytes: Option<u64>,
+    /// Names that one publisher may have here.
+    pub(crate) names_per_publisher: Option<usize>,
+    /// Names that all publishers may have here together.
+    pub(crate) names: Option<usize>,
 }
 
 impl PublishSettings {
@@ -130,6 +135,8 @@ impl PublishSettings {
             max_content_bytes: self.max_content_bytes.unwrap_or(default.max_content_bytes),
             quota_bytes_per_publisher: self.quota_bytes_per_publisher.unwrap_or(default.quota_bytes_per_publisher),
             quota_bytes: self.quota_bytes.unwrap_or(default.quota_bytes),
+            max_names_per_publisher: self.names_per_publisher.unwrap_or(default.max_names_per_publisher),
+            max_names: self.names.unwrap_or(default.max_names),
             ..default
         })
     }

@@ -26,10 +26,11 @@
 //! |-------------|--------------------------------------------------------------------------|
 //! | `node`      | start, status, shutdown                                                  |
 //! | `transport` | endpoint, frames, connections, the control stream                        |
-//! | `service`   | requests: describe, fetch and publish                                    |
+//! | `service`   | requests: describe, fetch, publish, names                                |
 //! | `content`   | contents on disk: imported or uploaded, hashed once, read in batches     |
 //! | `channels`  | one payee for each channel, and the follower that keeps them current     |
 //! | `ledger`    | vouchers in redb, by group commit, before they give credit               |
+//! | `names`     | publishers' names: the newest record of each, durable                    |
 //! | `handoff`   | the best vouchers to the operators, until the chain has taken them       |
 //! | `watch`     | closing channels that no operator settles in time: the node does         |
 //! | `account`   | the node's account on chain: register, change, withdraw                  |
@@ -41,6 +42,7 @@ mod content;
 mod error;
 mod handoff;
 mod ledger;
+mod names;
 mod node;
 mod service;
 mod shared;
@@ -56,6 +58,7 @@ pub use content::{ContentStore, StoreError, Stored, StoredContent};
 pub use error::{HandoffError, ShutdownError, StartError};
 pub use handoff::{HandedVoucher, HandoffReport};
 pub use ledger::LedgerError;
+pub use names::NameStoreError;
 pub use node::{Node, RunningNode};
 pub use status::{ChannelStatus, NodeStatus, OperatorStatus, of_stopped as status_of_stopped};
 pub use watch::{SettleError, SettleReport, SettledVoucher, of_ledger as settle_stopped};

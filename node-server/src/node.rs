@@ -20,6 +20,7 @@ use crate::content::{ContentStore, Shelf};
 use crate::error::{HandoffError, ShutdownError, StartError};
 use crate::handoff::{self, Desk, HandoffReport};
 use crate::ledger::{Committer, RedbLedger};
+use crate::names::Names;
 use crate::service;
 use crate::shared::{Bell, Counters, OnChain, Phase, Shared};
 use crate::status::{self, NodeStatus};
@@ -84,6 +85,7 @@ impl Node {
         let ledger = Arc::new(RedbLedger::open(&config.dir)?);
         // Only now: the ledger is locked, so no other node is at the uploads.
         let shelf = Shelf::open(&config.dir, &store, config.publish.clone())?;
+        let names = Names::open(&config.dir, &config.publish)?;
         let program = Program::new(config.program);
         let genesis_hash = chain.genesis_hash().await?;
         let mint = reads::config(&*chain, &program).await?.mint;
@@ -120,6 +122,7 @@ impl Node {
             program,
             store,
             shelf,
+            names,
             ledger,
             config,
             _alive: alive,

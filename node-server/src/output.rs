@@ -75,6 +75,7 @@ impl From<StartError> for Failure {
             StartError::Ledger(_) => {
                 Self::new(1, "Ledger", "owner", error, "stop the other process, or check the disk")
             }
+            StartError::Names(_) => Self::new(1, "Names", "owner", error, "stop the other process, or check the disk"),
             StartError::Listen { .. } => Self::usage(error, "free the address, or change `listen` in config.json"),
             StartError::PublicHost { .. } => Self::usage(error, "correct `public_host` in config.json"),
             StartError::Thread(_) => Self::internal(error),

@@ -15,6 +15,7 @@ use crate::config::NodeConfig;
 use crate::content::{ContentStore, Shelf};
 use crate::handoff::Desk;
 use crate::ledger::{CommitterHandle, RedbLedger};
+use crate::names::Names;
 
 /// One node, seen from its tasks.
 pub(crate) struct Shared {
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) desks: Vec<Desk>,
     pub(crate) store: ContentStore,
     pub(crate) shelf: Shelf,
+    pub(crate) names: Names,
     pub(crate) ledger: Arc<RedbLedger>,
     pub(crate) channels: Channels,
     pub(crate) committer: CommitterHandle,

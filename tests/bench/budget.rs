@@ -27,8 +27,9 @@ pub(crate) struct Arguments {
     /// Handles on the wallet, each with a node of its own.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
     handles: u8,
-    /// Bytes of the content, each of which costs a base unit.
-    #[arg(long, value_name = "BYTES", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Bytes of the content, each of which costs a base unit. What fetches that are refused had on its way, a node forgives
+    /// up to its window and a 16th of what is paid; beyond that it waits for payment, and this run fails.
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..))]
     size: u32,
     /// Of a hundred fetches, for how many the budget suffices.
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]

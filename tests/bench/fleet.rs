@@ -1,11 +1,11 @@
-//! Several paid nodes with one content, each behind a relay with a rate of its own, and an agent with a channel to each.
+//! Several paid nodes with one content, each behind a relay with a rate of its own, and an agent with a channel to
+//! each.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_client::{Agent, AgentConfig, FetchReport, Preference, Wallet};
 use anyhow::{Context, Result, ensure};
-use aro_proto::transport::TransportSettings;
 use aro_proto::{Address, Amount, ContentId, NodeAddress};
 use aro_tests::relay::{LinkTerms, PathTerms, Relay};
 use aro_tests::world::World;
@@ -33,9 +33,9 @@ pub(crate) struct Arguments {
     /// Rounds; their median counts.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) rounds: u16,
-    /// Largest packet on the path.
-    #[arg(long, value_name = "BYTES", default_value_t = TransportSettings::default().packet_bytes)]
-    pub(crate) packet_bytes: u16,
+    /// Bytes of the largest packet that the relays let through, headers included.
+    #[arg(long, value_name = "BYTES", default_value_t = 1_500, value_parser = clap::value_parser!(u16).range(1_280..))]
+    pub(crate) mtu: u16,
     /// Folder for nodes and wallet; the system's temporary folder if not given.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -67,11 +67,10 @@ impl Fleet {
         let home = home.context("no folder for the nodes' files")?;
         let world = World::new().await?;
         let bytes = u64::from(arguments.mib) << 20;
-        let transport = TransportSettings { packet_bytes: arguments.packet_bytes, ..TransportSettings::default() };
         let wallet = Wallet::create(&home.path().join("agent"))?;
         let owner = wallet.owner();
         // Memory takes pieces in any order here, so that nothing but the paths is measured.
-        let config = AgentConfig { transport, read_ahead_bytes: usize::try_from(bytes)?, ..AgentConfig::default() };
+        let config = AgentConfig { read_ahead_bytes: usize::try_from(bytes)?, ..AgentConfig::default() };
         let builder = Agent::builder().chain(world.chain.clone()).program(world.program.id);
         let agent = builder.wallet(wallet).config(config).build().await?;
         let deposit = Amount::new(bytes * (u64::from(arguments.rounds) + 1));
@@ -82,7 +81,7 @@ impl Fleet {
         let (mut nodes, mut content) = (Vec::new(), None);
         for number in 0..arguments.nodes {
             let dir = home.path().join(format!("node-{number}"));
-            let node = start_node(&world, &dir, |config| config.transport = transport).await?;
+            let node = start_node(&world, &dir, |_| {}).await?;
             content = Some(node.store().add_file(&file)?.id);
             let _ = agent.open_channel(node.node_id(), deposit, None).await?;
             node.follow_now().await?;
@@ -90,7 +89,8 @@ impl Fleet {
         }
         std::fs::remove_file(&file)?;
         let content = content.context("no node has the content")?;
-        let delay = LinkTerms::delay(Duration::from_millis(arguments.rtt_ms.into()) / 2);
+        let delay = Duration::from_millis(arguments.rtt_ms.into()) / 2;
+        let delay = LinkTerms { mtu: arguments.mtu.into(), ..LinkTerms::delay(delay) };
         let rate = u64::from(arguments.rate_mbit) * 1_000_000;
         // Twice what the path itself holds, as access links are built; 256 KiB at least.
         let queue_bytes = (rate / 8 * u64::from(arguments.rtt_ms) / 1_000 * 2).max(256 << 10);

@@ -28,7 +28,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
         }
         anyhow::Ok(())
     })?;
-    let fleet::Arguments { nodes, rate_mbit, rtt_ms, mib, rounds, packet_bytes, .. } = arguments.fleet;
+    let fleet::Arguments { nodes, rate_mbit, rtt_ms, mib, rounds, mtu, .. } = arguments.fleet;
     // 95 % of what the links carry.
     let goal = u64::from(nodes) * u64::from(rate_mbit) * 950;
     let figures = vec![
@@ -39,7 +39,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
     let title = format!("{mib} MiB from {nodes} nodes at {rate_mbit} Mbit/s each, {rtt_ms} ms there and back");
     let notes = vec![
         format!("Medians of {rounds} rounds, each on new connections, from the call to the acknowledged end."),
-        format!("Paid and proven, in memory; packets of {packet_bytes} bytes, whose headers the links carry too."),
+        format!("Paid and proven, in memory; packets of {mtu} bytes, headers included, which the links carry too."),
     ];
     Ok(Report { title, figures, notes })
 }

@@ -56,6 +56,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
     let figures = vec![
         Figure::at_most("bytes_fetched_twice", told.twice, 0),
         Figure::new("kills", told.kills),
+        Figure::new("runs_refused_unpaid", told.refused),
         Figure::new("bytes_of_content", story.size),
         Figure::new("bytes_beside_at_last_start", told.held),
         Figure::new("paid_for_bytes", told.signed),
@@ -87,6 +88,8 @@ struct Story {
 /// What came of it.
 struct Told {
     kills: u64,
+    /// Runs that the node refused while it still sent to a dead one.
+    refused: u64,
     twice: u64,
     /// What the last run found proven.
     held: u64,
@@ -121,20 +124,33 @@ impl Story {
         // Where the kills fall, rising, each in its own share of the content.
         let share = self.size / (u64::from(kills) + 1);
         let points: Vec<u64> = (0..u64::from(kills)).map(|kill| kill * share + random.below(share)).collect();
-        let mut told = Told { kills: 0, twice: 0, held: 0, signed: 0, ahead: 0, elapsed: Duration::ZERO };
+        let mut told = Told { kills: 0, refused: 0, twice: 0, held: 0, signed: 0, ahead: 0, elapsed: Duration::ZERO };
         for point in points {
-            let child = self.run()?;
-            let resumed = self.kill_at(child, point.max(told.held + 1)).await?;
+            let resumed = loop {
+                match self.kill_at(self.run()?, point.max(told.held + 1)).await? {
+                    Some(resumed) => break resumed,
+                    None => told.refused += 1,
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                ensure!(started.elapsed() < ALL, "refused again and again");
+            };
             ensure!(!self.out().exists(), "the fetch was done before kill {}: make it longer", told.kills + 1);
-            told.twice += told.held.saturating_sub(resumed.unwrap_or(told.held));
+            told.twice += told.held.saturating_sub(resumed);
             told.kills += 1;
             told.held = self.held()?;
             if told.kills == 1 {
                 told.ahead = self.signed().await?.saturating_sub(told.held);
             }
         }
-        let child = self.run()?;
-        let report = tokio::task::spawn_blocking(move || finished(child)).await??;
+        let report = loop {
+            let child = self.run()?;
+            if let Some(report) = tokio::task::spawn_blocking(move || finished(child)).await?? {
+                break report;
+            }
+            (told.refused, told.held) = (told.refused + 1, self.held()?);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            ensure!(started.elapsed() < ALL, "refused again and again");
+        };
         let number = |key: &str| report[key].as_u64().with_context(|| format!("no {key} in {report}"));
         told.twice += told.held.saturating_sub(number("resumed_bytes")?);
         // What was asked for again although it was taken up.
@@ -159,7 +175,8 @@ impl Story {
         command.spawn().context("`aro` does not start")
     }
 
-    /// Kills a run once the part file reaches so far. Says what it had taken up, if it had come to that.
+    /// Kills a run once the part file reaches so far. Says what it had taken up; none if the node did not let it begin,
+    /// because it waits for what it sent to a process that died.
     async fn kill_at(&self, mut child: Child, point: u64) -> Result<Option<u64>> {
         let deadline = Instant::now() + PATIENCE;
         let part = self.beside();
@@ -173,8 +190,12 @@ impl Story {
         send_signal("KILL", child.id());
         let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() == Some(UNPAID) {
+            return Ok(None);
+        }
         ensure!(output.status.code().is_none(), "it ended by itself: {log}");
-        Ok(taken_up(&log))
+        // Killed before it came to that, it took up nothing and lost nothing.
+        Ok(Some(taken_up(&log).map_or_else(|| self.held(), Ok)?))
     }
 
     fn held(&self) -> Result<u64> {
@@ -198,16 +219,20 @@ impl Story {
     }
 }
 
-/// The report of a run that ends well.
-fn finished(mut child: Child) -> Result<Value> {
+/// The report of a run that ends well. None if the node waits for what it sent to a process that died.
+fn finished(mut child: Child) -> Result<Option<Value>> {
     let (mut text, mut log) = (String::new(), String::new());
     let mut stderr = child.stderr.take().context("stderr is piped")?;
     let logged = std::thread::spawn(move || stderr.read_to_string(&mut log).map(|_| log));
     child.stdout.take().context("stdout is piped")?.read_to_string(&mut text)?;
     let status = child.wait()?;
     let log = logged.join().ok().and_then(Result::ok).unwrap_or_default();
+    if status.code() == Some(UNPAID) {
+        return Ok(None);
+    }
     ensure!(status.success(), "the last run failed: {text} {log}");
-    serde_json::from_str(text.lines().last().unwrap_or_default()).with_context(|| format!("no report: {text}"))
+    let report = serde_json::from_str(text.lines().last().unwrap_or_default());
+    report.map(Some).with_context(|| format!("no report: {text}"))
 }
 
 /// What the log of a run says that it took up.
@@ -235,6 +260,10 @@ fn random() -> Result<u64> {
 }
 
 const WALLET: &str = "agent";
+/// Exit code of a run that the node refuses until it is paid.
+const UNPAID: i32 = 4;
+/// Longer than all runs together.
+const ALL: Duration = Duration::from_secs(1_800);
 /// Longer than a run needs to get going on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -10,6 +10,7 @@ mod crashes;
 mod demo;
 mod formats;
 mod market;
+mod naming;
 mod publishing;
 mod quick_start;
 mod refusals;

@@ -183,7 +183,12 @@ impl Cluster {
 
     /// An agent with this much $ARO in its token account, and SOL for fees and rents.
     pub(crate) fn agent(&self, aro: &str) -> AgentHome {
-        let dir = self.path("agent");
+        self.agent_at("agent", aro)
+    }
+
+    /// The same, in a folder of this name.
+    pub(crate) fn agent_at(&self, name: &str, aro: &str) -> AgentHome {
+        let dir = self.path(name);
         let keys = run_ok("aro", &["--json", "--home", &dir, "keys", "new"]);
         let owner = text(&keys, "owner");
         let (id, payer) = (self.program.id.to_string(), self.payer_path());

@@ -5,6 +5,8 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "that is how tests fail")]
 
+mod trees;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -8,6 +8,7 @@
 mod delegations;
 mod file;
 mod frames;
+mod manifests;
 mod proofs;
 mod signed;
 mod vouchers;

@@ -170,7 +170,7 @@ async fn a_real_node_takes_a_session_key_and_gives_a_lost_record_back() {
     }
     let session = scene.agent_on(Wallet::open(&dir).unwrap()).await;
     assert_eq!(scene.watermark(&session).await, 2 * price(FETCH, MIB));
-    session.fetch(&address).to_bytes(u64::MAX).await.unwrap();
+    let _ = session.fetch(&address).to_bytes(u64::MAX).await.unwrap();
     let exhausted = session.fetch(&address).to_bytes(u64::MAX).await.unwrap_err();
     assert!(matches!(exhausted, FetchError::DepositExhausted { .. }), "{exhausted}");
     assert_eq!(scene.watermark(&session).await, cap);

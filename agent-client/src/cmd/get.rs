@@ -1,42 +1,41 @@
-//! `aro get`: fetch a content into a file, or to whoever reads the output.
+//! `aro get`: fetch a content into a file, or to whoever reads the output; or a whole tree into a folder.
 
-use std::io::{IsTerminal, stderr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use agent_client::{DryRun, FetchReader, FetchReport, Preference, Progress, SourceReport};
-use aro_proto::{Address, Amount, NodeAddress};
+use agent_client::{DryRun, FetchReader, FetchReport, Preference, SourceReport};
+use aro_proto::naming::TargetKind;
+use aro_proto::{Amount, NodeAddress};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Opening, Span};
+use super::tree::{self, Wanted};
+use super::view::View;
+use super::{Opening, Span, Terms};
 use crate::Global;
 use crate::output::{Failure, Output};
 
 #[derive(Args)]
 pub(crate) struct Get {
-    /// aro://<content id>@<node id>@<host>:<port>
-    address: Address,
-    /// File to write; it appears only when all its bytes are proven. `-` writes proven bytes to the output as they come, and
+    /// aro://<content id>@<node id>@<host>:<port>, or aro://<publisher>/<name> with --from
+    address: Wanted,
+    /// File to write, or folder for a tree; it appears only when all its bytes are proven. `-` writes proven bytes to the output as they come, and
     /// everything else to the error output
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// Refuse if the node asks more $ARO than this for the whole fetch
-    #[arg(long, value_name = "ARO")]
-    max_price: Option<Amount>,
-    /// Spend no more $ARO than this
-    #[arg(long, value_name = "ARO")]
-    budget: Option<Amount>,
-    /// Which class of content it is, for a budget that caps classes
-    #[arg(long, value_name = "NAME")]
-    class: Option<String>,
-    /// Say what it would cost and whether the budget allows it; fetch and pay nothing
+    /// The address is a manifest's: fetch its whole tree. A name says by itself what it points to
     #[arg(long)]
-    dry_run: bool,
-    /// Another node that may have the content, <node id>@<host>:<port>; may be given again. All are used at once
-    #[arg(long = "from", value_name = "NODE_ADDRESS")]
+    tree: bool,
+    /// Refuse a tree that claims more bytes than this [default: 64 GiB]
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
+    #[command(flatten)]
+    terms: Terms,
+    /// Another node that may have the content, or knows what a name means, <node id>@<host>:<port>; may be given again. All
+    /// are used at once
+    #[arg(long = "from", value_name = "NODE_ADDRESS", value_delimiter = ',')]
     from: Vec<NodeAddress>,
     /// What counts where several nodes have it: fastest, balanced (none above twice the cheapest) or cheapest
     #[arg(long, value_name = "WHAT", default_value = "balanced")]
@@ -46,6 +45,12 @@ pub(crate) struct Get {
     hedge: Option<Amount>,
     #[command(flatten)]
     opening: Opening,
+    /// Which class of content it is, for a budget that caps classes
+    #[arg(long, value_name = "NAME")]
+    class: Option<String>,
+    /// Say what it would cost and whether the budget allows it; fetch and pay nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Only these bytes, first and last, counted from 0; may be given again
     #[arg(long = "range", value_name = "START-END")]
     spans: Vec<Span>,
@@ -62,16 +67,33 @@ impl Get {
 
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
         let ranges = super::ranges(&self.spans)?;
-        let agent = global.paying_agent(self.budget, &self.opening, output).await?;
-        let bar = bar()?;
-        let shown = bar.clone();
-        let fetch = agent.fetch(&self.address).ranges(ranges).resume(!self.no_resume);
+        let agent = global.paying_agent(self.terms.budget, &self.opening, output).await?;
+        let (address, is_tree) = match &self.address {
+            Wanted::Content(address) => (address.clone(), self.tree),
+            Wanted::Name(name) => {
+                let (record, address) = tree::resolve(&agent, name, &self.from).await?;
+                (address, record.kind == TargetKind::Manifest)
+            }
+        };
+        if is_tree {
+            if self.is_to_stdout() || !self.spans.is_empty() {
+                let message = "a tree goes to a folder, and as a whole";
+                return Err(Failure::usage(message, "give -o DIR, and no --range"));
+            }
+            let Some(folder) = self.output.as_ref().filter(|_| !self.dry_run) else {
+                return Err(Failure::usage("only a content's price can be asked for", "leave --dry-run out"));
+            };
+            return tree::get(&agent, &address, &self.from, folder, &self.terms, self.max_bytes, output).await;
+        }
+        let view = Arc::new(View::new(self.terms.progress, "proven")?);
+        let shown = Arc::clone(&view);
+        let fetch = agent.fetch(&address).ranges(ranges).resume(!self.no_resume);
         let fetch = fetch.sources(self.from.iter().cloned()).prefer(self.prefer);
-        let mut fetch = fetch.progress(move |progress| show(&shown, &progress));
-        if let Some(max_price) = self.max_price {
+        let mut fetch = fetch.progress(move |progress| shown.show(&progress));
+        if let Some(max_price) = self.terms.max_price {
             fetch = fetch.max_price(max_price);
         }
-        if let Some(budget) = self.budget {
+        if let Some(budget) = self.terms.budget {
             fetch = fetch.budget(budget);
         }
         if let Some(most) = self.hedge {
@@ -94,7 +116,7 @@ impl Get {
                 _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
             }
         };
-        bar.finish_and_clear();
+        view.end();
         agent.close().await;
         let report = fetched?;
         let place = if self.is_to_stdout() { "the output".to_owned() } else { path.display().to_string() };
@@ -130,19 +152,6 @@ async fn pour(reader: &mut FetchReader) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn bar() -> Result<ProgressBar, Failure> {
-    let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} proven, {bytes_per_sec}, {msg} $ARO")
-        .map_err(|error| Failure::internal(&error))?;
-    Ok(ProgressBar::with_draw_target(None, target).with_style(style))
-}
-
-fn show(bar: &ProgressBar, progress: &Progress) {
-    bar.set_length(progress.total_bytes);
-    bar.set_position(progress.proven_bytes);
-    bar.set_message(progress.spent.to_string());
 }
 
 fn describe_dry(tried: &DryRun) -> String {

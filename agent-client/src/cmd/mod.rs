@@ -3,11 +3,14 @@
 pub(crate) mod approve;
 pub(crate) mod budget;
 pub(crate) mod channel;
+pub(crate) mod completions;
 pub(crate) mod get;
 pub(crate) mod keys;
 pub(crate) mod put;
 pub(crate) mod quote;
 pub(crate) mod receipts;
+pub(crate) mod tree;
+pub(crate) mod view;
 pub(crate) mod wallet;
 
 use agent_client::{ChannelEvent, ChannelPolicy};
@@ -16,6 +19,21 @@ use aro_proto::merkle::ByteRanges;
 use clap::Args;
 
 use crate::output::Failure;
+use view::ProgressMode;
+
+/// What a transfer may cost, and how it shows where it stands.
+#[derive(Args)]
+pub(crate) struct Terms {
+    /// Refuse if the node asks more $ARO than this for all of it
+    #[arg(long, value_name = "ARO")]
+    pub(crate) max_price: Option<Amount>,
+    /// Spend no more $ARO than this
+    #[arg(long, value_name = "ARO")]
+    pub(crate) budget: Option<Amount>,
+    /// What to show on the error output meanwhile
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub(crate) progress: ProgressMode,
+}
 
 /// Whether a command may open a channel and top it up.
 #[derive(Args, Clone, Copy, Debug)]

@@ -1,33 +1,38 @@
-//! `aro put`: publish a file, or what comes through a pipe.
+//! `aro put`: publish a file, a folder, or what comes through a pipe; and give it a name.
 
-use std::io::{IsTerminal, stderr, stdin};
+use std::io::stdin;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use agent_client::{FetchError, Progress, PublishReport, PublishSource};
-use aro_proto::{Amount, NodeAddress};
+use agent_client::{FetchError, PublishReport, PublishSource};
+use aro_proto::naming::TargetKind;
+use aro_proto::{Name, NodeAddress};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::fs::File;
 
-use super::Opening;
+use super::tree::{self, Named, WithName};
+use super::view::View;
+use super::{Opening, Terms};
 use crate::Global;
 use crate::output::{Failure, Output};
 
 #[derive(Args)]
 pub(crate) struct Put {
-    /// File to publish; - reads from a pipe
-    #[arg(value_name = "FILE|-")]
+    /// File or folder to publish; - reads from a pipe
+    #[arg(value_name = "FILE|DIR|-")]
     source: PathBuf,
     /// <node id>@<host>:<port>
     #[arg(value_name = "NODE_ADDRESS")]
     node: NodeAddress,
-    /// Refuse if the node asks more $ARO than this for the whole upload
-    #[arg(long, value_name = "ARO")]
-    max_price: Option<Amount>,
-    /// Spend no more $ARO than this
-    #[arg(long, value_name = "ARO")]
-    budget: Option<Amount>,
+    /// Let this name of your key mean it from now on: 1 to 64 of a-z and 0-9, with -, _ and . between them
+    #[arg(long)]
+    name: Option<Name>,
+    /// Leave links, pipes, sockets and devices of a folder out instead of refusing it
+    #[arg(long)]
+    skip_special: bool,
+    #[command(flatten)]
+    terms: Terms,
     #[command(flatten)]
     opening: Opening,
     /// The most that a pipe may bring, in bytes [default: 1 GiB]
@@ -37,32 +42,44 @@ pub(crate) struct Put {
 
 impl Put {
     pub(crate) async fn run(&self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let agent = global.paying_agent(self.budget, &self.opening, output).await?;
-        let bar = bar()?;
-        let shown = bar.clone();
+        let agent = global.paying_agent(self.terms.budget, &self.opening, output).await?;
+        if self.source.is_dir() {
+            let Self { source, node, skip_special, terms, name, .. } = self;
+            return tree::put(&agent, source, node, *skip_special, terms, name.as_ref(), output).await;
+        }
+        let view = Arc::new(View::new(self.terms.progress, "taken")?);
+        let shown = Arc::clone(&view);
         let source = if self.source.as_os_str() == "-" {
             PublishSource::stream(pipe()?)
         } else {
             PublishSource::from(&self.source)
         };
-        let mut publish = agent.publish(&self.node, source).progress(move |progress| show(&shown, &progress));
-        if let Some(max_price) = self.max_price {
+        let mut publish = agent.publish(&self.node, source).progress(move |progress| shown.show(&progress));
+        if let Some(max_price) = self.terms.max_price {
             publish = publish.max_price(max_price);
         }
-        if let Some(budget) = self.budget {
+        if let Some(budget) = self.terms.budget {
             publish = publish.budget(budget);
         }
         if let Some(max_bytes) = self.max_bytes {
             publish = publish.max_bytes(max_bytes);
         }
-        let published: Result<PublishReport, Failure> = tokio::select! {
-            published = publish.run() => published.map_err(|error: FetchError| error.into()),
+        let published = async {
+            let report = publish.run().await.map_err(|error: FetchError| Failure::from(error))?;
+            let name = self.name.as_ref();
+            let named = tree::publish_name(&agent, &self.node, name, report.content, TargetKind::Content).await?;
+            Ok((report, named))
+        };
+        let published: Result<(PublishReport, Option<Named>), Failure> = tokio::select! {
+            published = published => published,
             _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
         };
-        bar.finish_and_clear();
+        view.end();
         agent.close().await;
-        let report = published?;
-        output.result(&report, || describe(&report))
+        let (report, named) = published?;
+        output.result(&WithName { report: &report, named: named.as_ref() }, || {
+            format!("{}{}", named.as_ref().map_or_else(String::new, Named::line), describe(&report))
+        })
     }
 }
 
@@ -70,19 +87,6 @@ impl Put {
 fn pipe() -> Result<File, Failure> {
     let input = stdin().as_fd().try_clone_to_owned().map_err(|error| Failure::internal(&error))?;
     Ok(File::from_std(input.into()))
-}
-
-fn bar() -> Result<ProgressBar, Failure> {
-    let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} taken, {bytes_per_sec}, {msg} $ARO")
-        .map_err(|error| Failure::internal(&error))?;
-    Ok(ProgressBar::with_draw_target(None, target).with_style(style))
-}
-
-fn show(bar: &ProgressBar, progress: &Progress) {
-    bar.set_length(progress.total_bytes);
-    bar.set_position(progress.proven_bytes);
-    bar.set_message(progress.spent.to_string());
 }
 
 fn describe(report: &PublishReport) -> String {

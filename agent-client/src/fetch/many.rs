@@ -128,8 +128,8 @@ impl FetchManyBuilder {
             allowance: Mutex::new(Allowance { charge: Charge::ZERO, bytes: limit }),
             limit,
             allowed,
-            purpose: purpose.clone(),
             provides: provider.may_provide(),
+            purpose: purpose.clone(),
         });
         // However it ends, also if nobody waits for it any more: what is proven is paid now.
         let paying = PaysAtTheEnd(Arc::clone(&session));
@@ -254,9 +254,9 @@ struct Shared {
     allowance: Mutex<Allowance>,
     limit: u64,
     allowed: Amount,
-    purpose: Purpose,
     /// Whether a deposit that does not suffice may grow.
     provides: bool,
+    purpose: Purpose,
 }
 
 /// What was accepted, and what may still be.

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use aro_proto::merkle::{ByteRanges, GroupSize};
 use aro_proto::message::Quote;
-use aro_proto::{Address, Amount, ContentId, NodeAddress};
+use aro_proto::{Address, Amount, ContentId, NodeAddress, NodeId};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
-pub use progress::Progress;
+pub use progress::{Progress, ProgressStream};
 pub use reader::FetchReader;
 pub use scheduler::{Preference, PreferenceError};
 pub use sources::{Blame, LeftOut, SourceReport};
@@ -116,8 +116,17 @@ pub struct FetchReport {
 impl FetchBuilder {
     pub(crate) fn new(agent: Agent, address: Address) -> Self {
         let progress = Reporter::default();
-        let (ranges, sources, class) = (ByteRanges::all(), Sources::default(), String::new());
-        Self { agent, address, ranges, max_price: None, budget: None, class, resume: true, sources, progress }
+        Self {
+            agent,
+            address,
+            ranges: ByteRanges::all(),
+            max_price: None,
+            budget: None,
+            class: String::new(),
+            resume: true,
+            sources: Sources::default(),
+            progress,
+        }
     }
 
     /// Another node that may have the content. All of them are used at once, as [`prefer`](Self::prefer) says; what one
@@ -210,12 +219,19 @@ impl FetchBuilder {
         self
     }
 
+    /// The same as a stream, which replaces the callback: poll it beside the running fetch.
+    pub fn progress_stream(mut self) -> (Self, ProgressStream) {
+        let (reporter, stream) = Reporter::stream();
+        self.progress = reporter;
+        (self, stream)
+    }
+
     /// Fetches into a file. The bytes gather beside it in `<name>.aro-part`, which takes the file's place only when
     /// all of them are proven and on disk; after any error the file is as it was before.
     ///
     /// After an error, a cancel or a crash, `<name>.aro-part` and `<name>.aro-proof` stay. The next fetch of the same
     /// content to the same file, from whatever node, proves them anew and asks only for what they lack; a fetch of
-    /// another content replaces them.
+    /// another content replaces them. A whole fetch to a file that is the content already asks nobody.
     ///
     /// # Errors
     /// See [`FetchError`].
@@ -272,22 +288,25 @@ impl FetchBuilder {
         let resumed_bytes = output.held_bytes();
         tracing::debug!(content = %self.address.content(), resumed_bytes, "a fetch begins");
         let purpose = self.purpose();
-        let left = self.agent.budget().left(&purpose);
         let max_price = self.max_price.unwrap_or(UNBOUNDED);
+        let addresses = self.sources.addresses(&self.address);
+        // Each node's own cap is held where money is set aside for it; this is for the whole.
+        let lefts = addresses.iter().map(|address| self.agent.budget().left(&purpose.at(address.node())));
+        let left = lefts.max().unwrap_or_default();
         let missing = output.missing();
         let approved = match &missing {
-            Some(missing) => self.approved(max_price.min(left), missing).await?,
+            Some(missing) => self.approved(&addresses, max_price.min(left), missing).await?,
             None => UNBOUNDED,
         };
         let allowed = max_price.min(left).min(approved);
-        let addresses = self.sources.addresses(&self.address);
         // An empty content has nothing to share out.
         let is_alone = addresses.len() == 1 || self.address.content() == ContentId::of(&[]);
         let brought = if is_alone {
             self.bring(&output, allowed, limit, &purpose).await
         } else {
             let group = output.group(group_for(&self.ranges));
-            let allowed = Allowed { asked: &self.ranges, group, price: allowed, limit, purpose: &purpose };
+            let purpose = purpose.clone();
+            let allowed = Allowed { asked: &self.ranges, group, price: allowed, limit, purpose };
             self.sources.bring(&self.agent, addresses, &output, &allowed, &self.progress).await
         };
         let (brought, written) = match brought {
@@ -320,19 +339,22 @@ impl FetchBuilder {
 
     /// The most that may be spent as far as anybody was asked: the threshold without asking, and a price above it once
     /// somebody has approved it. Asked is before anything is requested, so that no node waits for the answer.
-    async fn approved(&self, allowed: Amount, missing: &ByteRanges) -> Result<Amount, FetchError> {
+    async fn approved(
+        &self,
+        addresses: &[Address],
+        allowed: Amount,
+        missing: &ByteRanges,
+    ) -> Result<Amount, FetchError> {
         let agent = &self.agent;
         let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
             return Ok(UNBOUNDED);
         };
-        // A node that gives no quote may still not be the only one; what it brings stays below the threshold.
-        let Ok(quoted) = quote(agent, &self.address, missing.clone()).await else { return Ok(threshold) };
-        let price = quoted.price;
+        let (node, price) = first_price(agent, addresses, missing).await?;
         if price > allowed {
             // Refused anyway, in words that fit.
             return Ok(UNBOUNDED);
         }
-        let (node, content) = (self.address.node(), Some(self.address.content()));
+        let content = Some(self.address.content());
         agent.approve(Approval { amount: price, threshold, node, content, spending: Spending::Vouchers }).await?;
         Ok(price.max(threshold))
     }
@@ -405,6 +427,22 @@ pub(crate) fn refusal(agent: &Agent, purpose: &Purpose, price: Amount) -> FetchE
             BudgetExceeded { cap: Cap::Total, needed: price, left, sufficient: price }.into()
         }
     }
+}
+
+/// What the first node that answers wants for these ranges; the first node's error if none does.
+async fn first_price(
+    agent: &Agent,
+    addresses: &[Address],
+    ranges: &ByteRanges,
+) -> Result<(NodeId, Amount), FetchError> {
+    let mut first_error = None;
+    for address in addresses {
+        match quote(agent, address, ranges.clone()).await {
+            Ok(quote) => return Ok((address.node(), quote.price)),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.expect("a fetch has at least one address"))
 }
 
 /// Asks what a fetch of these ranges would cost.

@@ -2,9 +2,10 @@
 //!
 //! The path of a byte, all in the fetch's own task: up to 64 packets are taken from quinn at once, as they lie there;
 //! each is copied once, into a buffer of whole items, for BLAKE3 hashes sixteen chunks side by side and a packet ends
-//! anywhere; a group is checked where it lies as soon as it is complete, while it is in the cache, so that the node never
-//! waits at its window for bytes that lie unchecked here; and it goes on without another copy, into memory, to a reader, or to
-//! the writer's queue. There it is counted, in a file once it is written, which may wake the task that signs. A buffer that nobody reads any more is filled again.
+//! anywhere; a group is checked where it lies as soon as it is complete, while it is in the cache, so that the node
+//! never waits at its window for bytes that lie unchecked here; and it goes on without another copy, into memory, to a
+//! reader, or to the writer's queue. There it is counted, in a file once it is written, which may wake the task that
+//! signs. A buffer that nobody reads any more is filled again.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -27,8 +28,8 @@ use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::transport::Session;
 
-/// Reads an answer until all of it is proven, or as much as is wanted of a segment by then: the rest is cancelled. On an error everything that was proven before it has been counted, and
-/// nothing else.
+/// Reads an answer until all of it is proven, or as much as is wanted of a segment by then: the rest is cancelled. On
+/// an error everything that was proven before it has been counted, and nothing else.
 // r[impl content.verify.unproven]
 pub(super) async fn receive(
     answer: &mut Answer,
@@ -59,7 +60,10 @@ pub(super) async fn receive(
                 Some(track) => tokio::select! {
                     biased;
                     filled = in_time => filled,
-                    () = track.ended() => return Ok(cancel(answer)),
+                    () = track.ended() => {
+                        cancel(answer);
+                        return Ok(());
+                    }
                 },
             };
             let got = match filled {
@@ -88,7 +92,8 @@ pub(super) async fn receive(
                     Some(track) => {
                         let is_enough = track.push(feed, leaf, answer.wire_bytes).await?;
                         if is_enough && !answer.decoder.is_complete() {
-                            return Ok(cancel(answer));
+                            cancel(answer);
+                            return Ok(());
                         }
                     }
                 }

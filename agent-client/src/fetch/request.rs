@@ -92,10 +92,8 @@ impl Request {
         let item = FetchItem { content: self.content, ranges: self.ranges.clone() };
         let fetch = Fetch { items: vec![item], group_log2: self.group.log2(), max_price: self.allowed };
         let Exchange { stream, mut recv } = session.request(&fetch, config.answer_timeout_ms).await?;
-        let mut account = {
-            let subject = Subject::fetch(self.content, self.ranges.clone());
-            StreamAccount::open(session.control().clone(), stream, self.purpose.clone(), subject)
-        };
+        let subject = Subject::fetch(self.content, self.ranges.clone());
+        let mut account = StreamAccount::open(session.control().clone(), stream, self.purpose.clone(), subject);
         match self.accept(session, config, &mut recv, &mut account, unbound_wait).await {
             Ok((decoder, tariff, wire_bytes)) => Ok(Answer { recv, decoder, account, tariff, wire_bytes }),
             Err(error) => {

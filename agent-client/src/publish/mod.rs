@@ -21,7 +21,7 @@ use crate::agent::Agent;
 use crate::budget::{Approval, Purpose, Spending};
 use crate::config::AgentConfig;
 use crate::error::FetchError;
-use crate::fetch::progress::{Progress, Reporter};
+use crate::fetch::progress::{Progress, ProgressStream, Reporter};
 use crate::fetch::refusal;
 use crate::transport::Session;
 use crate::wallet::{Lack, Provider};
@@ -101,6 +101,13 @@ impl PublishBuilder {
     pub fn progress(mut self, report: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Reporter::new(Arc::new(report));
         self
+    }
+
+    /// The same as a stream, which replaces the callback: poll it beside the running upload.
+    pub fn progress_stream(mut self) -> (Self, ProgressStream) {
+        let (reporter, stream) = Reporter::stream();
+        self.progress = reporter;
+        (self, stream)
     }
 
     /// Publishes. Returns when the content is durable at the node.

@@ -51,8 +51,8 @@ fn entries_read_back_in_order_and_sum_up_by_the_day() {
     let by_node = totals(&ledger.reader().unwrap(), 0, By::Node).unwrap();
     let shown: Vec<_> = by_node.iter().map(|totals| (totals.day, totals.requests, totals.amount.get())).collect();
     assert_eq!(shown, [(0, 1, 4), (0, 1, 3), (1, 2, 11)]);
-    let of_content = totals(&ledger.reader().unwrap(), 86_400, By::Content).unwrap();
-    assert_eq!((of_content.len(), of_content[0].bytes, of_content[0].amount.get()), (1, 10, 11));
+    let by_content = totals(&ledger.reader().unwrap(), 86_400, By::Content).unwrap();
+    assert_eq!((by_content.len(), by_content[0].bytes, by_content[0].amount.get()), (1, 10, 11));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use super::money::{MoneyError, Place, enough};
 use super::purse::{Purse, detached};
 use super::state::ChannelRecord;
 use crate::agent::Agent;
-use crate::budget::{Approval, Purpose, SpendPermit, Spending, lock_deposit, release_deposit, unlock_deposit};
-use crate::ledger::{Durability, LedgerError};
+use crate::budget::{Approval, Purpose, SpendPermit, Spending, unlock_deposit};
+use crate::ledger::Durability;
 
 /// A channel as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -153,7 +153,7 @@ impl Agent {
         let channel = ChannelId::from_bytes(address.to_bytes());
         let permit = self.set_aside(node, deposit).await?;
         let open = instructions::open_batch(program, &owner, &owner, &[open]);
-        let sent = self.lock(purse, node, channel, permit, open).await?;
+        let sent = self.lock(purse, channel, node, permit, open).await?;
         if signer == self.keys().signer() {
             self.remember(ChannelRecord::open(channel, node, deposit, nonce)).await?;
             // A connection is bound for life; the next fetch binds the new channel.
@@ -197,7 +197,7 @@ impl Agent {
         let node = self.node_of(channel, &account).await?;
         let permit = self.set_aside(node, amount).await?;
         let top_up = instructions::top_up(program, &owner, &address, amount.get());
-        let sent = self.lock(purse, node, channel, permit, top_up).await?;
+        let sent = self.lock(purse, channel, node, permit, top_up).await?;
         let deposit = account.deposit.saturating_add(amount.get());
         self.take_in(channel, node, &Channel { deposit, ..account }).await?;
         sent.done(self).await
@@ -305,44 +305,6 @@ impl Agent {
         node.map(|node| NodeId::from_bytes(node.id)).ok_or(MoneyError::UnknownChannel(channel))
     }
 
-    /// Sets a deposit aside in the budget, asked about if it is above the threshold.
-    async fn set_aside(&self, node: NodeId, amount: Amount) -> Result<SpendPermit, MoneyError> {
-        let permit = self.budget().reserve(&Purpose::deposit(node), amount)?;
-        if let Some(threshold) = self.budget().ask_above() {
-            let approval = Approval { amount, threshold, node, content: None, spending: Spending::Deposits };
-            self.approve(approval).await?;
-        }
-        Ok(permit)
-    }
-
-    /// Counts a deposit as locked, for good.
-    pub(super) async fn count_deposit(
-        &self,
-        channel: ChannelId,
-        node: NodeId,
-        permit: SpendPermit,
-    ) -> Result<(), MoneyError> {
-        let (guard, amount) = (self.budget().clone(), permit.amount());
-        let count = move || guard.commit(permit, amount, |tx| lock_deposit(tx, channel, node, amount));
-        Ok(self.blocking(move || count().map_err(|error: LedgerError| error.into())).await?)
-    }
-
-    /// It is certain that nothing of it came about.
-    pub(super) async fn forget_deposit(&self, channel: ChannelId, amount: Amount) -> Result<(), MoneyError> {
-        let ledger = self.keys().ledger().clone();
-        let forget = move || Ok(ledger.write(Durability::Synced, |tx| release_deposit(tx, channel, amount))?);
-        self.blocking(forget).await?;
-        self.budget().forget(Spending::Deposits, amount);
-        Ok(())
-    }
-
-    /// The channel is taken back, and what was locked in it is free again.
-    async fn unlock(&self, channel: ChannelId) -> Result<(), MoneyError> {
-        let ledger = self.keys().ledger().clone();
-        let unlock = move || Ok(ledger.write(Durability::Synced, |tx| unlock_deposit(tx, channel))?);
-        Ok(self.blocking(unlock).await?)
-    }
-
     /// Takes what the chain says of a channel into the record and the live connection, if its vouchers are this wallet's
     /// to sign.
     pub(super) async fn take_in(&self, channel: ChannelId, node: NodeId, account: &Channel) -> Result<(), MoneyError> {
@@ -363,6 +325,23 @@ impl Agent {
     /// Whether this wallet signs the channel's vouchers.
     pub(super) fn is_mine(&self, account: &Channel) -> bool {
         account.signer == *self.keys().signer().as_bytes()
+    }
+
+    /// Sets a deposit aside in the budget, asked about if it is above the threshold.
+    async fn set_aside(&self, node: NodeId, amount: Amount) -> Result<SpendPermit, MoneyError> {
+        let permit = self.budget().reserve(&Purpose::deposit(node), amount)?;
+        if let Some(threshold) = self.budget().ask_above() {
+            let approval = Approval { amount, threshold, node, content: None, spending: Spending::Deposits };
+            self.approve(approval).await?;
+        }
+        Ok(permit)
+    }
+
+    /// The channel is taken back, and what was locked in it is free again.
+    async fn unlock(&self, channel: ChannelId) -> Result<(), MoneyError> {
+        let ledger = self.keys().ledger().clone();
+        let unlock = move || ledger.write(Durability::Synced, |tx| Ok(unlock_deposit(tx, channel)?));
+        Ok(self.blocking(unlock).await?)
     }
 }
 

@@ -40,6 +40,7 @@ pub use sweep::{SweepReport, Unswept};
 
 use crate::budget::{BudgetGuard, Policy, PolicyError, SpendPermit};
 use crate::ledger::{Hold, Holds, Ledger, LedgerError};
+use crate::names::memory::NameMemory;
 use crate::receipts::{self, By, Entry, Scribe, Totals};
 use crate::report::{Subject, exit, exit_code_of, retry_after_ms_of};
 use keystore::{Keys, Owner};
@@ -158,6 +159,7 @@ impl WalletError {
             Self::Folder { .. } => "WalletFile",
             Self::Ledger(error) => error.code(),
             Self::Shared(error) => error.code(),
+            Self::OtherPermit => "OtherPermit",
             Self::ChannelInUse(_) => "ChannelInUse",
             Self::PurseInUse => "PurseInUse",
             Self::Ending => "Ending",
@@ -169,7 +171,6 @@ impl WalletError {
             Self::NotRising { .. } => "NotRising",
             Self::AboveDeposit { .. } => "AboveDeposit",
             Self::NotPermitted { .. } => "NotPermitted",
-            Self::OtherPermit => "OtherPermit",
         }
     }
 
@@ -198,11 +199,11 @@ impl WalletError {
             Self::Ending => "start it again",
             Self::Key(_) | Self::Folder { .. } => "check the folder, the key files and their permissions",
             Self::Ledger(error) => error.next_step(),
-            Self::Shared(error) => error.next_step(),
             Self::Delegation { .. } | Self::OtherSession(_) | Self::Beyond(_) => {
                 "ask the owner for another delegation (aro keys delegate)"
             }
             Self::OtherChain => "point --rpc and --program-id at the chain that the delegation is for",
+            Self::Shared(error) => error.next_step(),
             Self::UnknownChannel(_) => "look at `aro channel list`",
             Self::NotRising { .. } | Self::AboveDeposit { .. } | Self::NotPermitted { .. } | Self::OtherPermit => {
                 "nothing was signed; report this, for it should not happen"
@@ -379,9 +380,9 @@ impl Wallet {
         Ok((!record.signed.is_zero()).then(|| self.signature_at(channel, record.signed)))
     }
 
-    pub(crate) fn signed_in_all(&self) -> Result<Amount, WalletError> {
-        let records = self.inner.state.all()?;
-        Ok(records.iter().fold(Amount::ZERO, |sum, record| sum.saturating_add(record.signed)))
+    /// What names have come to mean.
+    pub(crate) fn names(&self) -> NameMemory {
+        NameMemory::of_wallet(self.dir())
     }
 
     /// Takes the right to lock money in channels from other processes; none if one of them has it.
@@ -439,11 +440,6 @@ impl Wallet {
         self.inner.state.fact(&pending_key(node))
     }
 
-    /// Writes down what is on its way for a node, or that nothing is.
-    pub(crate) fn keep_pending(&self, node: NodeId, bytes: Option<&[u8]>) -> Result<(), WalletError> {
-        self.inner.state.keep(&pending_key(node), bytes)
-    }
-
     /// When a channel was last seen to be used, by the chain's clock, and what was signed on it by then.
     pub(crate) fn last_use(&self, channel: ChannelId) -> Result<Option<LastUse>, WalletError> {
         Ok(self.inner.state.fact(&use_key(channel))?.as_deref().and_then(LastUse::decode))
@@ -452,6 +448,11 @@ impl Wallet {
     /// Writes down when a channel was last seen to be used.
     pub(crate) fn keep_last_use(&self, channel: ChannelId, used: Option<LastUse>) -> Result<(), WalletError> {
         self.inner.state.keep(&use_key(channel), used.map(LastUse::encode).as_ref().map(|bytes| &bytes[..]))
+    }
+
+    pub(crate) fn signed_in_all(&self) -> Result<Amount, WalletError> {
+        let records = self.inner.state.all()?;
+        Ok(records.iter().fold(Amount::ZERO, |sum, record| sum.saturating_add(record.signed)))
     }
 
     pub(crate) fn signer_key(&self) -> &SecretKey {
@@ -529,6 +530,7 @@ const END_MARGIN_S: i64 = 60;
 /// The name that is held while money is locked in channels.
 const PURSE: &str = "purse";
 
+/// The name under which a node's transaction on its way is kept.
 fn pending_key(node: NodeId) -> Vec<u8> {
     [b"pending/", &node.as_bytes()[..]].concat()
 }

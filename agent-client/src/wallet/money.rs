@@ -204,8 +204,8 @@ impl MoneyError {
                 Remedy::AskAdmin | Remedy::GiveUp => WhoActs::GiveUp,
             },
             Self::Wallet(error) => error.who_acts(),
-            Self::Budget(_) | Self::NotApproved(_) | Self::NotEnough { .. } => WhoActs::Pay,
-            Self::OwnerNeeded { .. } | Self::Cap { .. } => WhoActs::Authorise,
+            Self::Budget(_) | Self::NotEnough { .. } => WhoActs::Pay,
+            Self::OwnerNeeded { .. } | Self::Cap { .. } | Self::NotApproved(_) => WhoActs::Authorise,
             Self::InGrace { .. } | Self::Ending => WhoActs::RetryHere,
             Self::Read(_)
             | Self::UnknownSession(_)
@@ -314,7 +314,7 @@ impl MoneyError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::ZeroAmount | Self::Grace { .. } | Self::Delegation(_) => exit::USAGE,
-            Self::Cap { .. } => exit::MONEY,
+            Self::Cap { .. } | Self::NotApproved(_) => exit::MONEY,
             Self::Wallet(error) => error.exit_code(),
             other => exit_code_of(other.who_acts()),
         }

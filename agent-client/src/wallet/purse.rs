@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use aro_proto::{Amount, ChannelId, NodeId};
 use settlement_chain::submit::{Outcome, Prepared, Remedy, SubmitError, confirm, outcome, prepare};
-use settlement_chain::{Instruction, Signature};
+use settlement_chain::{ChainError, Instruction, Signature};
 use tokio::sync::OwnedMutexGuard;
 
 use super::money::MoneyError;
-use super::{Wallet, WalletError};
+use super::state::keep;
+use super::{Wallet, WalletError, pending_key};
 use crate::agent::Agent;
-use crate::budget::SpendPermit;
-use crate::ledger::Hold;
+use crate::budget::{SpendPermit, Spending, lock_deposit, release_deposit};
+use crate::ledger::{Durability, Hold};
 
 /// The right to lock money in channels: one task of one process at a time has it.
 pub(crate) struct Purse {
@@ -50,37 +51,62 @@ pub(super) struct Sent {
 impl Sent {
     /// What it did is recorded: it need not be looked for any more.
     pub(super) async fn done(self, agent: &Agent) -> Result<Signature, MoneyError> {
-        agent.keep_pending(self.node, None).await?;
+        agent.end_pending(self.node, None).await?;
         Ok(self.signature)
     }
 }
 
+/// What is written down of a transaction on its way.
+struct Pending {
+    /// The channel that it opens or tops up.
+    channel: ChannelId,
+    /// Base units that it locks.
+    amount: Amount,
+    prepared: Prepared,
+}
+
+impl Pending {
+    fn to_bytes(&self) -> Result<Vec<u8>, ChainError> {
+        Ok([&self.channel.as_bytes()[..], &self.amount.get().to_le_bytes(), &self.prepared.to_bytes()?].concat())
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (channel, rest) = bytes.split_first_chunk::<32>()?;
+        let (amount, prepared) = rest.split_first_chunk::<8>()?;
+        let (channel, amount) = (ChannelId::from_bytes(*channel), Amount::new(u64::from_le_bytes(*amount)));
+        Some(Self { channel, amount, prepared: Prepared::from_bytes(prepared)? })
+    }
+}
+
 impl Agent {
-    /// Writes a transaction down that locks money for a node, sends it, and waits for its end. The permit is spent before
-    /// it is sent, so that whatever ends this process, no deposit is uncounted; it is given back if it is certain that
-    /// nothing happened.
+    /// Sends a transaction that locks money for a node, and waits for its end. Before that, in one step, the permit is
+    /// spent and the transaction written down: whatever ends this process, no deposit is forgotten. It is given back if it
+    /// is certain that nothing happened.
     pub(super) async fn lock(
         &self,
         _: &Purse,
-        node: NodeId,
         channel: ChannelId,
+        node: NodeId,
         permit: SpendPermit,
         instruction: Instruction,
     ) -> Result<Sent, MoneyError> {
-        let amount: Amount = permit.amount();
+        let amount = permit.amount();
         let prepared = prepare(self.chain(), self.keys().owner_key()?, &[], &[instruction]).await?;
-        let bytes = prepared.to_bytes().map_err(SubmitError::NotSent)?;
-        self.count_deposit(channel, node, permit).await?;
-        if let Err(error) = self.keep_pending(node, Some(bytes)).await {
-            self.forget_deposit(channel, amount).await?;
-            return Err(error);
-        }
-        match confirm(self.chain(), &prepared).await {
+        let pending = Pending { channel, amount, prepared };
+        let (guard, bytes) = (self.budget().clone(), pending.to_bytes().map_err(SubmitError::NotSent)?);
+        self.blocking(move || {
+            guard.commit(permit, amount, |tx| {
+                lock_deposit(tx, channel, node, amount)?;
+                Ok(keep(tx, &pending_key(node), Some(&bytes))?)
+            })
+        })
+        .await?;
+        match confirm(self.chain(), &pending.prepared).await {
             Ok(signature) => Ok(Sent { node, signature }),
             Err(error) if error.remedy() == Remedy::CheckStatus => Err(error.into()),
             Err(error) => {
-                self.keep_pending(node, None).await?;
-                self.forget_deposit(channel, amount).await?;
+                self.end_pending(node, Some(&pending)).await?;
+                self.budget().forget(Spending::Deposits, amount);
                 Err(error.into())
             }
         }
@@ -93,26 +119,37 @@ impl Agent {
     /// Nobody can say yet.
     pub(super) async fn finish_pending(&self, _: &Purse, node: NodeId) -> Result<(), MoneyError> {
         let Some(bytes) = self.keys().pending(node)? else { return Ok(()) };
-        if let Some(prepared) = Prepared::from_bytes(&bytes) {
-            tracing::info!(%node, signature = %prepared.signature, "an earlier transaction is brought to its end");
-            match confirm(self.chain(), &prepared).await {
-                // Refused now, but it was sent before, and may still land.
-                Err(error @ SubmitError::Refused(_)) => {
-                    let last = prepared.last_valid_block_height;
-                    if outcome(self.chain(), &prepared.signature, last).await? == Outcome::Live {
-                        return Err(error.into());
-                    }
+        let Some(pending) = Pending::from_bytes(&bytes) else { return self.end_pending(node, None).await };
+        let prepared = &pending.prepared;
+        tracing::info!(%node, signature = %prepared.signature, "an earlier transaction is brought to its end");
+        match confirm(self.chain(), prepared).await {
+            Ok(_) => self.end_pending(node, None).await,
+            // Refused now, but it was sent before, and may still land.
+            Err(error @ SubmitError::Refused(_)) => {
+                let last = prepared.last_valid_block_height;
+                match outcome(self.chain(), &prepared.signature, last).await? {
+                    Outcome::Dead => self.end_pending(node, Some(&pending)).await,
+                    Outcome::Landed { .. } | Outcome::Failed { .. } | Outcome::Live => Err(error.into()),
                 }
-                Err(error) if error.remedy() == Remedy::CheckStatus => return Err(error.into()),
-                Ok(_) | Err(_) => {}
             }
+            Err(error) if error.remedy() == Remedy::CheckStatus => Err(error.into()),
+            Err(_) => self.end_pending(node, Some(&pending)).await,
         }
-        self.keep_pending(node, None).await
     }
 
-    async fn keep_pending(&self, node: NodeId, bytes: Option<Vec<u8>>) -> Result<(), MoneyError> {
-        let wallet = self.keys().clone();
-        Ok(self.blocking(move || wallet.keep_pending(node, bytes.as_deref())).await?)
+    /// A transaction is no more on its way; if it came to nothing, what it was to lock is free again.
+    async fn end_pending(&self, node: NodeId, nothing_of: Option<&Pending>) -> Result<(), MoneyError> {
+        let ledger = self.keys().ledger().clone();
+        let nothing_of = nothing_of.map(|pending| (pending.channel, pending.amount));
+        let end = move || {
+            ledger.write(Durability::Synced, |tx| {
+                if let Some((channel, amount)) = nothing_of {
+                    release_deposit(tx, channel, amount)?;
+                }
+                Ok(keep(tx, &pending_key(node), None)?)
+            })
+        };
+        Ok(self.blocking(end).await?)
     }
 }
 

@@ -208,14 +208,7 @@ impl State {
 
     /// Replaces what is kept under a name, durably; with `None` it is forgotten.
     pub(super) fn keep(&self, name: &[u8], value: Option<&[u8]>) -> Result<(), WalletError> {
-        self.ledger.write(Durability::Synced, |tx| {
-            let done = match value {
-                Some(value) => tx.execute("INSERT OR REPLACE INTO facts VALUES (?1, ?2)", params![name, value]),
-                None => tx.execute("DELETE FROM facts WHERE name = ?1", [name]),
-            };
-            done.map_err(LedgerError::from)?;
-            Ok(())
-        })
+        self.ledger.write(Durability::Synced, |tx| Ok(keep(tx, name, value)?))
     }
 
     fn change(
@@ -233,6 +226,15 @@ impl State {
             Ok(())
         })
     }
+}
+
+/// The same in somebody's transaction.
+pub(super) fn keep(tx: &Transaction<'_>, name: &[u8], value: Option<&[u8]>) -> Result<(), LedgerError> {
+    match value {
+        Some(value) => tx.execute("INSERT OR REPLACE INTO facts VALUES (?1, ?2)", params![name, value])?,
+        None => tx.execute("DELETE FROM facts WHERE name = ?1", [name])?,
+    };
+    Ok(())
 }
 
 /// Raises what was signed to `cumulative`; returns the rise. `permitted` bounds it.

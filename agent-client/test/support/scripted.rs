@@ -10,11 +10,11 @@ use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_FRAME, MAX_REQUEST_STR
 use aro_proto::merkle::{AnsweredRanges, Encoder, GroupSize, Outboard, PreOrderOutboard, Step};
 use aro_proto::message::{
     Bind, Bound, ChainIds, Credit, Describe, Description, Fetch, FetchHead, Goaway, Hello, Message, NodeHello, Pay,
-    Quote, Refused, StreamEnd, VoucherOnWire,
+    PublishName, Quote, Refused, StreamEnd, VoucherOnWire,
 };
 use aro_proto::wire::{FRAME_HEAD, FrameHead, decode_body, encode_frame};
 use aro_proto::{
-    Address, AgentId, Amount, ByteCount, ChannelId, ContentId, NodeId, Refusal, RefusalCode, SecretKey, Tariff,
+    Address, AgentId, Amount, ByteCount, ChannelId, Charge, ContentId, NodeId, Refusal, RefusalCode, SecretKey, Tariff,
     transport,
 };
 use quinn::{Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
@@ -55,6 +55,11 @@ pub enum Script {
     // Instead of an answer.
     Refuse(RefusalCode, Option<u64>),
     RequestBytes(Vec<u8>),
+    /// One answer to whoever publishes a name, another to everybody else.
+    NameBytes {
+        publish: Vec<u8>,
+        resolve: Vec<u8>,
+    },
     /// The same, and then nothing more, without an end.
     RequestBytesAndStall(Vec<u8>),
     // On the control stream.
@@ -74,6 +79,7 @@ pub enum Script {
     // In the quote.
     QuotePrice(u64),
     QuoteKey,
+    QuoteSize(u64),
 }
 
 /// What the node saw.
@@ -104,6 +110,8 @@ struct Inner {
     endpoint: Endpoint,
     key: SecretKey,
     stored: Mutex<Arc<Stored>>,
+    /// What it has beside that.
+    others: Mutex<HashMap<ContentId, Arc<Stored>>>,
     tariff: Mutex<Tariff>,
     chain: EmbeddedChain,
     chain_ids: ChainIds,
@@ -147,6 +155,7 @@ impl ScriptedNode {
             endpoint,
             key: key.clone(),
             stored: Mutex::new(Stored::new(content)),
+            others: Mutex::default(),
             tariff: Mutex::new(Tariff { per_mib }),
             chain: world.chain.clone(),
             chain_ids: world.chain_ids().await,
@@ -174,7 +183,7 @@ impl ScriptedNode {
 
     /// Says from now on that it has billed so much, in base units, beside what it still sends.
     pub fn bill(&self, amount: u64) {
-        *self.inner.billed.lock().unwrap() = aro_proto::Charge::from_amount(Amount::new(amount)).parts();
+        *self.inner.billed.lock().unwrap() = Charge::from_amount(Amount::new(amount)).parts();
     }
 
     /// Closes every connection at once, whatever runs on it.
@@ -205,6 +214,11 @@ impl ScriptedNode {
     /// From now on it has another content.
     pub fn store(&self, content: Vec<u8>) {
         *self.inner.stored.lock().unwrap() = Stored::new(content);
+    }
+
+    /// It has this too, and gives it honestly.
+    pub fn also_has(&self, bytes: &[u8]) {
+        self.inner.others.lock().unwrap().insert(ContentId::of(bytes), Stored::new(bytes.to_vec()));
     }
 
     pub fn stored(&self) -> Arc<Stored> {
@@ -245,18 +259,7 @@ impl ScriptedNode {
     }
 
     fn encode(&self, answered: AnsweredRanges) -> Vec<u8> {
-        let stored = self.stored();
-        let mut bytes = Vec::new();
-        for step in Encoder::new(answered) {
-            match step {
-                Step::Parent(node) => bytes.extend(stored.outboard.parent(node).unwrap()),
-                Step::Leaf { offset, len } => {
-                    let start = usize::try_from(offset).unwrap();
-                    bytes.extend_from_slice(&stored.bytes[start..start + len as usize]);
-                }
-            }
-        }
-        bytes
+        encode_of(&self.stored(), answered)
     }
 
     async fn accept(self) {
@@ -445,7 +448,13 @@ impl ScriptedNode {
                 let _ = send.stopped().await;
                 return Some(());
             }
-            Script::RequestBytes(bytes) => {
+            Script::NameBytes { publish, .. } if signed.kind() == PublishName::KIND => {
+                let _ = send.write_all(&publish).await;
+                let _ = send.finish();
+                let _ = send.stopped().await;
+                return Some(());
+            }
+            Script::RequestBytes(bytes) | Script::NameBytes { resolve: bytes, .. } => {
                 let _ = send.write_all(&bytes).await;
                 let _ = send.finish();
                 let _ = send.stopped().await;
@@ -466,7 +475,12 @@ impl ScriptedNode {
     }
 
     async fn describe(&self, send: &mut SendStream, describe: &Describe) -> Option<()> {
-        let size = self.claimed_size();
+        let other = self.inner.others.lock().unwrap().get(&describe.content).cloned();
+        let size = match (self.script(), other) {
+            (Script::QuoteSize(size), _) => size,
+            (_, Some(other)) => other.bytes.len() as u64,
+            (_, None) => self.claimed_size(),
+        };
         let answered = describe.ranges.answered(size, GroupSize::from_log2(describe.group_log2).unwrap());
         let content_bytes = ByteCount::new(answered.content_bytes());
         let mut price = self.tariff().price(content_bytes).unwrap();
@@ -489,6 +503,57 @@ impl ScriptedNode {
         write(send, &Description { quote: quote.sign(&key) }).await
     }
 
+    /// What it has beside its one content: many at once, without a script.
+    async fn fetch_others(
+        &self,
+        send: &mut SendStream,
+        fetch: &Fetch,
+        stream: u64,
+        mut paid: watch::Receiver<u64>,
+        answers: Answers,
+    ) -> Option<()> {
+        let group = GroupSize::from_log2(fetch.group_log2).unwrap();
+        let find = |content| self.inner.others.lock().unwrap().get(content).cloned();
+        let due: Vec<_> = fetch
+            .items
+            .iter()
+            .map(|item| {
+                let stored: Arc<Stored> = find(&item.content)?;
+                let answered = item.ranges.answered(stored.bytes.len() as u64, group);
+                Some((stored, answered))
+            })
+            .collect();
+        let billed = due.iter().flatten().map(|(_, answered)| answered.content_bytes()).sum();
+        let price = self.tariff().price(ByteCount::new(billed)).unwrap();
+        if price > fetch.max_price {
+            let refusal = Refusal::new(RefusalCode::PriceTooHigh, "too much").with_amount(price);
+            return write(send, &Refused { refusal }).await;
+        }
+        *self.inner.billed.lock().unwrap() += self.tariff().charge(ByteCount::new(billed)).parts();
+        answers.lock().unwrap().insert(stream, (billed, self.tariff()));
+        let (before, mut sent) = (*paid.borrow(), 0);
+        for due in due {
+            let Some((stored, answered)) = due else {
+                write(send, &Refused { refusal: Refusal::new(RefusalCode::NotFound, "not here") }).await?;
+                continue;
+            };
+            let content_bytes = ByteCount::new(answered.content_bytes());
+            let price = self.tariff().price(content_bytes).unwrap();
+            write(send, &FetchHead { size: ByteCount::new(stored.bytes.len() as u64), content_bytes, price }).await?;
+            for piece in encode_of(&stored, answered).chunks(PIECE) {
+                sent += piece.len() as u64;
+                let tariff = self.tariff();
+                let owed = before + tariff.price(ByteCount::new(sent)).unwrap().get();
+                let within = |paid: &u64| owed <= paid + credit_window(Amount::new(*paid), &tariff).get();
+                if !tariff.is_free() {
+                    paid.wait_for(within).await.ok()?;
+                }
+                send.write_all(piece).await.ok()?;
+            }
+        }
+        Some(())
+    }
+
     async fn fetch(&self, send: &mut SendStream, fetch: &Fetch, shared: Shared) -> Option<()> {
         let Shared { paid, answers, bound, .. } = shared;
         let mut paid = paid.subscribe();
@@ -502,6 +567,10 @@ impl ScriptedNode {
         let script = self.script();
         let group = GroupSize::from_log2(fetch.group_log2).unwrap();
         let item = &fetch.items[0];
+        if self.inner.others.lock().unwrap().contains_key(&item.content) {
+            let stream = u64::from(VarInt::from(send.id()));
+            return self.fetch_others(send, fetch, stream, paid, answers).await;
+        }
         assert_eq!(item.content, self.content_id());
         let size = self.content().len() as u64;
         let answered = item.ranges.answered(size, group);
@@ -599,6 +668,20 @@ impl ScriptedNode {
             _ => Some(()),
         }
     }
+}
+
+fn encode_of(stored: &Stored, answered: AnsweredRanges) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for step in Encoder::new(answered) {
+        match step {
+            Step::Parent(node) => bytes.extend(stored.outboard.parent(node).unwrap()),
+            Step::Leaf { offset, len } => {
+                let start = usize::try_from(offset).unwrap();
+                bytes.extend_from_slice(&stored.bytes[start..start + len as usize]);
+            }
+        }
+    }
+    bytes
 }
 
 /// Content bytes of each answer on a connection and their price, by stream.

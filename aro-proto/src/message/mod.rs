@@ -27,12 +27,18 @@
 //! | 0x27 | [`PublishHead`]    | request | node → agent          |        |
 //! | 0x28 | [`Taken`]          | request | node → agent          |        |
 //! | 0x29 | [`Published`]      | request | node → agent          | itself |
+//! | 0x2a | [`PublishName`]    | request | agent → node          | yes    |
+//! | 0x2b | [`NameTaken`]      | request | node → agent          |        |
+//! | 0x2c | [`NameRefused`]    | request | node → agent          |        |
+//! | 0x2d | [`Resolve`]        | request | agent → node          | yes    |
+//! | 0x2e | [`Resolved`]       | request | node → agent          | itself |
 //! | 0x3f | [`Refused`]        | both    | server → client       |        |
 
 mod describe;
 mod fetch;
 mod handoff;
 mod hello;
+mod name;
 mod payment;
 mod publish;
 mod receipt;
@@ -44,6 +50,7 @@ pub use describe::{Describe, Description, Quote, SignedQuote};
 pub use fetch::{Fetch, FetchHead, FetchItem};
 pub use handoff::{Handoff, HandoffAck, HandoffVerdict, HandoffVoucher};
 pub use hello::{ChainIds, Goaway, Hello, NodeHello, OperatorHello};
+pub use name::{NameRefused, NameTaken, PublishName, Resolve, Resolved};
 pub use payment::{Bind, Bound, Credit, Pay, PayRefused, StreamEnd, ToppedUp, VoucherOnWire};
 pub use publish::{
     Publish, PublishHead, PublishReceipt, PublishTerms, Published, SignedPublishReceipt, TRAILER_LEN, Taken, Trailer,

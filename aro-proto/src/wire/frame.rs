@@ -106,7 +106,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{Describe, FetchHead, Goaway, Hello, Refused};
+    use crate::message::{
+        Describe, FetchHead, Goaway, Hello, NameRefused, NameTaken, PublishName, Refused, Resolve, Resolved,
+    };
 
     // r[verify framing.length]
     #[test]
@@ -127,6 +129,11 @@ mod tests {
             let _ = decode_body::<Describe>(kind, &body);
             let _ = decode_body::<FetchHead>(kind, &body);
             prop_assert!(decode_body::<Refused>(Goaway::KIND, &body).is_err());
+            let _ = decode_body::<PublishName>(PublishName::KIND, &body);
+            let _ = decode_body::<NameTaken>(NameTaken::KIND, &body);
+            let _ = decode_body::<NameRefused>(NameRefused::KIND, &body);
+            let _ = decode_body::<Resolve>(Resolve::KIND, &body);
+            let _ = decode_body::<Resolved>(Resolved::KIND, &body);
             for kind in [Hello::KIND, Describe::KIND, FetchHead::KIND] {
                 let _ = decode_body::<Hello>(kind, &body);
                 let _ = decode_body::<Describe>(kind, &body);

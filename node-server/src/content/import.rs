@@ -221,7 +221,7 @@ fn is_dead(incoming: &Path, age: Duration) -> bool {
 pub(super) fn sync_together(first: &File, others: &[&File]) -> io::Result<()> {
     thread::scope(|scope| {
         let mut beside = Vec::with_capacity(others.len());
-        for file in others.iter().copied() {
+        for file in others {
             beside.push(thread::Builder::new().spawn_scoped(scope, move || file.sync_all())?);
         }
         let panicked = |_| Err(io::Error::other("a thread that syncs panicked"));

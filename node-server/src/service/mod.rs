@@ -3,6 +3,7 @@
 mod credit;
 mod describe;
 mod fetch;
+mod name;
 mod publish;
 
 pub(crate) use publish::sweep_uploads;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use aro_proto::error::close;
 use aro_proto::identity::{EnvelopeError, Signed, Verified};
 use aro_proto::merkle::GroupSize;
-use aro_proto::message::{Describe, Fetch, Message, Publish, Refused};
+use aro_proto::message::{Describe, Fetch, Message, Publish, PublishName, Refused, Resolve};
 use aro_proto::wire::DecodeError;
 use aro_proto::{ByteCount, Refusal, RefusalCode};
 use quinn::{RecvStream, SendStream, VarInt};
@@ -107,7 +108,15 @@ async fn dispatch(
             Ok(request) => Ok(publish::answer(session, &request, send, frames.stream(), ended).await),
             Err(refusal) => Ok(Outcome::Refused(refusal)),
         },
-        found => Err(DecodeError::Unexpected { found, expected: "Describe, Fetch or Publish" }.into()),
+        PublishName::KIND => match verify::<PublishName>(session, send, &signed)? {
+            Ok(request) => name::take(session, &request, send).await,
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        },
+        Resolve::KIND => match verify::<Resolve>(session, send, &signed)? {
+            Ok(request) => name::resolve(session, request.message(), send).await,
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        },
+        found => Err(DecodeError::Unexpected { found, expected: "a request to a node" }.into()),
     }
 }
 

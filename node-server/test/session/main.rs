@@ -12,6 +12,7 @@ mod closing;
 mod garbage;
 mod handing_over;
 mod many;
+mod names;
 mod publishing;
 mod refusals;
 mod restarting;

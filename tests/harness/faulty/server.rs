@@ -58,11 +58,14 @@ pub enum Word {
     Silence,
 }
 
+/// Changes what a server shows at an address.
+type Telling = Arc<dyn Fn(&Address, &mut Option<Account>) + Send + Sync>;
+
 /// What a server makes of accounts.
 #[derive(Clone)]
 struct Lie {
     ahead: u64,
-    tell: Arc<dyn Fn(&Address, &mut Option<Account>) + Send + Sync>,
+    tell: Telling,
 }
 
 #[derive(Default)]

@@ -57,7 +57,8 @@ impl Link {
         Self { terms, dice: Dice::new(seed), free_at: Duration::ZERO }
     }
 
-    /// From now on it carries so many bits a second. What waits already leaves at the rate that it came at.
+    /// From now on it carries so many bits a second. What waits already leaves at the rate that it came at, and is measured
+    /// against the queue at the new one.
     pub const fn set_rate(&mut self, rate_bit_s: u64) {
         self.terms.rate_bit_s = Some(rate_bit_s);
     }
@@ -122,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_rate_that_changes_holds_for_what_comes_then() {
-        let terms = LinkTerms { rate_bit_s: Some(8_000_000), queue_bytes: 9_000, ..LinkTerms::delay(Duration::ZERO) };
+        let terms = LinkTerms { rate_bit_s: Some(8_000_000), queue_bytes: 20_000, ..LinkTerms::delay(Duration::ZERO) };
         let mut link = Link::new(terms, 1);
         let arrives = |ms: u32| Fate::Arrives(ms * MS);
         assert_eq!([link.take(Duration::ZERO, 972), link.take(Duration::ZERO, 972)], [arrives(1), arrives(2)]);

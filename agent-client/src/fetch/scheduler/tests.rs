@@ -480,6 +480,29 @@ fn a_parked_source_is_asked_for_nothing_until_it_is_released() {
     assert!(matches!(scheduler.poll_action(ms(2)), Some(Action::Ask { .. })));
 }
 
+#[test]
+fn a_source_that_is_held_up_by_missing_bytes_may_be_asked_for_them() {
+    let truths = vec![Truth::at(1_000_000); 2];
+    let mut scheduler = World::new(0, 10 * MIB, truths, |plan| plan.window = Some(4 * MIB)).scheduler;
+    while scheduler.poll_action(ms(0)).is_some() {}
+    scheduler.handle_joined(ms(1), SourceId(0), Tariff::default());
+    scheduler.handle_joined(ms(1), SourceId(1), Tariff::default());
+    let mut asked = Vec::new();
+    while let Some(Action::Ask { segment, source, range }) = scheduler.poll_action(ms(1)) {
+        asked.push((segment, source, range));
+    }
+    let of = |wanted| asked.iter().filter(move |(_, source, _)| *source == SourceId(wanted));
+    assert_eq!((of(0).count(), of(1).count()), (2, 2), "one runs, one waits: {asked:?}");
+    for (segment, _, range) in of(0) {
+        scheduler.handle_ended(ms(2), *segment, range.start);
+    }
+    scheduler.handle_failed(ms(2), SourceId(0), Failure::Final);
+    assert_eq!(scheduler.poll_action(ms(2)), None, "the other one has its hands full");
+    of(1).for_each(|(segment, ..)| scheduler.handle_held(ms(3), *segment, true));
+    let Some(Action::Ask { source, range, .. }) = scheduler.poll_action(ms(3)) else { panic!("nobody is asked") };
+    assert_eq!((source, range.start), (SourceId(1), 0));
+}
+
 /// Everything at once.
 fn wild(seed: u64) {
     let mut dice = Dice(seed);

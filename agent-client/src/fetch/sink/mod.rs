@@ -5,6 +5,8 @@
 //! What comes twice is recognised and counted, but kept once. Back-pressure comes after a leaf is taken, so that
 //! whoever is cancelled while it waits has lost nothing.
 
+#![allow(clippy::single_range_in_vec_init, reason = "one range of bytes is what is meant")]
+
 mod coverage;
 mod file;
 mod ordered;

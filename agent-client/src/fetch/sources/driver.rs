@@ -52,9 +52,9 @@ pub(super) struct Terms<'a> {
     pub(super) group: GroupSize,
     /// Most bytes that the caller takes.
     pub(super) limit: u64,
+    pub(super) purpose: &'a Purpose,
     pub(super) plan: Plan,
     pub(super) progress: &'a Reporter,
-    pub(super) purpose: &'a Purpose,
 }
 
 struct Running {
@@ -275,7 +275,8 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Nobody is left who brings a content of the size that the work was laid out for. Another claim may be the right one.
+    /// Nobody is left who brings a content of the size that the work was laid out for. Another claim may be the right
+    /// one.
     fn try_another_claim(&mut self, price: Option<Amount>) -> Result<(), FetchError> {
         let claims = self.sources.iter().filter(|source| source.is_parked).filter_map(|source| source.claims);
         let untried = claims.filter(|claim| !self.tried.contains(claim)).min();
@@ -366,8 +367,9 @@ impl<'a> Driver<'a> {
         self.look();
     }
 
-    /// Has everything proven paid, and waits for those nodes to acknowledge it that worked to the end. Not for long: the
-    /// slowest of several holds up nobody, and what it does not acknowledge now it hears again at the next connection.
+    /// Has everything proven paid, and waits for those nodes to acknowledge it that worked to the end. Not for long:
+    /// the slowest of several holds up nobody, and what it does not acknowledge now it hears again at the next
+    /// connection.
     async fn settle(&self) -> bool {
         let limit_ms = self.agent.config().credit_timeout_ms.min(MOST_SETTLING_MS);
         let mut settling = JoinSet::new();

@@ -1,5 +1,5 @@
-//! One content from many nodes that nobody trusts: the scheduler plans, a task for each segment fetches, the driver between
-//! them keeps the books.
+//! One content from many nodes that nobody trusts: the scheduler plans, a task for each segment fetches, the driver
+//! between them keeps the books.
 
 mod driver;
 mod layout;
@@ -40,8 +40,8 @@ pub(super) struct Allowed<'a> {
     pub(super) price: Amount,
     /// Most bytes that the caller takes.
     pub(super) limit: u64,
-    /// What the cost counts as, at whichever node.
-    pub(super) purpose: &'a Purpose,
+    /// What its cost counts as, at whichever node.
+    pub(super) purpose: Purpose,
 }
 
 impl Sources {
@@ -78,8 +78,8 @@ impl Sources {
             hedge: self.hedge,
             window: (horizon < u64::MAX).then(|| horizon.saturating_sub(lowest)),
         };
-        let Allowed { asked, group, limit, purpose, .. } = *allowed;
-        let terms = Terms { asked, group, limit, plan, progress, purpose };
+        let Allowed { asked, group, limit, .. } = *allowed;
+        let terms = Terms { asked, group, limit, purpose: &allowed.purpose, plan, progress };
         Driver::new(agent, output, addresses, terms).run().await
     }
 }

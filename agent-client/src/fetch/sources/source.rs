@@ -69,10 +69,10 @@ pub(super) enum Weight {
 pub(super) fn weigh(error: &FetchError) -> Weight {
     match error {
         FetchError::TooLarge { .. }
+        | FetchError::NotApproved(_)
         | FetchError::Request(_)
         | FetchError::Source(_)
         | FetchError::Sink(_)
-        | FetchError::NotApproved(_)
         | FetchError::Wallet(_) => Weight::OfFetch,
         FetchError::NotFound { .. }
         | FetchError::NoChannel { .. }

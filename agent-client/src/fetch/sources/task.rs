@@ -25,11 +25,12 @@ pub(super) struct Joined {
     pub(super) size: u64,
 }
 
-/// Connects to a source and asks what it has. That is free, and tells the price before anything is asked that costs. Only
-/// a node that has the content and wants money for it gets a channel, if the agent's policy opens any.
+/// Connects to a source and asks what it has. That is free, and tells the price before anything is asked that costs.
+/// Only a node that has the content and wants money for it gets a channel, if the agent's policy opens any.
 pub(super) async fn join(agent: Agent, address: Address, group: GroupSize) -> Result<Joined, FetchError> {
     let mut provider = Provider::new(&agent, address.node());
-    let (content, ranges, purpose) = (address.content(), ByteRanges::all(), Purpose::vouchers(address.node()));
+    let (content, ranges) = (address.content(), ByteRanges::all());
+    let purpose = Purpose::vouchers(address.node());
     let question = Request { content, ranges, group, allowed: Amount::new(u64::MAX), limit: u64::MAX, purpose };
     loop {
         let session = agent.session(&address).await?;

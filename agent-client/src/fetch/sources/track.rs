@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::error::FetchError;
 use crate::fetch::sink::Feed;
 
-/// One segment's place. Neither side ever waits for the other: a cut is made under the lock, at the asked end or where the
-/// segment is by then.
+/// One segment's place. Neither side ever waits for the other: a cut is made under the lock, at the asked end or where
+/// the segment is by then.
 #[derive(Debug)]
 pub(in crate::fetch) struct Track {
     place: Mutex<Place>,
@@ -60,8 +60,8 @@ impl Track {
         }
     }
 
-    /// Hands a proven leaf on, if it is still wanted, and waits while whoever takes it is behind, but not at the end. True
-    /// if nothing more is wanted.
+    /// Hands a proven leaf on, if it is still wanted, and waits while whoever takes it is behind, but not at the end.
+    /// True if nothing more is wanted.
     pub(in crate::fetch) async fn push(
         &self,
         feed: &Feed,
