@@ -50,6 +50,8 @@ pub const MAX_RECEIPT_RANGES: usize = 2_048;
 pub const MAX_AWAITED_RECEIPTS: usize = 512;
 /// Byte ranges of all of them: 128 KiB.
 pub const MAX_AWAITED_RANGES: usize = 8_192;
+/// Receipts of a connection that are kept because they came before the end of their request: 2 MiB of the largest.
+pub const MAX_EARLY_RECEIPTS: usize = 32;
 /// Receipts of a connection that are not for what was delivered, or not signed, before it is closed.
 pub const MAX_BAD_RECEIPTS: u32 = 8;
 /// Bytes of a manifest: 16 MiB, which a reader holds at once. Some 100 bytes an entry leave room for longer names.

@@ -196,7 +196,7 @@ impl StreamAccount {
             stream: self.tally.stream,
             content,
             contents,
-            ranges: ranges.clone().unwrap_or(ByteRanges::all()),
+            ranges: ranges.clone().unwrap_or_else(ByteRanges::all),
             bytes: ByteCount::new(bytes),
             amount: lane.as_ref().and_then(|lane| lane.tariff().price(ByteCount::new(bytes))).unwrap_or_default(),
         };
@@ -223,12 +223,13 @@ impl StreamAccount {
 
     fn finish(&mut self, pays: Pays) {
         let Some(proven) = self.tally.close() else { return };
+        // First, so that a node which learns of the end cannot sign before it is awaited.
+        if proven > 0 || self.receipt.is_some() {
+            self.note();
+        }
         let (control, stream) = (&self.tally.control, self.tally.stream);
         if self.expected != Some(proven) {
             control.end_stream(stream, proven);
-        }
-        if proven > 0 || self.receipt.is_some() {
-            self.note();
         }
         if let Some(lane) = self.lane() {
             lane.end(self.key());

@@ -132,6 +132,7 @@ impl Entry {
                     delivery.content == self.content
                         && delivery.contents == self.contents
                         && delivery.bytes.get() == self.bytes
+                        && delivery.amount <= receipt.cumulative
                         && self.ranges.as_ref().is_none_or(|ranges| *ranges == delivery.ranges)
                 };
                 Some(receipt.channel) == self.channel && receipt.deliveries.iter().any(is_this)

@@ -328,6 +328,7 @@ async fn take_in(frame: &Frame, control: &Control, setup: &LaneSetup) -> Result<
             // A wider window changes what is due.
             control.wake_payment();
         }
+        // r[impl receipt.bounds]
         Receipt::KIND => {
             let receipt: Receipt = frame.decode().map_err(decoded)?;
             let BindStatus::Bound(lane) = status.borrow().bind.clone() else {

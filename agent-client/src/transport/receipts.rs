@@ -1,9 +1,9 @@
 //! Requests of one connection that have ended, and whose node has not signed for them yet.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aro_proto::limits::{MAX_AWAITED_RECEIPTS, MAX_BAD_RECEIPTS};
+use aro_proto::limits::{MAX_AWAITED_RECEIPTS, MAX_BAD_RECEIPTS, MAX_EARLY_RECEIPTS};
 use aro_proto::message::{Delivery, Receipt};
 use aro_proto::{Amount, ChannelId, NodeId};
 use tokio::sync::oneshot;
@@ -23,6 +23,8 @@ struct Books {
     open: HashMap<u64, Option<Early>>,
     waiting: HashMap<u64, Waiting>,
     order: VecDeque<u64>,
+    /// Requests that we have forgotten, and for which a receipt may still come.
+    forgotten: u64,
     bad: u32,
 }
 
@@ -67,7 +69,7 @@ impl Awaited {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Some(Early { receipt, is_sound })) = books.open.remove(&due.stream) {
             let found = receipt.receipt.deliveries.iter().find(|delivery| delivery.stream == due.stream);
-            let is_right = is_sound && found == Some(&due);
+            let is_right = is_sound && found == Some(&due) && due.amount <= receipt.receipt.cumulative;
             let check = if is_right { Check::Valid } else { Check::Wrong };
             scribe.receipt(node, Receipt::clone(&receipt), vec![(entry, check)]);
             // It is heard by the caller, who has the other end.
@@ -79,6 +81,7 @@ impl Awaited {
         while books.order.len() > MAX_AWAITED_RECEIPTS {
             if let Some(oldest) = books.order.pop_front() {
                 books.waiting.remove(&oldest);
+                books.forgotten += 1;
             }
         }
         hears
@@ -100,13 +103,8 @@ impl Awaited {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         for delivery in &body.deliveries {
             let Some(waiting) = books.waiting.remove(&delivery.stream) else {
-                match books.open.get_mut(&delivery.stream) {
-                    Some(early) => {
-                        let receipt = Arc::clone(kept.get_or_insert_with(|| Arc::new(receipt.clone())));
-                        *early = Some(Early { receipt, is_sound });
-                    }
-                    None => is_bad = true,
-                }
+                let early = || Arc::clone(kept.get_or_insert_with(|| Arc::new(receipt.clone())));
+                is_bad |= !books.take_early(delivery.stream, is_sound, early);
                 continue;
             };
             let is_right = is_sound && *delivery == waiting.due && delivery.amount <= body.cumulative;
@@ -116,7 +114,7 @@ impl Awaited {
             // Who no longer waits need not know.
             let _ = waiting.told.send(check);
         }
-        let Books { waiting, order, bad, open: _ } = &mut *books;
+        let Books { waiting, order, bad, .. } = &mut *books;
         order.retain(|stream| waiting.contains_key(stream));
         *bad += u32::from(is_bad);
         let outcome = if *bad > MAX_BAD_RECEIPTS { Err(TooManyBad) } else { Ok(()) };
@@ -128,6 +126,29 @@ impl Awaited {
             scribe.receipt(node, receipt.clone(), checks);
         }
         outcome
+    }
+}
+
+impl Books {
+    /// Keeps a receipt for the end of a request that runs, if there is room. False if nothing can have made the node sign.
+    fn take_early(&mut self, stream: u64, is_sound: bool, receipt: impl FnOnce() -> Arc<Receipt>) -> bool {
+        let early: HashSet<*const Receipt> =
+            self.open.values().flatten().map(|early| Arc::as_ptr(&early.receipt)).collect();
+        match self.open.get_mut(&stream) {
+            Some(Some(_)) => false,
+            Some(place) => {
+                let receipt = receipt();
+                if early.len() < MAX_EARLY_RECEIPTS || early.contains(&Arc::as_ptr(&receipt)) {
+                    *place = Some(Early { receipt, is_sound });
+                }
+                true
+            }
+            None if self.forgotten > 0 => {
+                self.forgotten -= 1;
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -221,7 +242,34 @@ mod tests {
         for stream in 0..3 * MAX_AWAITED_RECEIPTS as u64 {
             drop(awaited.add(delivery(stream), scribe.key(), key.node_id(), &scribe));
         }
-        let books = awaited.books.lock().unwrap();
-        assert_eq!((books.waiting.len(), books.order.len()), (MAX_AWAITED_RECEIPTS, MAX_AWAITED_RECEIPTS));
+        {
+            let books = awaited.books.lock().unwrap();
+            assert_eq!((books.waiting.len(), books.order.len()), (MAX_AWAITED_RECEIPTS, MAX_AWAITED_RECEIPTS));
+        }
+        // What we have forgotten ourselves is not held against a node that signs for it, once each.
+        let late = || awaited.take_in(&unasked, key.node_id(), CHANNEL, Amount::new(10), &scribe);
+        assert!((0..2 * MAX_AWAITED_RECEIPTS).all(|_| late().is_ok()));
+        assert!((0..MAX_BAD_RECEIPTS).all(|_| late().is_ok()));
+        assert_eq!(late(), Err(TooManyBad));
+    }
+
+    #[test]
+    fn receipts_that_come_early_are_few_and_come_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let scribe = Scribe::new(Ledger::open(dir.path()).unwrap());
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let awaited = Awaited::default();
+        let take = |stream| {
+            let early = receipt(vec![delivery(stream)], &key);
+            awaited.take_in(&early, key.node_id(), CHANNEL, Amount::new(10), &scribe)
+        };
+        for stream in 0..2 * MAX_EARLY_RECEIPTS as u64 {
+            awaited.open(stream);
+            take(stream).unwrap();
+        }
+        let kept = awaited.books.lock().unwrap().open.values().flatten().count();
+        assert_eq!(kept, MAX_EARLY_RECEIPTS);
+        assert!((0..MAX_BAD_RECEIPTS).all(|_| take(0).is_ok()));
+        assert_eq!(take(0), Err(TooManyBad));
     }
 }

@@ -49,6 +49,7 @@ pub struct Receipt {
     #[serde(with = "signature_field")]
     pub signature: [u8; 64],
 }
+// r[impl receipt.bounds]
 message!(Receipt = 0x0f, check: |m| (1..=MAX_RECEIPT_DELIVERIES).contains(&m.receipt.deliveries.len()));
 
 /// The id of a list of contents: the BLAKE3 root of their ids, one after another in the order of the request.
@@ -116,6 +117,7 @@ mod tests {
         assert!(fewer.verify(&key.node_id()).is_err());
     }
 
+    // r[verify receipt.bounds]
     #[test]
     fn a_receipt_is_for_one_to_so_many_deliveries() {
         let key = SecretKey::from_bytes(&[7; 32]);

@@ -50,14 +50,10 @@ pub(super) async fn answer(
     let (Ok(_own), Ok(_place)) = (session.fetches.try_acquire(), node.requests.try_acquire()) else {
         return Ok(Outcome::Refused(Refusal::new(RefusalCode::OverCapacity, "too many fetches at once")));
     };
-    let stopped = Box::pin(send.stopped());
-    let patience = session.stall_timeout();
+    let (stopped, stream, patience) = (Box::pin(send.stopped()), send.id(), session.stall_timeout());
     let mut delivery = Delivery { node, send, stopped, account, sent: 0, patience };
     let ending = delivery.run(plan).await;
-    delivery.settle(session, ending, ended).await;
-    let sent = ByteCount::new(delivery.sent);
-    if let Some(account) = delivery.account.take() {
-        let stream = delivery.send.id();
+    if let Some((account, sent)) = delivery.settle(session, ending, ended).await {
         receipt_is_due(session, request.message(), stream, account, sent);
     }
     Ok(Outcome::Done)
@@ -352,9 +348,14 @@ impl Delivery<'_> {
         }
     }
 
-    /// Brings the two counts together and releases the reservation.
+    /// Brings the two counts together. What comes back releases the reservation, and tells the bytes sent.
     // r[impl channel.cancel.settle]
-    async fn settle(mut self, session: &Session, ending: Ending, mut ended: oneshot::Receiver<ByteCount>) {
+    async fn settle(
+        mut self,
+        session: &Session,
+        ending: Ending,
+        mut ended: oneshot::Receiver<ByteCount>,
+    ) -> Option<(Account, ByteCount)> {
         let ending = match ending {
             Ending::Written => match timeout(self.patience, &mut self.stopped).await {
                 // All is acknowledged.
@@ -373,7 +374,7 @@ impl Delivery<'_> {
             // Closed already is as good.
             let _ = self.send.reset(VarInt::from_u32(code));
         }
-        let Some(account) = &mut self.account else { return };
+        let mut account = self.account.take()?;
         account.proven = match ending {
             Ending::Written => ended.try_recv().ok(),
             Ending::Lost => Some(ByteCount::new(arrived_at_least(self.sent))),
@@ -384,6 +385,7 @@ impl Delivery<'_> {
                 }
             }
         };
+        Some((account, ByteCount::new(self.sent)))
     }
 }
 
