@@ -4,9 +4,12 @@
 
 mod setup;
 
+use std::io::{Write, stdout};
+
 use aro_proto::Address;
 use aro_proto::merkle::ByteRanges;
 use setup::{Outcome, agent, argument};
+use tokio::io::AsyncReadExt;
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
@@ -15,9 +18,15 @@ async fn main() -> Outcome<()> {
     let agent = agent().await?;
 
     let mut reader = agent.fetch(&address).ranges(ByteRanges::single(first, end)?).to_reader();
-    if tokio::io::copy(&mut reader, &mut tokio::io::stdout()).await.is_ok() {
-        // The reader's end says that all is there; the report says what it cost, or why it is not.
-        reader.report().await?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut is_taken = true;
+    while is_taken {
+        // An error of the reader is told by its report.
+        let Ok(len @ 1..) = reader.read(&mut buffer).await else { break };
+        is_taken = stdout().write_all(&buffer[..len]).is_ok();
+    }
+    if is_taken {
+        let _ = reader.report().await?;
     } else {
         // Whoever read our output went away: what was proven is paid, the rest is not owed.
         reader.cancel().await;

@@ -179,6 +179,9 @@ impl Terms<'_> {
         let mut provider = Provider::new(self.agent, self.node.node());
         let session = self.agent.session(&address).await?;
         let allowed = self.approved(&session, content, size).await?;
+        if matches!(body, Body::Stream(_)) {
+            self.provide_for_all(&mut provider, &session, size, allowed).await?;
+        }
         loop {
             let session = self.agent.session(&address).await?;
             let error = match self.send_on(&session, content, size, allowed, &mut body).await {
@@ -195,6 +198,26 @@ impl Terms<'_> {
                 Lack::Nothing => {}
             }
         }
+    }
+
+    /// A stream is read once, so what all of it may need is provided before it begins, as far as that is allowed: with less, the
+    /// node takes less. Where there is no channel yet, one that holds enough is opened when the node asks for it.
+    async fn provide_for_all(
+        &self,
+        provider: &mut Provider,
+        session: &Session,
+        size: u64,
+        allowed: Amount,
+    ) -> Result<(), FetchError> {
+        let (Some(channel), true) = (session.channel(), provider.may_provide()) else { return Ok(()) };
+        let needed = upload_price(session, self.agent.config(), size).await?.min(allowed);
+        let left = self.agent.deposit_left(self.node.node())?.unwrap_or_default();
+        if needed > left
+            && let Err(error) = provider.top_up(session, channel, needed.saturating_sub(left)).await
+        {
+            tracing::info!(%error, "the channel does not hold enough for all that the stream may bring");
+        }
+        Ok(())
     }
 
     /// What it may cost, once whoever must be asked has approved the price of all of it; what the node has already costs

@@ -549,7 +549,9 @@ proptest! {
                 rest.push_all(&file).await;
                 drop(file);
                 let (part, coverage) = part::Part::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true).unwrap();
-                assert_eq!(coverage.bytes(), held, "nothing is lost without damage");
+                // Pairs that an earlier damage took come back with later leaves, and then more proves than was counted.
+                let found = coverage.bytes();
+                assert!((held..=size as u64).contains(&found), "{found} of {held}: nothing is lost without damage");
                 drop(part);
                 let Some(damage) = damage else { continue };
                 let name = if *kind < 2 { "out.aro-part" } else { "out.aro-proof" };
