@@ -7,7 +7,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use agent_client::{Agent, Check, Entry, FetchError, LedgerError, Misbehaviour, Word};
+use agent_client::{Agent, Check, Entry, FetchError, LedgerError, Misbehaviour, Wallet, Word};
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{Delivery, DeliveryReceipt};
 use aro_proto::wire::encode_frame;
@@ -20,6 +20,7 @@ const LEN: usize = 100 * 1024;
 
 struct Scene {
     _world: World,
+    wallet: Wallet,
     agent: Agent,
     node: ScriptedNode,
     channel: ChannelId,
@@ -29,11 +30,15 @@ impl Scene {
     async fn new(receipts: Receipts) -> Self {
         let world = World::new().await;
         let key = SecretKey::from_bytes(&[51; 32]);
-        let (agent, _) = world.agent_with_channel(&key, 50 * PER_MIB).await;
+        world.register_node(&key, 900).await;
+        let wallet = world.wallet("agent", 50 * PER_MIB).await;
+        let agent = world.builder(wallet.clone()).build().await.unwrap();
+        agent.wallet().deposit(Amount::new(50 * PER_MIB)).await.unwrap();
+        let _ = agent.open_channel(key.node_id(), Amount::new(50 * PER_MIB), None).await.unwrap();
         let channel = agent.channels().await.unwrap()[0].channel;
         let node = ScriptedNode::start(&world, &key, content(LEN), PER_MIB).await;
         node.follow(Script::Receipts(receipts));
-        Self { _world: world, agent, node, channel }
+        Self { _world: world, wallet, agent, node, channel }
     }
 
     /// Fetches the one content, which comes and is paid whatever the node signs.
@@ -51,7 +56,7 @@ impl Scene {
             entries.push(entry);
             Ok::<(), LedgerError>(())
         };
-        self.agent.wallet().entries(0, take).unwrap();
+        self.wallet.entries(0, take).unwrap();
         entries
     }
 }

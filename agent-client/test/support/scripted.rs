@@ -265,7 +265,7 @@ impl ScriptedNode {
 
     /// The whole right answer to a whole fetch.
     pub fn encoding(&self, group: GroupSize) -> (Vec<u8>, Vec<Step>) {
-        let answered = aro_proto::merkle::ByteRanges::all().answered(self.content().len() as u64, group);
+        let answered = ByteRanges::all().answered(self.content().len() as u64, group);
         (self.encode(answered.clone()), Encoder::new(answered).collect())
     }
 
