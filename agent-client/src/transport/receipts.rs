@@ -99,7 +99,7 @@ impl Awaited {
     ) -> Result<(), TooManyBad> {
         let body = &receipt.receipt;
         let is_sound = body.channel == channel && body.cumulative <= signed && receipt.verify(&node).is_ok();
-        let (mut checks, mut is_bad, mut kept) = (Vec::new(), !is_sound, None);
+        let (mut checks, mut to_tell, mut is_bad, mut kept) = (Vec::new(), Vec::new(), !is_sound, None);
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         for delivery in &body.deliveries {
             let Some(waiting) = books.waiting.remove(&delivery.stream) else {
@@ -111,8 +111,7 @@ impl Awaited {
             is_bad |= !is_right;
             let check = if is_right { Check::Valid } else { Check::Wrong };
             checks.push((waiting.entry, check));
-            // Who no longer waits need not know.
-            let _ = waiting.told.send(check);
+            to_tell.push((waiting.told, check));
         }
         let Books { waiting, order, bad, .. } = &mut *books;
         order.retain(|stream| waiting.contains_key(stream));
@@ -124,6 +123,10 @@ impl Awaited {
         }
         if !checks.is_empty() {
             scribe.receipt(node, receipt.clone(), checks);
+        }
+        // Once it is noted, so that who hears of it finds it in the account. Who no longer waits need not know.
+        for (told, check) in to_tell {
+            let _ = told.send(check);
         }
         outcome
     }
