@@ -237,8 +237,8 @@ pub enum Misbehaviour {
         /// Bytes sent.
         sent: u64,
     },
-    /// Its receipt for an upload is for something else, or not signed by it.
-    #[error("its receipt is not signed by it, or for another upload")]
+    /// Its receipt is for something else, or not signed by it; of receipts for fetches, too many are.
+    #[error("its receipts are not signed by it, or for something else")]
     Receipt,
     /// Its record of a name is another name's, or not signed by the name's publisher, or not what it should be.
     #[error("its record of a name is not one that the name's publisher signed for it")]

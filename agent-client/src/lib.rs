@@ -73,7 +73,7 @@ pub use fetch::{
 pub use ledger::LedgerError;
 pub use names::{NameError, PublishNameBuilder};
 pub use publish::{PublishBuilder, PublishReport, PublishSource};
-pub use receipts::{By, Check, Entry, EntryKind, Totals};
+pub use receipts::{By, Check, Entry, EntryKind, Totals, Word};
 pub use report::{ErrorReport, Subject};
 pub use tree::{FetchTreeBuilder, FetchTreeReport, PublishTreeBuilder, PublishTreeReport, TreeError, TreeProgress};
 pub use wallet::{

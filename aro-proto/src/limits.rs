@@ -3,7 +3,9 @@
 /// Application protocol of TLS: the major version of the protocol.
 pub const ALPN: &[u8] = b"aro/1";
 /// Minor version spoken here; a peer's larger one only adds optional fields.
-pub const MINOR_VERSION: u16 = 0;
+pub const MINOR_VERSION: u16 = 1;
+/// From which minor version on an agent is sent receipts.
+pub const RECEIPTS_SINCE: u16 = 1;
 /// Label of the TLS exporter that binds signatures to a connection.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-aro/1";
 /// Bytes of exporter output: 256 bits, so that no two connections share one.
@@ -39,6 +41,19 @@ pub const PUBLISH_QUOTA: u64 = 256 << 30;
 pub const PUBLISH_PARTIAL_BYTES: u64 = 16 << 30;
 /// Seconds for which a node keeps a broken-off upload, unless it says otherwise: one day.
 pub const PUBLISH_PARTIAL_KEEP_S: u64 = 24 * 60 * 60;
+/// Requests that one receipt is for: what a quantum of small requests comes to, and the frame stays under its bound.
+pub const MAX_RECEIPT_DELIVERIES: usize = 64;
+/// Byte ranges of all of them, at most 20 bytes each, so that the frame stays under its bound.
+pub const MAX_RECEIPT_RANGES: usize = 2_048;
+/// Ended requests of a connection that wait for their payment, or for their receipt: as many as may be open, and again as
+/// many as end while a disk syncs.
+pub const MAX_AWAITED_RECEIPTS: usize = 512;
+/// Byte ranges of all of them: 128 KiB.
+pub const MAX_AWAITED_RANGES: usize = 8_192;
+/// Receipts of a connection that are kept because they came before the end of their request: 2 MiB of the largest.
+pub const MAX_EARLY_RECEIPTS: usize = 32;
+/// Receipts of a connection that are not for what was delivered, or not signed, before it is closed.
+pub const MAX_BAD_RECEIPTS: u32 = 8;
 /// Bytes of a manifest: 16 MiB, which a reader holds at once. Some 100 bytes an entry leave room for longer names.
 pub const MAX_MANIFEST_BYTES: usize = 16 << 20;
 /// Entries of a manifest: 65,536, as many as its bytes allow with usual names. Larger trees are several manifests.

@@ -10,6 +10,7 @@ mod file;
 mod frames;
 mod manifests;
 mod proofs;
+mod receipts;
 mod signed;
 mod vouchers;
 

@@ -2,16 +2,19 @@
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aro_proto::channel::StreamKey;
-use aro_proto::message::SignedPublishReceipt;
+use aro_proto::merkle::ByteRanges;
+use aro_proto::message::{Delivery, SignedPublishReceipt};
 use aro_proto::{Amount, ByteCount, Tariff};
 
 use crate::budget::Purpose;
 use crate::error::FetchError;
-use crate::receipts::{Entry, Subject};
+use crate::receipts::{Check, Entry, EntryKind, Subject, Word};
 use crate::transport::{BindStatus, Control, Session};
 use crate::wallet::Lane;
+use tokio::sync::oneshot;
 
 /// Counts one request's proven bytes. Dropped before its end it cancels: proven bytes are paid, the rest is not owed.
 pub(crate) struct StreamAccount {
@@ -19,6 +22,8 @@ pub(crate) struct StreamAccount {
     subject: Subject,
     /// The node's word for an upload.
     receipt: Option<SignedPublishReceipt>,
+    /// Tells what becomes of the node's receipt.
+    awaited: Option<oneshot::Receiver<Check>>,
     vouchers_before: u64,
     expected: Option<u64>,
 }
@@ -46,8 +51,9 @@ struct Books {
 impl StreamAccount {
     pub(crate) fn open(control: Control, stream: u64, purpose: Purpose, subject: Subject) -> Self {
         let books = Mutex::new(Books { lane: None, proven: 0, waiting: 0, cost: Amount::ZERO, is_open: true });
+        control.receipt_may_come(stream);
         let tally = Arc::new(Tally { control, stream, purpose, books });
-        Self { tally, subject, receipt: None, vouchers_before: 0, expected: None }
+        Self { tally, subject, receipt: None, awaited: None, vouchers_before: 0, expected: None }
     }
 
     /// The head is accepted: `bytes` will be proven, on this channel, if any.
@@ -158,15 +164,44 @@ impl StreamAccount {
         self.lane().is_none() || acknowledged(session, limit_ms).await
     }
 
+    /// What the node's receipt was found to be, for which it has a moment; a connection whose node has let one moment pass
+    /// is not waited for again.
+    pub(crate) async fn receipt(&mut self, limit_ms: u64) -> Check {
+        let Some(awaited) = self.awaited.take() else { return Check::Unsigned };
+        let control = &self.tally.control;
+        let limit = Duration::from_millis(limit_ms.min(RECEIPT_WAIT_MS));
+        if control.is_slow_to_sign() {
+            return Check::Unsigned;
+        }
+        match tokio::time::timeout(limit, awaited).await {
+            Ok(found) => found.unwrap_or(Check::Unsigned),
+            Err(_) => {
+                if limit_ms > 0 {
+                    control.note_slow_to_sign();
+                }
+                Check::Unsigned
+            }
+        }
+    }
+
     /// Enters the request in the account.
-    fn note(&self) {
+    fn note(&mut self) {
         let (scribe, purpose) = (self.tally.control.scribe(), &self.tally.purpose);
         let (lane, bytes, amount) = {
             let books = self.tally.lock();
             (books.lane.clone(), books.proven, books.cost)
         };
         let Subject { kind, content, contents, ranges } = self.subject.clone();
-        scribe.note(Entry {
+        let due = Delivery {
+            stream: self.tally.stream,
+            content,
+            contents,
+            ranges: ranges.clone().unwrap_or_else(ByteRanges::all),
+            bytes: ByteCount::new(bytes),
+            amount: lane.as_ref().and_then(|lane| lane.tariff().price(ByteCount::new(bytes))).unwrap_or_default(),
+        };
+        let is_paid_fetch = lane.is_some() && kind == EntryKind::Fetch;
+        let key = scribe.note(Entry {
             entry: 0,
             at: scribe.now(),
             kind,
@@ -178,18 +213,23 @@ impl StreamAccount {
             bytes,
             amount,
             class: purpose.class_name().to_string(),
-            receipt: self.receipt,
+            receipt: self.receipt.map(Word::Published),
+            refuted: false,
         });
+        if is_paid_fetch {
+            self.awaited = self.tally.control.await_receipt(due, key);
+        }
     }
 
     fn finish(&mut self, pays: Pays) {
         let Some(proven) = self.tally.close() else { return };
+        // First, so that a node which learns of the end cannot sign before it is awaited.
+        if proven > 0 || self.receipt.is_some() {
+            self.note();
+        }
         let (control, stream) = (&self.tally.control, self.tally.stream);
         if self.expected != Some(proven) {
             control.end_stream(stream, proven);
-        }
-        if proven > 0 || self.receipt.is_some() {
-            self.note();
         }
         if let Some(lane) = self.lane() {
             lane.end(self.key());
@@ -267,6 +307,9 @@ impl Books {
     }
 }
 
+/// Milliseconds that a node has for its receipt once it has acknowledged the voucher, with which the receipt comes.
+const RECEIPT_WAIT_MS: u64 = 500;
+
 /// Whether the node acknowledges, within `limit_ms`, everything that was proven on the channel so far.
 pub(super) async fn acknowledged(session: &Session, limit_ms: u64) -> bool {
     let BindStatus::Bound(lane) = session.control().status().bind.clone() else { return true };
@@ -280,6 +323,7 @@ pub(super) async fn acknowledged(session: &Session, limit_ms: u64) -> bool {
 impl Drop for StreamAccount {
     fn drop(&mut self) {
         self.finish(Pays::Now);
+        self.tally.control.receipt_is_settled(self.tally.stream);
     }
 }
 

@@ -29,6 +29,7 @@ pub use sources::{Blame, LeftOut, SourceReport};
 use crate::agent::Agent;
 use crate::budget::{Approval, BudgetExceeded, Cap, NotApproved, Purpose, Spending, Verdict};
 use crate::error::{FetchError, Misbehaviour};
+use crate::receipts::Check;
 use crate::wallet::WalletError;
 use progress::Reporter;
 use request::Request;
@@ -102,6 +103,9 @@ pub struct FetchReport {
     pub vouchers: u64,
     /// Whether the node acknowledged the last voucher in time. If not, it gets it again at the next connection.
     pub acknowledged: bool,
+    /// What the node has signed for this fetch, held against what came: `unsigned` if it signs nothing, or nothing in
+    /// time. The receipt itself is in the wallet's account.
+    pub receipt: Check,
     /// What each node brought, the address's own first.
     pub sources: Vec<SourceReport>,
     /// From the call to the end, in whole milliseconds where it is written out.
@@ -320,6 +324,7 @@ impl FetchBuilder {
             paid: brought.paid,
             vouchers: brought.vouchers,
             acknowledged: brought.acknowledged,
+            receipt: brought.receipt,
             sources: brought.sources,
             elapsed: started.elapsed(),
         };
@@ -386,7 +391,8 @@ impl FetchBuilder {
             let settled = answer.account.settle(&session, config.credit_timeout_ms);
             let (acknowledged, written) = tokio::join!(settled, written);
             received?;
-            brought.add(&answer, acknowledged);
+            let receipt = answer.account.receipt(config.credit_timeout_ms).await;
+            brought.add(&answer, acknowledged, receipt);
             if let Some(written) = written? {
                 brought.sources = vec![SourceReport::alone(session.node(), &brought, started.elapsed())];
                 return Ok((brought, written));

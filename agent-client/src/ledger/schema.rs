@@ -96,10 +96,9 @@ CREATE TABLE leases (
 CREATE TABLE clock (latest INTEGER NOT NULL) STRICT;
 INSERT INTO clock VALUES (0);
 
--- What nodes have signed: receipts for deliveries (kind 0) and for uploads (kind 1).
+-- What nodes have signed, as it came: receipts for deliveries (kind 0) and for uploads (kind 1).
 CREATE TABLE receipts (
-    receipt INTEGER PRIMARY KEY, kind INTEGER NOT NULL, node BLOB NOT NULL, body BLOB NOT NULL,
-    signature BLOB NOT NULL
+    receipt INTEGER PRIMARY KEY, kind INTEGER NOT NULL, node BLOB NOT NULL, body BLOB NOT NULL
 ) STRICT;
 
 -- Every request that brought or took something, whether or not its node signed for it.

@@ -8,11 +8,11 @@ mod scribe;
 mod store;
 
 use aro_proto::merkle::ByteRanges;
-use aro_proto::message::SignedPublishReceipt;
+use aro_proto::message::{Delivery, Receipt, SignedPublishReceipt, list_id};
 use aro_proto::{Amount, ChannelId, ContentId, NodeId};
 use serde::{Serialize, Serializer};
 
-pub(crate) use scribe::Scribe;
+pub(crate) use scribe::{EntryKey, Scribe};
 pub use store::{By, Totals};
 pub(crate) use store::{each, totals};
 
@@ -45,9 +45,20 @@ pub struct Entry {
     pub amount: Amount,
     /// The caller's class of content; empty for none.
     pub class: String,
-    /// The node's signature for it, if there is one.
+    /// What its node has signed for it, if it has.
     #[serde(serialize_with = "is_there", rename = "signed")]
-    pub receipt: Option<SignedPublishReceipt>,
+    pub receipt: Option<Word>,
+    /// A receipt came that was not for it, or not signed by its node.
+    pub refuted: bool,
+}
+
+/// A node's signed word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// For what it has delivered, to this and other requests.
+    Delivered(Receipt),
+    /// For what it has taken.
+    Published(SignedPublishReceipt),
 }
 
 /// What a request did.
@@ -70,12 +81,13 @@ pub(crate) struct Subject {
 }
 
 /// What the check of an entry's receipt found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
     /// The node has signed for this very entry.
     Valid,
     /// The node has signed nothing that is kept here; the bytes were proven all the same.
+    #[default]
     Unsigned,
     /// What is kept is not the node's signature for this entry.
     Wrong,
@@ -89,9 +101,14 @@ impl Subject {
 
     /// Several whole contents that are fetched.
     pub(crate) fn fetch_many(contents: &[ContentId]) -> Self {
-        let ids: Vec<u8> = contents.iter().flat_map(|content| *content.as_bytes()).collect();
         let count = u32::try_from(contents.len()).unwrap_or(u32::MAX);
-        Self { kind: EntryKind::Fetch, content: ContentId::of(&ids), contents: count, ranges: None }
+        match contents {
+            [one] => Self::fetch(*one, ByteRanges::all()),
+            several => {
+                let content = list_id(several.iter().copied());
+                Self { kind: EntryKind::Fetch, content, contents: count, ranges: None }
+            }
+        }
     }
 
     /// A content that is published; its id is known at the end if not before.
@@ -104,11 +121,24 @@ impl Subject {
 impl Entry {
     /// Checks the node's signature, and that it is for this entry.
     pub fn check(&self) -> Check {
-        let Some(signed) = &self.receipt else { return Check::Unsigned };
-        match signed.verify(&self.node) {
-            Ok(receipt) if receipt.content == self.content && receipt.taken.get() == self.bytes => Check::Valid,
-            _ => Check::Wrong,
-        }
+        let holds = match &self.receipt {
+            _ if self.refuted => false,
+            None => return Check::Unsigned,
+            Some(Word::Published(signed)) => signed
+                .verify(&self.node)
+                .is_ok_and(|receipt| receipt.content == self.content && receipt.taken.get() == self.bytes),
+            Some(Word::Delivered(signed)) => signed.verify(&self.node).is_ok_and(|receipt| {
+                let is_this = |delivery: &Delivery| {
+                    delivery.content == self.content
+                        && delivery.contents == self.contents
+                        && delivery.bytes.get() == self.bytes
+                        && delivery.amount <= receipt.cumulative
+                        && self.ranges.as_ref().is_none_or(|ranges| *ranges == delivery.ranges)
+                };
+                Some(receipt.channel) == self.channel && receipt.deliveries.iter().any(is_this)
+            }),
+        };
+        if holds { Check::Valid } else { Check::Wrong }
     }
 
     /// The asked ranges as text.

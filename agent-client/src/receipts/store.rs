@@ -1,12 +1,12 @@
 //! Entries in the ledger, and their sums.
 
 use aro_proto::merkle::ByteRanges;
-use aro_proto::message::{PublishReceipt, SignedPublishReceipt};
+use aro_proto::message::{Message, Published, Receipt};
 use aro_proto::{Amount, ChannelId, ContentId, NodeId};
 use rusqlite::{Connection, Row, Transaction, params};
 use serde::Serialize;
 
-use super::{Entry, EntryKind};
+use super::{Check, Entry, EntryKind, Word};
 use crate::ledger::{LedgerError, amount_from, amount_to, bytes32, count_from, count_to};
 
 /// What one day's entries come to, for one node or one content.
@@ -33,16 +33,15 @@ pub enum By {
     Content,
 }
 
-pub(super) fn insert(tx: &Transaction<'_>, entry: &Entry) -> Result<(), LedgerError> {
+/// Writes an entry and returns its number.
+pub(super) fn insert(tx: &Transaction<'_>, entry: &Entry) -> Result<i64, LedgerError> {
     let receipt = match &entry.receipt {
-        None => None,
-        Some(SignedPublishReceipt { receipt, signature }) => {
-            let body =
-                serde_json::to_vec(receipt).map_err(|_| LedgerError::Impossible("a receipt that cannot be written"))?;
-            tx.prepare_cached("INSERT INTO receipts (kind, node, body, signature) VALUES (1, ?1, ?2, ?3)")?
-                .execute(params![entry.node.as_bytes(), body, signature.as_slice()])?;
-            Some(tx.last_insert_rowid())
+        Some(Word::Published(receipt)) => {
+            let body = Published { receipt: *receipt }.to_body();
+            Some(keep(tx, entry.node, PUBLISHED, &body)?)
         }
+        // One that is for several entries is attached to them.
+        Some(Word::Delivered(_)) | None => None,
     };
     let ranges = entry.ranges.as_ref().map(|ranges| {
         let mut bytes = Vec::new();
@@ -66,7 +65,37 @@ pub(super) fn insert(tx: &Transaction<'_>, entry: &Entry) -> Result<(), LedgerEr
         entry.class,
         receipt,
     ])?;
+    Ok(tx.last_insert_rowid())
+}
+
+/// Keeps a receipt, with the entries that it is for and those that it fails.
+pub(super) fn attach(
+    tx: &Transaction<'_>,
+    node: NodeId,
+    receipt: &Receipt,
+    entries: &[(i64, Check)],
+) -> Result<(), LedgerError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let kept = keep(tx, node, DELIVERED, &receipt.to_body())?;
+    for (entry, check) in entries {
+        tx.prepare_cached("UPDATE entries SET receipt = ?2, state = ?3 WHERE entry = ?1")?.execute(params![
+            entry,
+            kept,
+            if *check == Check::Valid { HOLDS } else { REFUTED }
+        ])?;
+    }
     Ok(())
+}
+
+fn keep(tx: &Transaction<'_>, node: NodeId, kind: i64, body: &[u8]) -> Result<i64, LedgerError> {
+    tx.prepare_cached("INSERT INTO receipts (kind, node, body) VALUES (?1, ?2, ?3)")?.execute(params![
+        kind,
+        node.as_bytes(),
+        body
+    ])?;
+    Ok(tx.last_insert_rowid())
 }
 
 /// Hands every entry from `since` on to `take`, the oldest first.
@@ -118,16 +147,14 @@ fn read(row: &Row<'_>) -> Result<Entry, LedgerError> {
     let id = |at| -> Result<[u8; 32], LedgerError> { bytes32(&row.get::<_, Vec<u8>>(at)?) };
     let ranges: Option<Vec<u8>> = row.get(7)?;
     let ranges = ranges.map(|bytes| ByteRanges::decode(&bytes)).transpose();
-    let (body, signature): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(11)?, row.get(12)?);
-    let receipt = match (body, signature) {
-        (Some(body), Some(signature)) => {
-            let receipt: PublishReceipt =
-                serde_json::from_slice(&body).map_err(|_| LedgerError::Impossible("a receipt that cannot be read"))?;
-            let signature =
-                signature.try_into().map_err(|_| LedgerError::Impossible("a signature that has not 64 bytes"))?;
-            Some(SignedPublishReceipt { receipt, signature })
+    let (body, kind): (Option<Vec<u8>>, Option<i64>) = (row.get(11)?, row.get(12)?);
+    let unreadable = |_| LedgerError::Impossible("a receipt that cannot be read");
+    let receipt = match (body, kind) {
+        (Some(body), Some(PUBLISHED)) => {
+            Some(Word::Published(Published::from_body(&body).map_err(unreadable)?.0.receipt))
         }
-        _ => None,
+        (Some(body), _) => Some(Word::Delivered(Receipt::from_body(&body).map_err(unreadable)?.0)),
+        (None, _) => None,
     };
     let channel: Option<Vec<u8>> = row.get(4)?;
     Ok(Entry {
@@ -143,9 +170,16 @@ fn read(row: &Row<'_>) -> Result<Entry, LedgerError> {
         amount: amount_from(row.get(9)?)?,
         class: row.get(10)?,
         receipt,
+        refuted: row.get::<_, i64>(13)? == REFUTED,
     })
 }
 
+/// Kinds of receipts.
+const DELIVERED: i64 = 0;
+const PUBLISHED: i64 = 1;
+/// What an entry's receipt was found to be.
+const HOLDS: i64 = 1;
+const REFUTED: i64 = 2;
 const SELECT: &str = "SELECT entry, at, entries.kind, entries.node, channel, content, contents, ranges, bytes, amount,
-    class, body, receipts.signature
+    class, body, receipts.kind, state
     FROM entries LEFT JOIN receipts ON receipts.receipt = entries.receipt WHERE at >= ?1 ORDER BY entry";

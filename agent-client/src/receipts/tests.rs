@@ -20,6 +20,7 @@ fn entry(at: i64, key: &SecretKey, amount: u64) -> Entry {
         amount: Amount::new(amount),
         class: "a,\"b\"".into(),
         receipt: None,
+        refuted: false,
     }
 }
 
@@ -41,7 +42,9 @@ fn entries_read_back_in_order_and_sum_up_by_the_day() {
     let keys = [7, 8].map(|seed| SecretKey::from_bytes(&[seed; 32]));
     let noted =
         [entry(10, &keys[0], 3), entry(20, &keys[1], 4), entry(86_400, &keys[0], 5), entry(86_401, &keys[0], 6)];
-    noted.iter().for_each(|entry| scribe.note(entry.clone()));
+    for entry in &noted {
+        let _ = scribe.note(entry.clone());
+    }
     scribe.flush();
     let numbered = noted.into_iter().zip(1..).map(|(noted, entry)| Entry { entry, ..noted });
     assert_eq!(all(&ledger), numbered.collect::<Vec<_>>());
@@ -70,13 +73,15 @@ fn a_receipt_counts_only_from_its_node_and_for_its_entry() {
     };
     let of = |receipt: PublishReceipt, key: &SecretKey| Entry {
         kind: EntryKind::Publish,
-        receipt: Some(receipt.sign(key)),
+        receipt: Some(Word::Published(receipt.sign(key))),
         ..entry(10, &SecretKey::from_bytes(&[7; 32]), 3)
     };
     let elsewhere = PublishReceipt { content: ContentId::of(b"y"), ..receipt };
     let more = PublishReceipt { taken: ByteCount::new(6), ..receipt };
     let cases = [of(receipt, &key), of(receipt, &other), of(elsewhere, &key), of(more, &key), entry(10, &key, 1)];
-    cases.into_iter().for_each(|entry| scribe.note(entry));
+    for entry in cases {
+        let _ = scribe.note(entry);
+    }
     scribe.flush();
     let found: Vec<Check> = all(&ledger).iter().map(Entry::check).collect();
     assert_eq!(found, [Check::Valid, Check::Wrong, Check::Wrong, Check::Wrong, Check::Unsigned]);

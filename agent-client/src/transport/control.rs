@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use aro_proto::error::close;
+use aro_proto::limits::RECEIPTS_SINCE;
 use aro_proto::message::{
-    Bound, ChainIds, Credit, Goaway, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd, ToppedUp, VoucherOnWire,
+    Bound, ChainIds, Credit, Delivery, Goaway, Message, NodeHello, Pay, PayRefused, Receipt, Refused, StreamEnd,
+    ToppedUp, VoucherOnWire,
 };
 use aro_proto::wire::{DecodeError, encode_frame};
 use aro_proto::{Amount, NodeId, Refusal, RefusalCode};
@@ -18,10 +20,11 @@ use settlement_chain::Address;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::framed::{Frame, FrameError, read_any_frame};
+use super::receipts::{Awaited, TooManyBad};
 use crate::budget::BudgetGuard;
 use crate::error::{FetchError, Misbehaviour};
 use crate::ledger::Hold;
-use crate::receipts::Scribe;
+use crate::receipts::{Check, EntryKey, Scribe};
 use crate::wallet::{ChannelRecord, Lane, Wallet};
 
 /// What the control stream has brought so far.
@@ -72,6 +75,8 @@ pub(crate) struct Control {
     shared: Arc<Shared>,
     outbox: mpsc::UnboundedSender<Outgoing>,
     scribe: Arc<Scribe>,
+    awaited: Arc<Awaited>,
+    node: NodeId,
 }
 
 struct Shared {
@@ -83,6 +88,8 @@ struct Shared {
     flushing_soon: AtomicBool,
     /// The last voucher is to be sent again after a moment.
     resending: AtomicBool,
+    /// The node has let the time for a receipt pass.
+    slow_to_sign: AtomicBool,
     /// How often it was, since the node last acknowledged one.
     resends: AtomicU32,
 }
@@ -108,11 +115,18 @@ impl Control {
             flush: AtomicBool::new(false),
             flushing_soon: AtomicBool::new(false),
             resending: AtomicBool::new(false),
+            slow_to_sign: AtomicBool::new(false),
             resends: AtomicU32::new(0),
         });
         // Bounded by the request streams that may be open: each sends one frame at its end.
         let (outbox, queue) = mpsc::unbounded_channel();
-        let control = Self { shared: Arc::clone(&shared), outbox, scribe: Arc::clone(setup.wallet.scribe()) };
+        let control = Self {
+            shared: Arc::clone(&shared),
+            outbox,
+            scribe: Arc::clone(setup.wallet.scribe()),
+            awaited: Arc::default(),
+            node: setup.node,
+        };
         tokio::spawn(incoming(recv, control.clone(), setup));
         tokio::spawn(outgoing(send, queue, shared));
         control
@@ -129,6 +143,31 @@ impl Control {
     /// Who writes the account's entries.
     pub(crate) fn scribe(&self) -> &Scribe {
         &self.scribe
+    }
+
+    /// A request has ended with so much proven: a node that signs receipts is to sign for it.
+    pub(crate) fn await_receipt(&self, due: Delivery, entry: EntryKey) -> Option<oneshot::Receiver<Check>> {
+        let signs = self.status().hello.is_some_and(|hello| hello.minor_version >= RECEIPTS_SINCE);
+        signs.then(|| self.awaited.add(due, entry, self.node, &self.scribe))
+    }
+
+    /// A request begins, for which a receipt may come.
+    pub(crate) fn receipt_may_come(&self, stream: u64) {
+        self.awaited.open(stream);
+    }
+
+    /// A request is over.
+    pub(crate) fn receipt_is_settled(&self, stream: u64) {
+        self.awaited.close(stream);
+    }
+
+    /// Whether nobody need wait for its receipts: they are kept when they come.
+    pub(crate) fn is_slow_to_sign(&self) -> bool {
+        self.shared.slow_to_sign.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_slow_to_sign(&self) {
+        self.shared.slow_to_sign.store(true, Ordering::Relaxed);
     }
 
     /// A voucher may be due.
@@ -288,6 +327,16 @@ async fn take_in(frame: &Frame, control: &Control, setup: &LaneSetup) -> Result<
             control.shared.resends.store(0, Ordering::Release);
             // A wider window changes what is due.
             control.wake_payment();
+        }
+        // r[impl receipt.bounds]
+        Receipt::KIND => {
+            let receipt: Receipt = frame.decode().map_err(decoded)?;
+            let BindStatus::Bound(lane) = status.borrow().bind.clone() else {
+                return Err(decoded(DecodeError::Unexpected { found: frame.kind, expected: Bound::NAME }));
+            };
+            let (channel, signed) = (lane.channel(), lane.signed());
+            let taken = control.awaited.take_in(&receipt, setup.node, channel, signed, &control.scribe);
+            taken.map_err(|TooManyBad| FetchError::misbehaved(setup.node, Misbehaviour::Receipt))?;
         }
         PayRefused::KIND => {
             let refused: PayRefused = frame.decode().map_err(decoded)?;

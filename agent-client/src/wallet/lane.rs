@@ -274,6 +274,11 @@ impl Lane {
         self.lock().vouchers
     }
 
+    /// The highest amount signed on the channel, as far as this lane knows.
+    pub(crate) fn signed(&self) -> Amount {
+        self.lock().payer.signed()
+    }
+
     /// Takes in what the chain says now.
     pub(crate) fn refresh(&self, record: &ChannelRecord) {
         self.lock().payer.refresh(&record.terms(self.wallet.signer()));

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use aro_proto::channel::{SignedVoucher, Voucher, credit_window};
 use aro_proto::identity::{Binding, Signed};
-use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_FRAME, MAX_REQUEST_STREAMS};
-use aro_proto::merkle::{AnsweredRanges, Encoder, GroupSize, Outboard, PreOrderOutboard, Step};
+use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_FRAME, MAX_REQUEST_STREAMS, RECEIPTS_SINCE};
+use aro_proto::merkle::{AnsweredRanges, ByteRanges, Encoder, GroupSize, Outboard, PreOrderOutboard, Step};
 use aro_proto::message::{
-    Bind, Bound, ChainIds, Credit, Describe, Description, Fetch, FetchHead, Goaway, Hello, Message, NodeHello, Pay,
-    PublishName, Quote, Refused, StreamEnd, VoucherOnWire,
+    Bind, Bound, ChainIds, Credit, Delivery, DeliveryReceipt, Describe, Description, Fetch, FetchHead, Goaway, Hello,
+    Message, NodeHello, Pay, PublishName, Quote, Refused, StreamEnd, VoucherOnWire, list_id,
 };
 use aro_proto::wire::{FRAME_HEAD, FrameHead, decode_body, encode_frame};
 use aro_proto::{
@@ -76,10 +76,29 @@ pub enum Script {
     PayRefused(RefusalCode),
     /// So many vouchers are refused, then all is right.
     PayRefusedFirst(RefusalCode, usize),
+    /// A node that knows of receipts, and what it does about them.
+    Receipts(Receipts),
     // In the quote.
     QuotePrice(u64),
     QuoteKey,
     QuoteSize(u64),
+}
+
+/// How a node signs for what a voucher has paid.
+#[derive(Clone, Debug)]
+pub struct Receipts {
+    /// What is wrong with it.
+    pub alter: fn(&mut DeliveryReceipt),
+    /// The key that signs it; its own if there is none.
+    pub key: Option<SecretKey>,
+    /// How often it is sent.
+    pub times: usize,
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self { alter: |_| {}, key: None, times: 1 }
+    }
 }
 
 /// What the node saw.
@@ -246,7 +265,7 @@ impl ScriptedNode {
 
     /// The whole right answer to a whole fetch.
     pub fn encoding(&self, group: GroupSize) -> (Vec<u8>, Vec<Step>) {
-        let answered = aro_proto::merkle::ByteRanges::all().answered(self.content().len() as u64, group);
+        let answered = ByteRanges::all().answered(self.content().len() as u64, group);
         (self.encode(answered.clone()), Encoder::new(answered).collect())
     }
 
@@ -280,7 +299,8 @@ impl ScriptedNode {
         connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").unwrap();
         let (paid, _) = watch::channel(self.inner.best.lock().unwrap().map_or(0, |best| best.voucher.cumulative.get()));
         let bound = Arc::new(watch::channel(false).0);
-        let shared = Shared { exporter, paid: Arc::new(paid), answers: Answers::default(), bound };
+        let shared =
+            Shared { exporter, paid: Arc::new(paid), answers: Answers::default(), delivered: Arc::default(), bound };
         tokio::spawn(self.clone().control(send, recv, shared.clone()));
         loop {
             match connection.accept_bi().await {
@@ -298,7 +318,7 @@ impl ScriptedNode {
     }
 
     async fn control(self, mut send: SendStream, mut recv: RecvStream, shared: Shared) -> Option<()> {
-        let Shared { exporter, paid, answers, bound: is_bound } = shared;
+        let Shared { exporter, paid, answers, delivered, bound: is_bound } = shared;
         let mut channel: Option<(ChannelId, AgentId)> = None;
         loop {
             let (kind, body) = read_frame(&mut recv).await?;
@@ -318,10 +338,11 @@ impl ScriptedNode {
                         }
                         _ => {}
                     }
+                    let minor_version = if matches!(script, Script::Receipts(_)) { RECEIPTS_SINCE } else { 0 };
                     let chain = if let Script::Chain(ids) = script { ids } else { self.inner.chain_ids };
                     let hello = NodeHello {
                         publish: None,
-                        minor_version: 0,
+                        minor_version,
                         chain,
                         tariff: self.tariff(),
                         max_request_streams: MAX_REQUEST_STREAMS,
@@ -405,6 +426,15 @@ impl ScriptedNode {
                     *self.inner.best.lock().unwrap() = Some(voucher);
                     let window = credit_window(cumulative, &self.tariff());
                     write(&mut send, &Credit { cumulative: Amount::new(cumulative.get() + above), window }).await?;
+                    if let Script::Receipts(receipts) = &script {
+                        let deliveries = std::mem::take(&mut *delivered.lock().unwrap());
+                        let mut receipt = DeliveryReceipt { channel: id, cumulative, at: 1, deliveries };
+                        (receipts.alter)(&mut receipt);
+                        let receipt = receipt.sign(receipts.key.as_ref().unwrap_or(&self.inner.key));
+                        for _ in 0..receipts.times {
+                            write(&mut send, &receipt).await?;
+                        }
+                    }
                 }
                 StreamEnd::KIND => {
                     let end: StreamEnd = decode_body(kind, &body).unwrap();
@@ -508,10 +538,11 @@ impl ScriptedNode {
         &self,
         send: &mut SendStream,
         fetch: &Fetch,
-        stream: u64,
         mut paid: watch::Receiver<u64>,
         answers: Answers,
+        delivered: Arc<Mutex<Vec<Delivery>>>,
     ) -> Option<()> {
+        let stream = u64::from(VarInt::from(send.id()));
         let group = GroupSize::from_log2(fetch.group_log2).unwrap();
         let find = |content| self.inner.others.lock().unwrap().get(content).cloned();
         let due: Vec<_> = fetch
@@ -531,6 +562,7 @@ impl ScriptedNode {
         }
         *self.inner.billed.lock().unwrap() += self.tariff().charge(ByteCount::new(billed)).parts();
         answers.lock().unwrap().insert(stream, (billed, self.tariff()));
+        delivered.lock().unwrap().push(self.delivery(stream, fetch, billed));
         let (before, mut sent) = (*paid.borrow(), 0);
         for due in due {
             let Some((stored, answered)) = due else {
@@ -554,8 +586,19 @@ impl ScriptedNode {
         Some(())
     }
 
+    /// What an honest node signs for, if all of it comes through.
+    fn delivery(&self, stream: u64, fetch: &Fetch, bytes: u64) -> Delivery {
+        let bytes = ByteCount::new(bytes);
+        let (content, ranges) = match fetch.items.as_slice() {
+            [one] => (one.content, one.ranges.clone()),
+            several => (list_id(several.iter().map(|item| item.content)), ByteRanges::all()),
+        };
+        let contents = u32::try_from(fetch.items.len()).unwrap();
+        Delivery { stream, content, contents, ranges, bytes, amount: self.tariff().price(bytes).unwrap() }
+    }
+
     async fn fetch(&self, send: &mut SendStream, fetch: &Fetch, shared: Shared) -> Option<()> {
-        let Shared { paid, answers, bound, .. } = shared;
+        let Shared { paid, answers, bound, delivered, .. } = shared;
         let mut paid = paid.subscribe();
         if !self.tariff().is_free() {
             let found = tokio::time::timeout(BIND_WAIT, bound.subscribe().wait_for(|bound| *bound)).await.is_ok();
@@ -568,8 +611,7 @@ impl ScriptedNode {
         let group = GroupSize::from_log2(fetch.group_log2).unwrap();
         let item = &fetch.items[0];
         if self.inner.others.lock().unwrap().contains_key(&item.content) {
-            let stream = u64::from(VarInt::from(send.id()));
-            return self.fetch_others(send, fetch, stream, paid, answers).await;
+            return self.fetch_others(send, fetch, paid, answers, delivered).await;
         }
         assert_eq!(item.content, self.content_id());
         let size = self.content().len() as u64;
@@ -597,7 +639,9 @@ impl ScriptedNode {
         }
         let billed = bytes.get().max(answered.content_bytes());
         *self.inner.billed.lock().unwrap() += self.tariff().charge(ByteCount::new(billed)).parts();
-        answers.lock().unwrap().insert(u64::from(VarInt::from(send.id())), (billed, self.tariff()));
+        let stream = u64::from(VarInt::from(send.id()));
+        answers.lock().unwrap().insert(stream, (billed, self.tariff()));
+        delivered.lock().unwrap().push(self.delivery(stream, fetch, billed));
         write(send, &head).await?;
         let mut encoding = self.encode(answered.clone());
         let mut stop = usize::MAX;
@@ -693,6 +737,8 @@ struct Shared {
     exporter: [u8; EXPORTER_LEN],
     paid: Arc<watch::Sender<u64>>,
     answers: Answers,
+    /// What is to be signed for.
+    delivered: Arc<Mutex<Vec<Delivery>>>,
     /// Paid requests wait for it, so that the bill in `Bound` is one from before them.
     bound: Arc<watch::Sender<bool>>,
 }

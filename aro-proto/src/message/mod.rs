@@ -15,6 +15,7 @@
 //! | 0x0c | [`PayRefused`]     | control | node → agent          |        |
 //! | 0x0d | [`StreamEnd`]      | control | agent → node          |        |
 //! | 0x0e | [`ToppedUp`]       | control | agent → node          |        |
+//! | 0x0f | [`Receipt`]        | control | node → agent          | itself |
 //! | 0x10 | signed envelope    | both    | client → server       |        |
 //! | 0x20 | [`Describe`]       | request | agent → node          | yes    |
 //! | 0x21 | [`Description`]    | request | node → agent          | itself |
@@ -40,6 +41,7 @@ mod hello;
 mod name;
 mod payment;
 mod publish;
+mod receipt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -53,6 +55,7 @@ pub use payment::{Bind, Bound, Credit, Pay, PayRefused, StreamEnd, ToppedUp, Vou
 pub use publish::{
     Publish, PublishHead, PublishReceipt, PublishTerms, Published, SignedPublishReceipt, TRAILER_LEN, Taken, Trailer,
 };
+pub use receipt::{Delivery, DeliveryReceipt, Receipt, list_id};
 
 use crate::error::Refusal;
 use crate::wire::DecodeError;

@@ -232,6 +232,17 @@ impl PaidChannel {
         self.lock().payee.deposit_left()
     }
 
+    /// The durable watermark, and what is billed beyond it.
+    pub(crate) fn paid_and_owed(&self) -> (Amount, Charge) {
+        let state = self.lock();
+        (state.payee.paid(), state.payee.owed())
+    }
+
+    /// What is billed in all.
+    pub(crate) fn billed(&self) -> Charge {
+        self.lock().payee.billed()
+    }
+
     /// Where the channel stands.
     pub(crate) fn standing(&self) -> Credit {
         let state = self.lock();

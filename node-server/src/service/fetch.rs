@@ -18,12 +18,12 @@ use aro_proto::channel::{BATCH_BYTES, StreamKey};
 use aro_proto::error::close;
 use aro_proto::identity::Verified;
 use aro_proto::limits::STREAM_WINDOW;
-use aro_proto::merkle::AnsweredRanges;
-use aro_proto::message::{Fetch, FetchHead, Message, Refused};
+use aro_proto::merkle::{AnsweredRanges, ByteRanges};
+use aro_proto::message::{self, Fetch, FetchHead, Message, Refused, list_id};
 use aro_proto::wire::encode_frame;
 use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
 use bytes::Bytes;
-use quinn::{SendStream, StoppedError, VarInt, WriteError};
+use quinn::{SendStream, StoppedError, StreamId, VarInt, WriteError};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -50,12 +50,36 @@ pub(super) async fn answer(
     let (Ok(_own), Ok(_place)) = (session.fetches.try_acquire(), node.requests.try_acquire()) else {
         return Ok(Outcome::Refused(Refusal::new(RefusalCode::OverCapacity, "too many fetches at once")));
     };
-    let stopped = Box::pin(send.stopped());
-    let patience = session.stall_timeout();
+    let (stopped, stream, patience) = (Box::pin(send.stopped()), send.id(), session.stall_timeout());
     let mut delivery = Delivery { node, send, stopped, account, sent: 0, patience };
     let ending = delivery.run(plan).await;
-    delivery.settle(session, ending, ended).await;
+    if let Some((account, sent)) = delivery.settle(session, ending, ended).await {
+        receipt_is_due(session, request.message(), stream, account, sent);
+    }
     Ok(Outcome::Done)
+}
+
+/// The request has ended: once it is paid it is signed for.
+fn receipt_is_due(session: &Session, fetch: &Fetch, stream: StreamId, account: Account, sent: ByteCount) {
+    let (channel, bytes) = (Arc::clone(&account.channel), account.proven.map_or(sent, |proven| proven.min(sent)));
+    // Ends the stream in the channel, whose bill is then what is to be paid.
+    drop(account);
+    if bytes == ByteCount::ZERO {
+        return;
+    }
+    let (content, ranges) = match fetch.items.as_slice() {
+        [one] => (one.content, one.ranges.clone()),
+        several => (list_id(several.iter().map(|item| item.content)), ByteRanges::all()),
+    };
+    let delivery = message::Delivery {
+        stream: u64::from(VarInt::from(stream)),
+        content,
+        contents: u32::try_from(fetch.items.len()).unwrap_or(u32::MAX),
+        ranges,
+        bytes,
+        amount: session.node.config.tariff.price(bytes).unwrap_or_default(),
+    };
+    session.receipts.add(channel.billed(), delivery);
 }
 
 /// One item of a fetch, looked up and priced.
@@ -324,9 +348,14 @@ impl Delivery<'_> {
         }
     }
 
-    /// Brings the two counts together and releases the reservation.
+    /// Brings the two counts together. What comes back releases the reservation, and tells the bytes sent.
     // r[impl channel.cancel.settle]
-    async fn settle(mut self, session: &Session, ending: Ending, mut ended: oneshot::Receiver<ByteCount>) {
+    async fn settle(
+        mut self,
+        session: &Session,
+        ending: Ending,
+        mut ended: oneshot::Receiver<ByteCount>,
+    ) -> Option<(Account, ByteCount)> {
         let ending = match ending {
             Ending::Written => match timeout(self.patience, &mut self.stopped).await {
                 // All is acknowledged.
@@ -345,7 +374,7 @@ impl Delivery<'_> {
             // Closed already is as good.
             let _ = self.send.reset(VarInt::from_u32(code));
         }
-        let Some(account) = &mut self.account else { return };
+        let mut account = self.account.take()?;
         account.proven = match ending {
             Ending::Written => ended.try_recv().ok(),
             Ending::Lost => Some(ByteCount::new(arrived_at_least(self.sent))),
@@ -356,6 +385,7 @@ impl Delivery<'_> {
                 }
             }
         };
+        Some((account, ByteCount::new(self.sent)))
     }
 }
 

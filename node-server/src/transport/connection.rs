@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::control;
 use super::endpoint::ServerConfigs;
 use super::framed::{FrameError, SendFrameError};
+use super::receipts::Receipts;
 use crate::channels::PaidChannel;
 use crate::service;
 use crate::shared::{Phase, Shared};
@@ -41,6 +42,8 @@ pub(crate) struct Session {
     /// Open requests that wait to hear what the agent proved, by QUIC stream id.
     ends: Mutex<HashMap<u64, oneshot::Sender<ByteCount>>>,
     chain_reads: Mutex<ReadAllowance>,
+    /// Ended requests that are to be signed for.
+    pub(crate) receipts: Receipts,
 }
 
 /// Which channel pays for the connection.
@@ -173,6 +176,7 @@ impl Session {
             bad_signatures: AtomicU32::new(0),
             ends: Mutex::default(),
             chain_reads: Mutex::new(ReadAllowance::full()),
+            receipts: Receipts::default(),
         })
     }
 

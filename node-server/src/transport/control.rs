@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use aro_proto::channel::{Credit as Standing, Offer, SignedVoucher, Voucher, VoucherError};
 use aro_proto::identity::{EnvelopeError, Signed};
-use aro_proto::limits::{MAX_REQUEST_STREAMS, MINOR_VERSION};
+use aro_proto::limits::{MAX_REQUEST_STREAMS, MINOR_VERSION, RECEIPTS_SINCE};
 use aro_proto::message::{
-    Bind, Credit, Goaway, Hello, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd, ToppedUp,
+    Bind, Credit, DeliveryReceipt, Goaway, Hello, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd, ToppedUp,
 };
 use aro_proto::wire::DecodeError;
 use aro_proto::{ByteCount, ChannelId, Refusal, RefusalCode};
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::connection::{Bound, Fault, Session};
 use super::framed::{Frame, FrameReader, send_frame_within};
 use crate::channels::{News, PaidChannel, follow};
-use crate::shared::Phase;
+use crate::shared::{Phase, unix_now};
 
 /// Serves the control stream until the agent ends it.
 pub(crate) async fn run(session: Arc<Session>, send: SendStream, receive: RecvStream) -> Result<(), Fault> {
@@ -66,12 +66,15 @@ impl Control {
             publish: node.config.publish.terms(),
         };
         self.say(&answer).await?;
+        if hello.minor_version >= RECEIPTS_SINCE {
+            self.session.receipts.want();
+        }
         self.session.greet();
         Ok(())
     }
 
     async fn serve(&mut self) -> Result<(), Fault> {
-        let node = Arc::clone(&self.session.node);
+        let (session, node) = (Arc::clone(&self.session), Arc::clone(&self.session.node));
         let (draining, closing) = (node.comes_to(Phase::Draining), node.comes_to(Phase::Closing));
         tokio::pin!(draining, closing);
         let mut said_goaway = false;
@@ -83,6 +86,7 @@ impl Control {
                 },
                 Some(refusal) = self.refusals.recv() => self.say(&refusal).await?,
                 credit = next_credit(&mut self.news, self.told) => self.tell(credit).await?,
+                () = session.receipts.grown() => self.send_receipts().await?,
                 () = &mut draining, if !said_goaway => {
                     said_goaway = true;
                     let refusal = Refusal::new(RefusalCode::ShuttingDown, "the node is stopping");
@@ -223,7 +227,24 @@ impl Control {
     async fn tell(&mut self, credit: Standing) -> Result<(), Fault> {
         self.told = Some(credit);
         let Standing { cumulative, window } = credit;
-        self.say(&Credit { cumulative, window }).await
+        self.say(&Credit { cumulative, window }).await?;
+        self.send_receipts().await
+    }
+
+    /// Signs for what has ended and is paid: beside the vouchers, never on a request's own path.
+    // r[impl receipt.after_payment]
+    async fn send_receipts(&mut self) -> Result<(), Fault> {
+        let Bound::To(channel) = self.session.bound() else { return Ok(()) };
+        loop {
+            let (cumulative, owed) = channel.paid_and_owed();
+            let deliveries = self.session.receipts.take_paid(cumulative, owed);
+            if deliveries.is_empty() {
+                return Ok(());
+            }
+            let receipt = DeliveryReceipt { channel: channel.id(), cumulative, at: unix_now(), deliveries };
+            let receipt = receipt.sign(&self.session.node.key);
+            self.say(&receipt).await?;
+        }
     }
 
     /// Reads the channel anew beside the control stream, until the chain shows the announced deposit.

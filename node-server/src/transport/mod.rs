@@ -4,6 +4,7 @@ mod connection;
 mod control;
 mod endpoint;
 mod framed;
+mod receipts;
 
 pub(crate) use connection::{Fault, Session, run_accepting};
 pub(crate) use endpoint::{ServerConfigs, client_endpoint, server_endpoints};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aro_proto::channel::Voucher;
 use aro_proto::identity::{Binding, Signed};
-use aro_proto::limits::{EXPORTER_LABEL, MINOR_VERSION};
+use aro_proto::limits::EXPORTER_LABEL;
 use aro_proto::merkle::{ByteRanges, Decoder, GroupSize};
 use aro_proto::message::{
     Bind, Bound, ChainIds, Credit, Fetch, FetchHead, FetchItem, Goaway, Hello, Message, NodeHello, Pay, PayRefused,
@@ -76,7 +76,13 @@ impl Agent {
     /// Connects and greets.
     pub(crate) async fn greet(world: &World, node: &RunningNode) -> Self {
         let (endpoint, connection) = dial(node).await;
-        Self::greet_over(endpoint, connection, world).await
+        Self::greet_over(endpoint, connection, world, 0).await
+    }
+
+    /// The same for an agent of this minor version: from 1 on receipts come between the node's other words.
+    pub(crate) async fn greet_as(minor_version: u16, world: &World, node: &RunningNode) -> Self {
+        let (endpoint, connection) = dial(node).await;
+        Self::greet_over(endpoint, connection, world, minor_version).await
     }
 
     /// Connects and greets, with room for only so many unread bytes on each stream.
@@ -88,12 +94,12 @@ impl Agent {
         config.transport_config(std::sync::Arc::new(transport));
         let connecting = endpoint.connect_with(config, node.local_addr(), SERVER_NAME).unwrap();
         let connection = soon(connecting).await.unwrap();
-        Self::greet_over(endpoint, connection, world).await
+        Self::greet_over(endpoint, connection, world, 0).await
     }
 
-    async fn greet_over(endpoint: Endpoint, connection: Connection, world: &World) -> Self {
+    async fn greet_over(endpoint: Endpoint, connection: Connection, world: &World, minor_version: u16) -> Self {
         let mut control = connection.open_bi().await.unwrap();
-        say(&mut control.0, &Hello { minor_version: MINOR_VERSION, chain: chain_ids(world) }).await;
+        say(&mut control.0, &Hello { minor_version, chain: chain_ids(world) }).await;
         let hello: NodeHello = hear(&mut control.1).await;
         assert_eq!(hello.chain, chain_ids(world));
         let (tariff, min_grace_s) = (hello.tariff, hello.min_grace_s);

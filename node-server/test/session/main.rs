@@ -14,6 +14,7 @@ mod handing_over;
 mod many;
 mod names;
 mod publishing;
+mod receipts;
 mod refusals;
 mod restarting;
 mod serving;

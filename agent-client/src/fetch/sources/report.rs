@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::FetchError;
 use crate::fetch::request::Answer;
+use crate::receipts::Check;
 
 /// What one source brought and cost, and why it was left out, if it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,17 +61,19 @@ pub(in crate::fetch) struct Brought {
     pub(in crate::fetch) vouchers: u64,
     pub(in crate::fetch) requests: u64,
     pub(in crate::fetch) acknowledged: bool,
+    pub(in crate::fetch) receipt: Check,
     pub(in crate::fetch) sources: Vec<SourceReport>,
 }
 
 impl Brought {
-    pub(in crate::fetch) fn add(&mut self, answer: &Answer, acknowledged: bool) {
+    pub(in crate::fetch) fn add(&mut self, answer: &Answer, acknowledged: bool, receipt: Check) {
         self.verified_bytes += answer.decoder.proven_bytes();
         self.wire_bytes += answer.wire_bytes;
         self.paid = self.paid.saturating_add(answer.account.cost());
         self.vouchers += answer.account.vouchers();
         self.requests += 1;
         self.acknowledged = acknowledged;
+        self.receipt = receipt;
     }
 }
 
