@@ -339,10 +339,12 @@ async fn wherever_the_process_dies_one_channel_is_opened_and_one_top_up_is_made(
 
         // In the top-up, which the fourth fetch from here needs.
         killed_at(&chain, fault, doomed(reopen(&scene.world.path("agent")).await)).await;
-        // This node bills an answer at its head; a real one bills what it has sent.
-        scene.node.bill(4 * PER_MIB);
+        // No word of the killed process comes any more, such as how much of its last answer it had proven.
+        scene.node.hang_up();
         let agent = scene.builder(reopen(&scene.world.path("agent")).await).chain(Arc::new(chain.clone()));
         let agent = agent.build().await.unwrap();
+        // This node bills an answer at its head; a real one bills what it has sent.
+        scene.node.bill(4 * PER_MIB);
         fetch(&agent, &scene.node).await.unwrap();
         let topped_up = channels(&agent).await;
         assert_eq!(chain.sent(), 2, "{fault:?}: the same bytes, or none again: {topped_up:?}");
