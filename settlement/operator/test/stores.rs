@@ -103,6 +103,18 @@ async fn reopened_file_holds_every_voucher_and_a_second_opener_is_refused() {
     assert!(contract::lease(&store, "two").await.fence > grant.fence, "whoever held the file's lease is gone");
 }
 
+#[tokio::test]
+async fn file_whose_creation_was_cut_off_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.redb");
+    // What redb leaves where the power goes before its last step: room, and no head.
+    std::fs::write(dir.path().join("operator.redb.new"), vec![0; 1 << 20]).unwrap();
+    let store: contract::Store = Arc::new(RedbStore::open(&path).await.unwrap());
+    offer(&store, accepted(4, 9, true)).await;
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["operator.redb"]);
+}
+
 // r[verify settlement.handoff.durable]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disk_acknowledges_nothing_and_loses_nothing() {

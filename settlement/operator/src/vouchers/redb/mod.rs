@@ -10,6 +10,7 @@ mod vouchers;
 mod writer;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -40,10 +41,12 @@ impl RedbStore {
     /// [`StoreError::InUse`] if another process, or another part of this one, has it open.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let file: PathBuf = path.to_owned();
+        let fresh = file.clone();
+        blocking(move || create_whole(&fresh)).await?;
         let store = Self::open_with(move || Database::create(&file)).await?;
         // A new file is only as durable as its name.
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| StoreError::Database(e.to_string()))?;
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(file_error)?;
         }
         Ok(store)
     }
@@ -144,6 +147,33 @@ impl std::fmt::Debug for Shelf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shelf").finish_non_exhaustive()
     }
+}
+
+/// Makes the file if there is none, under another name until it is one: a database that loses its power while it is
+/// created could not be opened again.
+fn create_whole(path: &Path) -> Result<(), StoreError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let unfinished = PathBuf::from(unfinished);
+    let created = match Database::create(&unfinished) {
+        Ok(database) => Ok(database),
+        Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse),
+        // Left behind by a process that was cut off.
+        Err(_) if unfinished.exists() => {
+            std::fs::remove_file(&unfinished).map_err(file_error)?;
+            Database::create(&unfinished)
+        }
+        Err(error) => Err(error),
+    };
+    drop(created.map_err(database_error)?);
+    std::fs::rename(&unfinished, path).map_err(file_error)
+}
+
+fn file_error(error: io::Error) -> StoreError {
+    database_error(redb::Error::Io(error))
 }
 
 /// Runs what waits for the disk on a thread that may wait.
