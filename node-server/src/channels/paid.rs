@@ -59,6 +59,8 @@ struct State {
     payee: Payee,
     /// What the last look at the chain showed. The payee's terms only rise; these fall back where a fork does.
     on_chain: ChannelTerms,
+    /// What other servers of the chain showed otherwise, when all channels were last read.
+    otherwise: Vec<ChannelTerms>,
     /// What the owner's tab counts for this channel.
     counted: Charge,
     next_stream: u64,
@@ -111,6 +113,7 @@ impl PaidChannel {
         let state = State {
             payee,
             on_chain: terms,
+            otherwise: Vec::new(),
             counted: Charge::ZERO,
             next_stream: 0,
             last_used: Instant::now(),
@@ -340,14 +343,35 @@ impl PaidChannel {
         self.lock().payee.owed() > Charge::ZERO
     }
 
+    /// Notes what servers show otherwise than what is believed.
+    pub(crate) fn see_otherwise(&self, otherwise: Vec<ChannelTerms>) {
+        self.lock().otherwise = otherwise;
+    }
+
     /// The best voucher, if the chain can still take more from it than it has.
     pub(crate) fn unsettled(&self) -> Option<Unsettled> {
+        self.unsettled_by_any().into_iter().next()
+    }
+
+    /// The same by what is believed, and by what any server shows otherwise.
+    // r[impl settlement.servers.each]
+    pub(crate) fn unsettled_by_any(&self) -> Vec<Unsettled> {
         let state = self.lock();
+        let believed = ChannelTerms { state: state.payee.terms().state, ..state.on_chain };
+        let shown = std::iter::once(&believed).chain(&state.otherwise);
+        shown.filter_map(|terms| self.unsettled_in(&state, terms)).collect()
+    }
+
+    /// The same by these terms, which one server shows.
+    pub(crate) fn unsettled_by(&self, terms: &ChannelTerms) -> Option<Unsettled> {
+        self.unsettled_in(&self.lock(), terms)
+    }
+
+    fn unsettled_in(&self, state: &State, terms: &ChannelTerms) -> Option<Unsettled> {
         let best = state.payee.watermark()?;
-        let amount = best.cumulative().checked_sub(state.on_chain.settled).filter(|amount| !amount.is_zero())?;
-        let open = state.payee.terms().state;
-        let is_there = open != ChannelState::Closed && state.presence == Presence::OnChain;
-        is_there.then_some(Unsettled { voucher: *best.signed(), amount, state: open, grace_s: self.grace_s })
+        let amount = best.cumulative().checked_sub(terms.settled).filter(|amount| !amount.is_zero())?;
+        let is_there = terms.state != ChannelState::Closed && state.presence == Presence::OnChain;
+        is_there.then_some(Unsettled { voucher: *best.signed(), amount, state: terms.state, grace_s: self.grace_s })
     }
 
     /// True if nothing has happened for so long, and the channel is open.
@@ -440,11 +464,12 @@ impl PaidChannel {
 impl State {
     /// True unless the channel is gone, or its deadline so near that what is paid now might not settle.
     fn is_usable(&self, now_s: i64) -> bool {
-        let in_time = match self.payee.terms().state {
+        let in_time = |terms: &ChannelTerms| match terms.state {
             ChannelState::Closing { deadline } => now_s < deadline.saturating_sub(CLOSING_MARGIN_S),
             ChannelState::Open | ChannelState::Closed => true,
         };
-        in_time && self.presence == Presence::OnChain
+        // One server alone can so hold a channel up for as long as it lies; believing the others may lose what is lent.
+        in_time(self.payee.terms()) && self.otherwise.iter().all(in_time) && self.presence == Presence::OnChain
     }
 }
 

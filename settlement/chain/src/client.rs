@@ -29,6 +29,16 @@ pub trait ChainClient: Send + Sync + 'static {
         filter: &AccountFilter,
     ) -> Result<Vec<(Address, Account)>, ChainError>;
 
+    /// The same accounts as each server that answers shows them, in no particular order: for what one of them must not
+    /// decide.
+    async fn program_accounts_by_server(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<Vec<(Address, Account)>>, ChainError> {
+        Ok(vec![self.program_accounts(program, filter).await?])
+    }
+
     /// A blockhash to sign with, and how long it is good for.
     async fn latest_blockhash(&self) -> Result<Blockhash, ChainError>;
 
@@ -98,6 +108,13 @@ impl<T: ChainClient + ?Sized> ChainClient for Arc<T> {
         filter: &AccountFilter,
     ) -> Result<Vec<(Address, Account)>, ChainError> {
         (**self).program_accounts(program, filter).await
+    }
+    async fn program_accounts_by_server(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<Vec<(Address, Account)>>, ChainError> {
+        (**self).program_accounts_by_server(program, filter).await
     }
     async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
         (**self).latest_blockhash().await

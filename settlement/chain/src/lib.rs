@@ -31,6 +31,7 @@
 //! | `signer`         | who signs: a key here, or a signer elsewhere                  |
 //! | [`tokens`]       | the few instructions of SPL token and system program in use   |
 //! | [`reads`]        | accounts, decoded and checked                                 |
+//! | [`views`]        | accounts as each server shows them, for what one must not decide |
 //! | [`submit`]       | sign, send, re-send, confirm; errors that say who must act    |
 //! | [`setup`]        | mint, treasury, config and vault of a fresh deployment        |
 //! | [`admin`]        | what the admin changes later                                  |
@@ -54,6 +55,7 @@ pub mod reads;
 pub mod setup;
 pub mod submit;
 pub mod tokens;
+pub mod views;
 
 pub use client::{
     Account, AccountFilter, Blockhash, CLOCK, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS,

@@ -44,7 +44,8 @@ impl Operator {
         authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<RunningOperator, StartError> {
-        let store = vouchers::open(&config.store, &config.database()).await?;
+        let ground = Ground::find(&config, &authority.address(), &*chain).await?;
+        let store = ground.open(&config).await?;
         Self::start_with_store(config, transport_key, authority, chain, store).await
     }
 
@@ -59,7 +60,8 @@ impl Operator {
         chain: Arc<dyn ChainClient>,
         metrics: Arc<Metrics>,
     ) -> Result<RunningOperator, StartError> {
-        let store = vouchers::open(&config.store, &config.database()).await?;
+        let ground = Ground::find(&config, &authority.address(), &*chain).await?;
+        let store = ground.open(&config).await?;
         let core = Core::open(&config, Arc::new(authority), chain, store, metrics).await?;
         Self::launch(config, transport_key, core).await
     }
@@ -160,7 +162,8 @@ impl Operator {
         authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
-        let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
+        let ground = Ground::find(config, &authority.address(), &*chain).await?;
+        let store = ground.open(config).await.map_err(StartError::from)?;
         let config = OperatorConfig { close_when_asked: false, ..config.clone() };
         let core = Core::open(&config, Arc::new(authority), chain, store, Arc::default()).await?;
         core.reconcile().await;
@@ -289,6 +292,31 @@ impl Drop for RunningOperator {
     }
 }
 
+/// What an operator stands on: looked up before its database is opened, which belongs to it alone.
+struct Ground {
+    program: Program,
+    mint: [u8; 32],
+    deployment: Deployment,
+}
+
+impl Ground {
+    async fn find(config: &OperatorConfig, authority: &Address, chain: &dyn ChainClient) -> Result<Self, StartError> {
+        let program = Program::new(config.program);
+        let genesis_hash = chain.genesis_hash().await?;
+        let on_chain = reads::config(chain, &program).await?;
+        if reads::operator(chain, &program, authority).await?.is_none() {
+            return Err(StartError::NotRegistered { authority: *authority });
+        }
+        let (operator, _) = program.operator(authority);
+        let deployment = Deployment { genesis_hash, program: program.id, operator };
+        Ok(Self { program, mint: on_chain.mint, deployment })
+    }
+
+    async fn open(&self, config: &OperatorConfig) -> Result<Arc<dyn OperatorStore>, StoreError> {
+        vouchers::open(&config.store, &config.database(), &self.deployment.into()).await
+    }
+}
+
 /// What intake and settling share.
 struct Core {
     intake: Arc<Intake>,
@@ -305,19 +333,13 @@ impl Core {
         store: Arc<dyn OperatorStore>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let program = Program::new(config.program);
-        let genesis_hash = chain.genesis_hash().await?;
-        let on_chain = reads::config(&*chain, &program).await?;
-        tracing::info!(genesis = %Hash::new_from_array(genesis_hash), program = %program.id, "the chain answers");
         let authority_address = authority.address();
-        if reads::operator(&*chain, &program, &authority_address).await?.is_none() {
-            return Err(StartError::NotRegistered { authority: authority_address });
-        }
-        let (operator, _) = program.operator(&authority_address);
+        let Ground { program, mint, deployment } = Ground::find(config, &authority_address, &*chain).await?;
+        let Deployment { genesis_hash, operator, .. } = deployment;
+        tracing::info!(genesis = %Hash::new_from_array(genesis_hash), program = %program.id, "the chain answers");
         tracing::info!(%operator, authority = %authority_address, "the operator account is there");
-        let deployment = Deployment { genesis_hash, program: program.id, operator };
         // r[impl settlement.database.bound]
-        store.bind(&deployment).await?.check(&deployment)?;
+        store.bind(&deployment).await?.check(&deployment.into())?;
         let book = Arc::new(Book::new(
             store,
             LeaseTerms { ttl: Duration::from_millis(config.lease_ttl_ms), ..LeaseTerms::new(operator.to_string()) },
@@ -334,7 +356,7 @@ impl Core {
         let intake = Arc::new(Intake {
             chain: Arc::clone(&chain),
             program,
-            chain_ids: ChainIds { genesis_hash, program: config.program.to_bytes(), mint: on_chain.mint },
+            chain_ids: ChainIds { genesis_hash, program: config.program.to_bytes(), mint },
             operator,
             min_settle: config.rules.min_settle,
             watch_for: config.watch_for.clone(),
@@ -348,7 +370,8 @@ impl Core {
         let fees = Arc::new(FeeBudget::new(config.fees));
         metrics.watch_servers(&chain);
         let (own_fees, own_metrics) = (Arc::clone(&fees), Arc::clone(&metrics));
-        let submitter = Submitter { chain, authority, book, planner, fees: own_fees, metrics: own_metrics };
+        let failures = Arc::default();
+        let submitter = Submitter { chain, authority, book, planner, fees: own_fees, metrics: own_metrics, failures };
         let old_wishes_from = Instant::now().checked_add(Duration::from_secs(config.wish_wait_s));
         let above = config.withdraw_fees_above;
         let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), above, old_wishes_from);

@@ -8,7 +8,6 @@ mod reconcile;
 mod report;
 pub(crate) mod snapshot;
 mod sweep;
-mod tries;
 mod urgent;
 
 use std::collections::HashSet;
@@ -17,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::reads::ReadError;
 use settlement_chain::submit::Remedy;
+use settlement_chain::views::Tries;
 use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use settlement_interface::accounts::status;
 use tokio::task::JoinSet;
@@ -33,7 +33,6 @@ use crate::vouchers::{Book, Lease, StoreError, StoredVoucher};
 use claims::Claims;
 use costs::Costs;
 use prune::Remembered;
-use tries::Tries;
 
 /// Why a round could not be made. Nothing is lost: the next one starts from what the chain says.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +144,7 @@ impl Settler {
         self.metrics.standing(&standing(&facts, &vouchers));
 
         let looked_at: HashSet<ChannelId> = vouchers.iter().map(StoredVoucher::channel).collect();
-        self.tries.keep(|channel| looked_at.contains(channel));
+        self.tries.keep(|channel| looked_at.contains(&ChannelId::from_bytes(channel.to_bytes())));
         self.finish(&mut remembered, &facts, &looked_at).await?;
         let aside = self.book.quarantined().await?.len();
         self.metrics.quarantined(u64::try_from(aside).unwrap_or(u64::MAX));
@@ -180,7 +179,7 @@ impl Settler {
         let mut tasks = JoinSet::new();
         for entry in self.book.pending().await? {
             if channels(&entry).any(|channel| in_flight.contains(&channel)) {
-                if !self.is_told(&entry) {
+                if !self.is_told(&entry) && !self.submitter.has_failed(&entry) {
                     busy.extend(channels(&entry));
                 }
                 continue;
@@ -256,7 +255,7 @@ impl Settler {
                 // Intake must not judge by what was true before.
                 self.cache.forget(channels(&entry));
                 for (channel, cumulative) in entry.items.iter().filter_map(|item| Some((item.channel, item.voucher?))) {
-                    self.tries.landed(channel, cumulative, Instant::now());
+                    self.tries.landed(address(channel), cumulative.get(), Instant::now());
                 }
                 report.signatures.push(entry.prepared.signature);
                 Some(entry)
@@ -326,6 +325,10 @@ pub(crate) fn standing(facts: &Facts, vouchers: &[StoredVoucher]) -> Standing {
         }
     }
     standing
+}
+
+fn address(channel: ChannelId) -> Address {
+    Address::new_from_array(channel.to_bytes())
 }
 
 fn channels(entry: &JournalEntry) -> impl Iterator<Item = ChannelId> {

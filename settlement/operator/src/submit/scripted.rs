@@ -17,7 +17,7 @@ use settlement_chain::{
 use settlement_interface::accounts::{Channel, VERSION, discriminator, status};
 use settlement_interface::errors::SettlementError;
 
-use super::{End, FeeBudget, FeePolicy, JournalEntry, LanePolicy, Resumed, Submitter, spent_lately};
+use super::{End, FeeBudget, FeePolicy, Final, JournalEntry, LanePolicy, Resumed, Submitter, spent_lately};
 use crate::batch::planner::tests as plans;
 use crate::batch::{Facts, Kind, Planned, Planner};
 use crate::vouchers::{
@@ -199,6 +199,7 @@ impl Scene {
             book,
             planner,
             fees: Arc::new(FeeBudget::new(policy)),
+            failures: Arc::default(),
             metrics: Arc::default(),
         };
         Self { chain, submitter, planned, channels: ids }
@@ -264,8 +265,13 @@ async fn what_its_channels_show_is_not_signed_anew_however_dead_it_is_called() {
     assert_eq!((scene.chain.sent().len(), scene.pending().await.len()), (1, 1));
 }
 
-/// The history of the last hour.
+/// The history of the last hour, once all that is final is written down.
 async fn history(scene: &Scene) -> Vec<HistoryRow> {
+    let (finals, _) = scene.submitter.finals(scene.pending().await).await.unwrap();
+    for Final { entry, slot, failure } in finals {
+        let Some(error) = failure else { continue };
+        scene.submitter.record_failure(&entry, slot, &error, entry.at).await.unwrap();
+    }
     let page = scene.submitter.book.history(&HistoryQuery::default()).await.unwrap();
     page.into_iter().map(|(_, row)| row).collect()
 }

@@ -23,7 +23,7 @@ use aro_proto::ChannelId;
 use async_trait::async_trait;
 
 pub use book::{Book, Committed};
-pub use deployment::{Deployment, OtherDeployment};
+pub use deployment::{Deployment, OtherDeployment, Owner};
 pub use error::StoreError;
 pub use history::{Cursor, Effect, Finality, HistoryQuery, HistoryRow, MAX_PAGE, NotAQuery};
 pub use lease::{Grant, Lease, LeaseTerms};

@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
 use tokio::sync::mpsc;
 
-use super::StoreError;
+use super::{Owner, StoreError};
 use tables::database_error;
 use writer::{Task, Writer};
 
@@ -40,10 +40,23 @@ impl RedbStore {
     /// # Errors
     /// [`StoreError::InUse`] if another process, or another part of this one, has it open.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_file(path, None).await
+    }
+
+    /// The same for an owner: a file that belongs to somebody else is left as it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; and [`StoreError::Other`].
+    // r[impl settlement.database.bound]
+    pub async fn open_as(path: &Path, owner: &Owner) -> Result<Self, StoreError> {
+        Self::open_file(path, Some(*owner)).await
+    }
+
+    async fn open_file(path: &Path, owner: Option<Owner>) -> Result<Self, StoreError> {
         let file: PathBuf = path.to_owned();
         let fresh = file.clone();
         blocking(move || create_whole(&fresh)).await?;
-        let store = Self::open_with(move || Database::create(&file)).await?;
+        let store = Self::prepare(move || Database::create(&file), owner).await?;
         // A new file is only as durable as its name.
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(file_error)?;
@@ -59,11 +72,22 @@ impl RedbStore {
     pub async fn open_with(
         open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
+        Self::prepare(open, None).await
+    }
+
+    async fn prepare(
+        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+        owner: Option<Owner>,
+    ) -> Result<Self, StoreError> {
         let shelf = Arc::new(Shelf { database: RwLock::new(None), open: Box::new(open) });
         let prepared = Arc::clone(&shelf);
         blocking(move || {
             prepared.reopen()?;
             prepared.write(|transaction| {
+                // Where it fails nothing is committed.
+                if let Some(owner) = owner {
+                    binding::check(transaction, &owner)?;
+                }
                 tables::create(transaction)?;
                 // The file's lock is ours, so whoever held a lease is gone.
                 leases::lapse_all(transaction)
