@@ -169,7 +169,14 @@ impl Stage {
     /// # Errors
     /// The chain refuses.
     pub async fn switch_operator(&self, node: &NodeKeys, operator: Option<Address>) -> Result<()> {
-        let (world, change) = (&self.world, NodeChange { operator: Some(operator), ..NodeChange::default() });
+        let (world, change) = (
+            &self.world,
+            NodeChange {
+                operator: Some(operator),
+                max_operator_fee_bps: Some(OPERATOR_FEE_BPS),
+                ..NodeChange::default()
+            },
+        );
         let id = node.id.node_id();
         node_server::update(&*world.chain, &world.program, &world.payer, &node.owner, id, &change).await?;
         Ok(())

@@ -8,7 +8,7 @@ use aro_proto::ChannelId;
 use aro_proto::channel::{ChannelState, ChannelTerms};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::views::{self, NodesChannels};
-use settlement_chain::{Account, Address, Program};
+use settlement_chain::{Account, Address, ChainError, Program};
 
 use super::{PaidChannel, Unsettled};
 use crate::shared::{OnChain, Phase, Shared, unix_now};
@@ -17,7 +17,13 @@ use crate::shared::{OnChain, Phase, Shared, unix_now};
 /// may be the truth: see [`PaidChannel::unsettled_by_any`].
 pub(crate) async fn poll(node: &Shared) -> Result<(), ReadError> {
     let asked = Instant::now();
-    follow_account(node).await?;
+    match follow_account(node).await {
+        // Its channels can be seen all the same.
+        Err(ReadError::Chain(error @ ChainError::Disagreement(_))) => {
+            tracing::warn!(%error, "the node's account is as it was when it was last read");
+        }
+        followed => followed?,
+    }
     let NodesChannels { mut believed, mut otherwise } =
         views::channels_of_node(&*node.chain, &node.program, &node.account).await?;
     for (address, shown) in &otherwise {

@@ -136,6 +136,8 @@ impl Operator {
             tasks.push(tokio::spawn(watch.run()));
             let every = Duration::from_millis(config.settle_interval_ms);
             tasks.push(tokio::spawn(lanes.clone().rounds(Arc::clone(&core.intake), every, stopped.clone())));
+            let (intake, settler) = (Arc::clone(&core.intake), Arc::clone(&core.settler));
+            tasks.push(tokio::spawn(hear_wishes(intake, settler, stopped.clone())));
             let every = Duration::from_millis(config.sweep_interval_ms.max(MIN_SWEEP_MS));
             tasks.push(tokio::spawn(lanes.sweeps(every, stopped.clone())));
             tracing::info!("watchtower, rounds and sweeps are running");
@@ -461,6 +463,24 @@ impl Lanes {
     }
 }
 
+/// Wakes the rounds when another process of the same database was asked to close a channel.
+// r[impl settlement.lease.wishes]
+async fn hear_wishes(intake: Arc<Intake>, settler: Arc<Settler>, mut stop: Stop) {
+    let mut ticks = interval(WISHES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.told() => return,
+        }
+        match settler.is_wanted().await {
+            Ok(true) => intake.close_wanted.notify_one(),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "wishes that other processes took could not be asked for"),
+        }
+    }
+}
+
 /// Prolongs the lease between rounds, so that it does not wander while its holder lives; and takes it over soon after
 /// another has died.
 async fn keep_lease(intake: Arc<Intake>, metrics: Arc<Metrics>, settles: bool, mut stop: Stop) {
@@ -509,6 +529,8 @@ async fn trim_history(book: Arc<Book>, days: u32, mut stop: Stop) {
     }
 }
 
+/// How soon the one who settles hears of a wish that another took.
+const WISHES_EVERY: Duration = Duration::from_secs(1);
 /// Between two trims of the history.
 const TRIM_EVERY: Duration = Duration::from_secs(3_600);
 /// Seconds of a day.

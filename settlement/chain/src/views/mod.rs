@@ -106,10 +106,29 @@ pub async fn channels_of_node(
     let mut found = NodesChannels::default();
     // Undecodable is what a later program has written.
     let channel = |account: &Account| Channel::decode(&account.data).ok();
-    let looked_at = if doubtful.is_empty() { Vec::new() } else { chain.accounts(&doubtful).await? };
-    let newest = doubtful.iter().zip(looked_at).filter_map(|(address, account)| Some((*address, account?)));
-    let newest = newest.filter(|(_, account)| account.owner == program.id && filter.matches(&account.data));
-    found.believed.extend(agreed.into_iter().chain(newest).filter_map(|(a, account)| Some((a, channel(&account)?))));
+    found.believed.extend(agreed.into_iter().filter_map(|(address, account)| Some((address, channel(&account)?))));
+    let newest = if doubtful.is_empty() { Ok(Vec::new()) } else { chain.accounts(&doubtful).await };
+    let newest: Vec<Option<Account>> = match newest {
+        Ok(newest) => newest,
+        // No word is better than another: what least can be lent on.
+        Err(ChainError::Disagreement(_)) => {
+            let mut least: BTreeMap<Address, (u64, &Account)> = BTreeMap::new();
+            for (address, account) in answers.iter().flatten() {
+                let Some(deposit) = channel(account).map(|channel| channel.deposit) else { continue };
+                let known = least.entry(*address).or_insert((deposit, account));
+                if deposit < known.0 {
+                    *known = (deposit, account);
+                }
+            }
+            doubtful.iter().map(|address| least.get(address).map(|(_, account)| (*account).clone())).collect()
+        }
+        Err(error) => return Err(error),
+    };
+    let is_one = |account: &&Account| account.owner == program.id && filter.matches(&account.data);
+    for (address, account) in doubtful.iter().zip(&newest) {
+        let shown = account.as_ref().filter(is_one).and_then(channel);
+        found.believed.extend(shown.map(|channel| (*address, channel)));
+    }
     let doubtful: BTreeSet<Address> = doubtful.into_iter().collect();
     for (address, account) in answers.iter().flatten().filter(|(address, _)| doubtful.contains(address)) {
         let Some(shown) = channel(account).filter(|shown| found.believed.get(address) != Some(shown)) else { continue };

@@ -11,6 +11,7 @@ mod sweep;
 mod urgent;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::{Amount, ChannelId};
@@ -75,6 +76,8 @@ pub(crate) struct Settler {
     costs: Costs,
     claims: Claims,
     tries: Tries,
+    /// The store's count of wishes when a round last read them.
+    wishes: AtomicU64,
     /// Journal entries that a report has already told of.
     told: Mutex<HashSet<Signature>>,
     /// One round at a time, and what it leaves to the next.
@@ -107,6 +110,7 @@ impl Settler {
             costs,
             claims: Claims::default(),
             tries: Tries::default(),
+            wishes: AtomicU64::new(0),
             told: Mutex::default(),
             rounds: tokio::sync::Mutex::default(),
             sweeping: tokio::sync::Mutex::default(),
@@ -131,6 +135,8 @@ impl Settler {
         let (landed, mut busy) = self.resume(&mut report).await?;
         busy.extend(self.claims.of(&[Lane::Urgent]));
 
+        // Before the wishes themselves, so that none is counted and not read.
+        self.wishes.store(self.book.wishes().await?, Ordering::SeqCst);
         let vouchers = self.book.vouchers().await?;
         let mut facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
         self.costs.ask(&*self.chain, &self.planner).await;
@@ -149,6 +155,11 @@ impl Settler {
         let aside = self.book.quarantined().await?.len();
         self.metrics.quarantined(u64::try_from(aside).unwrap_or(u64::MAX));
         Ok(report)
+    }
+
+    /// True if this process settles, and wishes to close have come in since its last round, to whichever process.
+    pub(crate) async fn is_wanted(&self) -> Result<bool, StoreError> {
+        Ok(self.book.leads() && self.book.wishes().await? != self.wishes.load(Ordering::SeqCst))
     }
 
     /// True if this process is the one that settles; else the report says who is.

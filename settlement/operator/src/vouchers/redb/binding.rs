@@ -1,7 +1,7 @@
 //! What the file belongs to.
 
 use async_trait::async_trait;
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, TableHandle, WriteTransaction};
 use settlement_chain::Address;
 
 use super::super::{Binding, Deployment, Owner, StoreError};
@@ -36,6 +36,11 @@ impl Binding for RedbStore {
 
 /// Refuses a file that belongs to somebody else.
 pub(super) fn check(transaction: &WriteTransaction, owner: &Owner) -> Result<(), StoreError> {
+    let mut tables = transaction.list_tables().map_err(database_error)?;
+    // Opening would make it.
+    if !tables.any(|table| table.name() == DEPLOYMENT.name()) {
+        return Ok(());
+    }
     let table = transaction.open_table(DEPLOYMENT).map_err(database_error)?;
     let entry = |name| Ok::<_, StoreError>(table.get(name).map_err(database_error)?.map(|stored| *stored.value()));
     let (chain, program, operator) = (entry("genesis_hash")?, entry("program")?, entry("operator")?);

@@ -12,6 +12,7 @@ mod writer;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
@@ -26,6 +27,8 @@ use writer::{Task, Writer};
 pub struct RedbStore {
     shelf: Arc<Shelf>,
     writer: Writer,
+    /// Commits of wishes to close, by this process: no other has the file.
+    wishes: AtomicU64,
 }
 
 /// The open database; nothing while it is opened anew after a failed write.
@@ -95,7 +98,7 @@ impl RedbStore {
         })
         .await?;
         let writer = Writer::start(Arc::clone(&shelf))?;
-        Ok(Self { shelf, writer })
+        Ok(Self { shelf, writer, wishes: AtomicU64::new(0) })
     }
 
     /// Carries a change out in a transaction, perhaps together with others, and returns when it is durable. It may be
