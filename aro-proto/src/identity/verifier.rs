@@ -161,13 +161,15 @@ impl<const WIDTH: usize> Multiples<WIDTH> {
 
     /// Adds `scalar`, which is reduced, times the point to `sum`. Takes more or less time for other scalars: those of a
     /// verification are known to everybody.
-    fn add_to(&self, sum: EdwardsPoint, scalar: &Scalar) -> EdwardsPoint {
-        let rows = self.rows.chunks_exact(Self::HALF);
-        rows.zip(digits::<WIDTH>(scalar)).fold(sum, |sum, (row, digit)| match digit {
-            0 => sum,
-            1.. => sum + row[usize::from(digit.unsigned_abs()) - 1],
-            ..0 => sum - row[usize::from(digit.unsigned_abs()) - 1],
-        })
+    fn add_to(&self, mut sum: EdwardsPoint, scalar: &Scalar) -> EdwardsPoint {
+        for (row, digit) in self.rows.chunks_exact(Self::HALF).zip(digits::<WIDTH>(scalar)) {
+            match digit {
+                0 => {}
+                1.. => sum = &sum + &row[usize::from(digit.unsigned_abs()) - 1],
+                ..0 => sum = &sum - &row[usize::from(digit.unsigned_abs()) - 1],
+            }
+        }
+        sum
     }
 }
 
