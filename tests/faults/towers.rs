@@ -12,13 +12,15 @@ use aro_tests::faulty::AHEAD;
 use aro_tests::stage::{GRACE_S, NOW};
 use node_server::{FeeKey, Node, NodeConfig, RunningNode};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
-use settlement_chain::{Account, Address, Keypair, Signer};
+use settlement_chain::submit::{Terms, TransactionFormat, offered_priority_fee};
+use settlement_chain::{Account, Address, Keypair, Signer, VersionedMessage};
 use settlement_interface::accounts::status;
 
 use crate::hiding::{DAY, HIDING, Hiding, PAID, among, as_channel, set_clock};
-use crate::scene::Scene;
+use crate::scene::{PRIORITY, Scene};
 
 // r[verify settlement.servers.each]
+// r[verify settlement.transaction.format]
 // r[verify settlement.watch.node]
 #[tokio::test]
 async fn node_settles_a_closing_channel_within_a_quarter_of_its_grace_though_one_server_hides_it() {
@@ -38,6 +40,13 @@ async fn node_settles_a_closing_channel_within_a_quarter_of_its_grace_though_one
             scene.stage.request_close(scene.channels[0][0]).await.unwrap();
             scene.stage.chain().warp_clock(NOW + i64::from(GRACE_S / 8));
             until_settled(&scene, PAID).await;
+            let first = scene.ground.landings().await[0].transaction.clone();
+            let VersionedMessage::V1(message) = &first.message else { panic!("the chain takes version 1") };
+            let limits = (message.config.compute_unit_limit, message.config.loaded_accounts_data_size_limit);
+            let widest = Terms::estimate(TransactionFormat::V1, &[]).loaded_data_bytes;
+            assert!(limits.0.is_some_and(|units| units < ESTIMATED_UNITS), "{limits:?} are from a simulation");
+            assert!(limits.1.is_some_and(|bytes| bytes < widest), "{limits:?} are from a simulation");
+            assert!((1..=PRIORITY).contains(&offered_priority_fee(&first)), "the least for what is closing");
             // It goes on hiding that, too.
             for _ in 0..LOOKS {
                 node.follow_now().await.unwrap();
@@ -163,6 +172,8 @@ fn clock_at(account: &mut Option<Account>, now: i64) {
 const WRONG_CLOCKS: [Hiding; 2] =
     [(AHEAD, |account| clock_at(account, NOW - DAY)), (AHEAD, |account| clock_at(account, NOW + 30 * DAY))];
 
+/// What one voucher is estimated at where nobody simulates.
+const ESTIMATED_UNITS: u32 = 38_600;
 /// Looks at the chain after which a node would have settled again.
 const LOOKS: usize = 20;
 /// How long the node may take by this machine's clock; by the chain's it takes none.

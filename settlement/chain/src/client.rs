@@ -1,6 +1,6 @@
 //! The eight questions that ARO asks of a chain, and the values that answer them.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use solana_address::Address;
@@ -92,6 +92,9 @@ pub trait ChainClient: Send + Sync + 'static {
         Vec::new()
     }
 }
+
+/// What a chain's answer is awaited as.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ChainError>> + Send + 'a>>;
 
 /// So that a chain of any kind can be handed on as one.
 #[async_trait]
