@@ -43,9 +43,8 @@ impl Doctor {
         let named: Vec<(String, &dyn ChainClient)> =
             servers.iter().map(|(name, chain)| (name.clone(), chain as &dyn ChainClient)).collect();
         let mut lamports_per_day = None;
-        // Without its key nobody knows whose the database must be.
-        if let (Some((_, chain)), Ok(owner)) = (named.first(), home.owner(&config)) {
-            let (stored, spent) = store(&config, &owner, *chain, &program, now).await;
+        if let Some((_, chain)) = named.first() {
+            let (stored, spent) = store(&config, &home.owner(&config), *chain, &program, now).await;
             findings.extend(stored);
             lamports_per_day = spent;
         }

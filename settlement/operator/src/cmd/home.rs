@@ -156,9 +156,10 @@ impl Home {
     }
 
     /// Whom the database must belong to, as far as the folder tells.
-    pub(super) fn owner(&self, config: &OperatorConfig) -> Result<Owner, Failure> {
-        let (operator, _) = Program::new(config.program).operator(&self.authority()?.pubkey());
-        Ok(Owner { genesis_hash: None, program: config.program, operator })
+    pub(super) fn owner(&self, config: &OperatorConfig) -> Owner {
+        let program = Program::new(config.program);
+        let operator = self.authority().ok().map(|authority| program.operator(&authority.pubkey()).0);
+        Owner { genesis_hash: None, program: program.id, operator }
     }
 
     /// The library's configuration.
