@@ -558,6 +558,27 @@ mod tests {
         assert_eq!(paid.may_send(stream, ByteCount::new(10)), Err(SendError::ChannelClosed));
     }
 
+    // r[verify settlement.servers.each]
+    #[test]
+    fn close_that_one_server_shows_is_heeded_while_it_shows_it_and_no_longer() {
+        let now = unix_now();
+        let (paid, terms, _) = channel_at(ChannelState::Open);
+        let stream = paid.begin(ByteCount::new(1_000)).unwrap();
+        let closing = ChannelTerms { state: ChannelState::Closing { deadline: now + CLOSING_MARGIN_S }, ..terms };
+        let send = || paid.may_send(stream, ByteCount::new(10));
+        // It may be the only honest one: what is believed shows a channel that is open and settled in full.
+        paid.refresh(&ChannelTerms { settled: Amount::new(900), ..terms });
+        paid.see_otherwise(vec![closing]);
+        assert_eq!(send(), Err(SendError::ChannelClosed), "near the deadline nothing is lent");
+        let shown: Vec<_> = paid.unsettled_by_any().iter().map(|it| (it.state, it.amount)).collect();
+        assert_eq!(shown, [(closing.state, Amount::new(900))]);
+        paid.see_otherwise(vec![]);
+        assert_eq!((send(), paid.unsettled_by_any().len()), (Ok(Permit::Granted), 0));
+        paid.refresh(&terms);
+        paid.see_otherwise(vec![ChannelTerms { state: ChannelState::Closed, ..terms }]);
+        assert_eq!(paid.unsettled().unwrap().amount, Amount::new(900), "one that calls it closed hides nothing");
+    }
+
     #[test]
     fn voucher_is_worthless_only_once_it_can_settle_nothing_more() {
         let (open, terms, _) = channel_at(ChannelState::Open);
