@@ -218,7 +218,8 @@ async fn an_upload_goes_on_by_itself_after_the_node_went_away_and_came_back() {
     assert!(report.taken_bytes <= size && report.taken_bytes > size - 2 * MIB as u64, "{report:?}");
     assert!(report.receipt.receipt.taken.get() <= 17 * MIB as u64, "{report:?}");
     let paid = publisher.channels().await.unwrap()[0].signed.get();
-    assert!(paid <= price(PUBLISH, bytes.len()) && paid == report.paid.get(), "{paid} {report:?}");
+    // What the node had not been paid for when it stopped it has forgotten.
+    assert!(paid <= report.paid.get() && report.paid.get() <= price(PUBLISH, bytes.len()), "{paid} {report:?}");
     nothing_stays_reserved(&publisher).await;
     publisher.close().await;
     node.running.shutdown().await.unwrap();
