@@ -3,6 +3,8 @@
 //! What can never be: more unpaid than the credit window, what was lent for lost connections included; more billed than
 //! the deposit; credit for a voucher that is not durable; a watermark that falls.
 
+use std::sync::Arc;
+
 use settlement_interface::voucher::{NEVER, is_expired};
 use thiserror::Error;
 
@@ -14,7 +16,7 @@ use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
 use super::window::{BATCH_BYTES, counting_allowance, credit_window, dispute_limit};
 use crate::amount::{Amount, ByteCount};
 use crate::error::{Refusal, RefusalCode};
-use crate::identity::VerifyingKey;
+use crate::identity::{Verifier, VerifyingKey};
 use crate::limits::SETTLE_MARGIN_S;
 use crate::tariff::{Charge, Tariff};
 
@@ -24,6 +26,7 @@ pub struct Payee {
     terms: ChannelTerms,
     /// The terms' signer, decoded once; `None` if nobody can sign for it.
     signer: Option<VerifyingKey>,
+    verifier: Arc<Verifier>,
     tariff: Tariff,
     best: Option<DurableVoucher>,
     /// The highest verified voucher that is not yet durable: keeps vouchers in flight in order, gives no credit.
@@ -136,6 +139,7 @@ impl Payee {
         let mut payee = Self {
             terms,
             signer: VerifyingKey::from_bytes(terms.signer.as_bytes()).ok(),
+            verifier: Arc::default(),
             tariff,
             best,
             pending: None,
@@ -147,6 +151,13 @@ impl Payee {
         };
         payee.billed = Charge::from_amount(payee.paid());
         payee
+    }
+
+    /// Has its vouchers verified by this one, which other channels of the same signers share.
+    #[must_use]
+    pub fn with_verifier(mut self, verifier: Arc<Verifier>) -> Self {
+        self.verifier = verifier;
+        self
     }
 
     /// Admits a request: reserves the charge of its `content_bytes` in the deposit.
@@ -257,7 +268,8 @@ impl Payee {
             return Err(VoucherError::AboveDeposit { deposit, offered });
         }
         check_expiry(voucher.expires_at, now_s)?;
-        let verified = signed.verify_with(self.signer.as_ref().ok_or(VoucherError::BadSignature)?)?;
+        let signer = self.signer.as_ref().ok_or(VoucherError::BadSignature)?;
+        let verified = signed.verify_by(&self.verifier, signer)?;
         self.pending = Some(*signed);
         Ok(Offer::Fresh(verified))
     }
