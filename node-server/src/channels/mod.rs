@@ -6,6 +6,7 @@ mod freshness;
 mod owner;
 mod paid;
 mod queue;
+mod seats;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -21,6 +22,7 @@ pub(crate) use acks::Taker;
 pub(crate) use freshness::Freshness;
 pub(crate) use owner::OwnerTab;
 pub(crate) use paid::{News, PaidChannel, Unsettled};
+pub(crate) use seats::Seat;
 
 use crate::ledger::{Handed, LedgerError, RedbLedger};
 
