@@ -111,7 +111,8 @@ async fn pay(scene: &Scene, node: &RunningNode, total: u64) {
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     say(&mut send, &Hello { minor_version: MINOR_VERSION, chain: scene.stage.chain_ids() }).await;
     hear::<NodeHello>(&mut receive).await;
-    let bind = Signed::new(&Bind { channel }, signer, &binding(&connection, &send)).unwrap();
+    let bind = Bind { channel, id: None, replaces: Vec::new() };
+    let bind = Signed::new(&bind, signer, &binding(&connection, &send)).unwrap();
     send.write_all(&bind.to_frame()).await.unwrap();
     hear::<Bound>(&mut receive).await;
     let voucher = Voucher { channel, cumulative: Amount::new(total), expires_at: 0 };
