@@ -165,8 +165,8 @@ impl<const WIDTH: usize> Multiples<WIDTH> {
         for (row, digit) in self.rows.chunks_exact(Self::HALF).zip(digits::<WIDTH>(scalar)) {
             match digit {
                 0 => {}
-                1.. => sum = &sum + &row[usize::from(digit.unsigned_abs()) - 1],
-                ..0 => sum = &sum - &row[usize::from(digit.unsigned_abs()) - 1],
+                1.. => sum += &row[usize::from(digit.unsigned_abs()) - 1],
+                ..0 => sum -= &row[usize::from(digit.unsigned_abs()) - 1],
             }
         }
         sum
