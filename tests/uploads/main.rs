@@ -5,6 +5,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "that is how tests fail")]
 
+mod commands;
 mod trees;
 
 use std::path::Path;

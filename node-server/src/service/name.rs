@@ -96,7 +96,8 @@ async fn check(
         session.bad_signature()?;
         return refused(RefusalCode::Unauthorised, "the record's signature does not hold".into());
     };
-    if !record.record().is_valid_at(unix_now()) {
+    // One that withdraws the name was valid at no time, and is taken all the same.
+    if !record.record().is_withdrawn() && !record.record().is_valid_at(unix_now()) {
         return refused(RefusalCode::BadRequest, "the record is not valid any more".into());
     }
     if config.publishers == Publishers::WhoPays {
