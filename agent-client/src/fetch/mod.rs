@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 mod many;
+mod offer;
 pub(crate) mod progress;
 mod reader;
 mod receive;
@@ -47,6 +48,8 @@ pub struct FetchBuilder {
     address: Address,
     ranges: ByteRanges,
     max_price: Option<Amount>,
+    /// What it costs, if somebody knows.
+    price: Option<Amount>,
     budget: Option<Amount>,
     class: String,
     resume: bool,
@@ -121,6 +124,7 @@ impl FetchBuilder {
             address,
             ranges: ByteRanges::all(),
             max_price: None,
+            price: None,
             budget: None,
             class: String::new(),
             resume: true,
@@ -164,6 +168,12 @@ impl FetchBuilder {
     /// The most that the node may ask, in base units; default whatever the budget leaves.
     pub fn max_price(mut self, max_price: Amount) -> Self {
         self.max_price = Some(max_price);
+        self
+    }
+
+    /// What it costs at most, which the caller knows.
+    pub(crate) fn price(mut self, price: Amount) -> Self {
+        self.price = Some(price);
         self
     }
 
@@ -296,17 +306,18 @@ impl FetchBuilder {
         let missing = output.missing();
         let approved = match &missing {
             Some(missing) => self.approved(&addresses, max_price.min(left), missing).await?,
-            None => UNBOUNDED,
+            None => Approved::default(),
         };
-        let allowed = max_price.min(left).min(approved);
+        // What is left of the budget, a fetch from one node finds out when it knows its price.
+        let allowed = max_price.min(approved.most);
         // An empty content has nothing to share out.
         let is_alone = addresses.len() == 1 || self.address.content() == ContentId::of(&[]);
         let brought = if is_alone {
-            self.bring(&output, allowed, limit, &purpose).await
+            self.bring(&output, allowed, approved.price.or(self.price), limit, &purpose).await
         } else {
             let group = output.group(group_for(&self.ranges));
             let purpose = purpose.clone();
-            let allowed = Allowed { asked: &self.ranges, group, price: allowed, limit, purpose };
+            let allowed = Allowed { asked: &self.ranges, group, price: allowed.min(left), limit, purpose };
             self.sources.bring(&self.agent, addresses, &output, &allowed, &self.progress).await
         };
         let (brought, written) = match brought {
@@ -344,19 +355,19 @@ impl FetchBuilder {
         addresses: &[Address],
         allowed: Amount,
         missing: &ByteRanges,
-    ) -> Result<Amount, FetchError> {
+    ) -> Result<Approved, FetchError> {
         let agent = &self.agent;
         let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
-            return Ok(UNBOUNDED);
+            return Ok(Approved::default());
         };
         let (node, price) = first_price(agent, addresses, missing).await?;
         if price > allowed {
             // Refused anyway, in words that fit.
-            return Ok(UNBOUNDED);
+            return Ok(Approved::default());
         }
         let content = Some(self.address.content());
         agent.approve(Approval { amount: price, threshold, node, content, spending: Spending::Vouchers }).await?;
-        Ok(price.max(threshold))
+        Ok(Approved { most: price.max(threshold), price: Some(price) })
     }
 
     /// Fetches what the output lacks: usually one request, and as many as it takes where it lacks more than one can name.
@@ -364,6 +375,7 @@ impl FetchBuilder {
         &self,
         output: &Output,
         allowed: Amount,
+        mut price: Option<Amount>,
         limit: u64,
         purpose: &Purpose,
     ) -> Result<(Brought, Written), FetchError> {
@@ -374,7 +386,9 @@ impl FetchBuilder {
                 content: self.address.content(),
                 ranges: missing,
                 group: output.group(group_for(&self.ranges)),
-                allowed: allowed.saturating_sub(brought.paid),
+                allowed: allowed.saturating_sub(brought.paid).min(purpose.left()),
+                // Of all that was missing, which is the first request's.
+                price: price.take(),
                 limit,
                 purpose: purpose.clone(),
             };
@@ -416,6 +430,20 @@ impl FetchBuilder {
     }
 }
 
+/// What may be spent as far as anybody was asked.
+struct Approved {
+    /// In base units.
+    most: Amount,
+    /// What the node was said to want, if it was asked.
+    price: Option<Amount>,
+}
+
+impl Default for Approved {
+    fn default() -> Self {
+        Self { most: UNBOUNDED, price: None }
+    }
+}
+
 /// Which of our own bounds is below the price: a cap, or what was approved.
 pub(crate) fn refusal(agent: &Agent, purpose: &Purpose, price: Amount) -> FetchError {
     match (agent.budget().reserve(purpose, price), agent.budget().ask_above()) {
@@ -450,7 +478,8 @@ pub(crate) async fn quote(agent: &Agent, address: &Address, ranges: ByteRanges) 
     let session = agent.session(address).await?;
     let group = group_for(&ranges);
     let purpose = Purpose::vouchers(address.node());
-    let request = Request { content: address.content(), ranges, group, allowed: UNBOUNDED, limit: u64::MAX, purpose };
+    let (content, allowed, limit) = (address.content(), UNBOUNDED, u64::MAX);
+    let request = Request { content, ranges, group, allowed, price: None, limit, purpose };
     request.quote(&session, agent.config()).await
 }
 

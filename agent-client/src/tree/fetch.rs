@@ -245,7 +245,7 @@ impl Fetching {
         let share = Share::new(&self.meter);
         let (total, mut ran_over) = watch::channel(claimed);
         let shown = share.clone();
-        let fetch = self.agent.fetch(&address).max_price(allowed).progress(move |now| {
+        let fetch = self.agent.fetch(&address).max_price(allowed).price(quote.price).progress(move |now| {
             shown.show(now.proven_bytes.min(claimed), now.spent);
             total.send_if_modified(|total| std::mem::replace(total, now.total_bytes.max(*total)) < now.total_bytes);
         });
@@ -283,7 +283,7 @@ impl Fetching {
         let contents: Vec<ContentId> = wanted.iter().map(|one| one.content).collect();
         // All of them in one request.
         let many = self.agent.fetch_many(&node.with_content(first.content), contents).in_flight(2 * wanted.len());
-        let (report, fetched) = match many.max_price(allowed).to_bytes(bytes).await {
+        let (report, fetched) = match many.max_price(allowed).price(allowed).to_bytes(bytes).await {
             Ok(done) => done,
             Err(error) => {
                 if let Some(lie) = self.find_lie(node, wanted, &tariff, &error).await {

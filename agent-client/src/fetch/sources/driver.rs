@@ -183,12 +183,14 @@ impl<'a> Driver<'a> {
                 let track = Arc::new(Track::new(&range));
                 self.running.insert(segment, Running { source: index, track: Arc::clone(&track) });
                 source.requests += 1;
+                // Its own price and nothing more: a node that raises it is heard first.
+                let price = source.tariff.price(ByteCount::new(range.end - range.start)).unwrap_or_default();
                 let request = Request {
                     content: source.address.content(),
                     ranges: layout.ranges(&range).expect("a stretch has no more ranges than what it is a part of"),
                     group: self.terms.group,
-                    // Its own price and nothing more: a node that raises it is heard first.
-                    allowed: source.tariff.price(ByteCount::new(range.end - range.start)).unwrap_or_default(),
+                    allowed: price,
+                    price: Some(price),
                     limit: u64::MAX,
                     purpose: self.terms.purpose.at(source.address.node()),
                 };

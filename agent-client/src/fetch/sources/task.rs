@@ -31,7 +31,8 @@ pub(super) async fn join(agent: Agent, address: Address, group: GroupSize) -> Re
     let mut provider = Provider::new(&agent, address.node());
     let (content, ranges) = (address.content(), ByteRanges::all());
     let purpose = Purpose::vouchers(address.node());
-    let question = Request { content, ranges, group, allowed: Amount::new(u64::MAX), limit: u64::MAX, purpose };
+    let (allowed, limit) = (Amount::new(u64::MAX), u64::MAX);
+    let question = Request { content, ranges, group, allowed, price: None, limit, purpose };
     loop {
         let session = agent.session(&address).await?;
         let quote = question.quote(&session, agent.config()).await?;
