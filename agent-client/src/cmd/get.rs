@@ -83,7 +83,11 @@ impl Get {
             let Some(folder) = self.output.as_ref().filter(|_| !self.dry_run) else {
                 return Err(Failure::usage("only a content's price can be asked for", "leave --dry-run out"));
             };
-            return tree::get(&agent, &address, &self.from, folder, &self.terms, self.max_bytes, output).await;
+            let mut fetch = agent.fetch_tree(&address).also_from(self.from.iter().cloned()).prefer(self.prefer);
+            if let Some(max_bytes) = self.max_bytes {
+                fetch = fetch.max_bytes(max_bytes);
+            }
+            return tree::get(&agent, fetch, folder, &self.terms, output).await;
         }
         let view = Arc::new(View::new(self.terms.progress, "proven")?);
         let shown = Arc::clone(&view);

@@ -21,11 +21,14 @@ use aro_proto::{Address, Amount, ContentId, NodeAddress, NodeId};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
+pub(crate) use many::Tap;
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
 pub use progress::{Progress, ProgressStream};
 pub use reader::FetchReader;
+pub(crate) use scheduler::Failure;
 pub use scheduler::{Preference, PreferenceError};
 pub use sources::{Blame, LeftOut, SourceReport};
+pub(crate) use sources::{Weight, weigh};
 
 use crate::agent::Agent;
 use crate::budget::{Approval, BudgetExceeded, Cap, NotApproved, Purpose, Spending, Verdict};

@@ -171,6 +171,14 @@ impl<'a> ManyAnswer<'a> {
     }
 }
 
+impl Drop for ManyAnswer<'_> {
+    fn drop(&mut self) {
+        if let Some(tap) = &self.shared.tap {
+            tap.count(self.account.proven(), self.reader.wire_bytes, self.account.cost());
+        }
+    }
+}
+
 /// One stream's bytes in a buffer, from which whole items are split off without a copy.
 struct Reader {
     recv: RecvStream,

@@ -5,6 +5,7 @@
 
 mod answer;
 mod shared;
+mod tap;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::error::FetchError;
 use crate::transport::Session;
 use crate::wallet::{Lack, Provider};
 use shared::{Allowance, Batch, Outcome, Part, Shared};
+pub(crate) use tap::Tap;
 
 /// A fetch of many contents being put together; [`to_bytes`](Self::to_bytes) runs it.
 ///
@@ -38,6 +40,7 @@ pub struct FetchManyBuilder {
     price: Option<Amount>,
     class: String,
     in_flight: usize,
+    tap: Option<Arc<Tap>>,
 }
 
 /// What a fetch of many contents brought and cost.
@@ -69,7 +72,7 @@ pub type Fetched = Result<Vec<u8>, FetchError>;
 impl FetchManyBuilder {
     pub(crate) fn new(agent: Agent, node: Address, contents: Vec<ContentId>) -> Self {
         let (max_price, price, class) = (None, None, String::new());
-        Self { agent, node, contents, max_price, price, class, in_flight: IN_FLIGHT }
+        Self { agent, node, contents, max_price, price, class, in_flight: IN_FLIGHT, tap: None }
     }
 
     /// The most that all contents together may cost, in base units; default whatever the budget leaves. Where a policy has
@@ -82,6 +85,12 @@ impl FetchManyBuilder {
     /// What all contents cost, which the caller knows.
     pub(crate) fn price(mut self, price: Amount) -> Self {
         self.price = Some(price);
+        self
+    }
+
+    /// Lets every content go there as it comes; the results are then without their bytes.
+    pub(crate) fn tap(mut self, tap: Arc<Tap>) -> Self {
+        self.tap = Some(tap);
         self
     }
 
@@ -125,6 +134,7 @@ impl FetchManyBuilder {
             allowance: Allowance::new(most.min(purpose.left()), limit),
             provides: provider.may_provide(),
             purpose: purpose.clone(),
+            tap: self.tap.clone(),
         };
         let approved = self.approved(&shared, &mut parts).await?;
         if approved < UNBOUNDED {
@@ -135,7 +145,9 @@ impl FetchManyBuilder {
         let paying = PaysAtTheEnd(Arc::clone(&session));
         let fetched = self.run_rounds(&shared, provider, parts).await;
         drop(paying);
-        let acknowledged = acknowledged(&session, agent.config().credit_timeout_ms).await;
+        // Who asks others for the rest does not wait for one that failed.
+        let is_left = self.tap.is_some() && fetched.is_err();
+        let acknowledged = acknowledged(&session, if is_left { 0 } else { agent.config().credit_timeout_ms }).await;
         let done = match fetched {
             Ok(done) => done,
             Err(error) => return Err(self.explain(error, &purpose).await),
@@ -247,14 +259,39 @@ impl FetchManyBuilder {
         }
     }
 
-    /// Runs the requests, [`REQUESTS`] at once, and returns what they brought in their order. One that cannot be had
-    /// beside others is asked again once one of them has ended.
+    /// Runs the requests and returns what they brought in their order. However it ends, none of them runs any more.
     async fn run(&self, shared: &Arc<Shared>, parts: Vec<Part>) -> Result<Vec<Batch>, FetchError> {
+        let mut running = JoinSet::new();
+        let stopped = async {
+            match &self.tap {
+                Some(tap) => tap.stopped().await,
+                None => std::future::pending().await,
+            }
+        };
+        let started = Instant::now();
+        let done = tokio::select! {
+            done = self.run_all(shared, parts, &mut running) => done,
+            () = stopped => {
+                let waited_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                Err(FetchError::Timeout { doing: "bringing many contents", waited_ms })
+            }
+        };
+        running.shutdown().await;
+        done
+    }
+
+    /// [`REQUESTS`] at once. One that cannot be had beside others is asked again once one of them has ended.
+    async fn run_all(
+        &self,
+        shared: &Arc<Shared>,
+        parts: Vec<Part>,
+        running: &mut JoinSet<(Part, bool, Result<Outcome, FetchError>)>,
+    ) -> Result<Vec<Batch>, FetchError> {
         let at_once = self.in_flight.div_ceil(self.each());
         let mut done: Vec<Option<Batch>> = Vec::new();
         done.resize_with(parts.len(), || None);
         let (mut waiting, mut short) = (VecDeque::from(parts), Vec::new());
-        let (mut running, mut ways) = (JoinSet::new(), at_once);
+        let mut ways = at_once;
         loop {
             while running.len() < ways
                 && let Some(part) = waiting.pop_front()

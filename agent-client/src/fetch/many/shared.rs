@@ -11,8 +11,8 @@ use aro_proto::{Amount, Charge, ContentId, NodeId, RefusalCode, error::close};
 use quinn::VarInt;
 use tokio::time::timeout;
 
-use super::Fetched;
 use super::answer::ManyAnswer;
+use super::{Fetched, Tap};
 use crate::agent::Agent;
 use crate::budget::Purpose;
 use crate::error::{FetchError, Misbehaviour};
@@ -31,6 +31,7 @@ pub(super) struct Shared {
     /// Whether a deposit that does not suffice may grow.
     pub(super) provides: bool,
     pub(super) purpose: Purpose,
+    pub(super) tap: Option<Arc<Tap>>,
 }
 
 /// What all requests together may cost and bring.
@@ -135,7 +136,10 @@ impl Shared {
                 purpose: self.purpose.clone(),
             };
             match answer.next(&request, results.len()).await {
-                Ok(fetched) => results.push(fetched),
+                Ok(fetched) => results.push(match &self.tap {
+                    Some(tap) => tap.keep(*content, fetched),
+                    None => fetched,
+                }),
                 Err(error @ FetchError::DepositExhausted { .. }) if self.provides && results.is_empty() => {
                     // A refusal of the whole request, of which nothing was begun.
                     let results = contents.iter().map(|_| Err(error.clone())).collect();

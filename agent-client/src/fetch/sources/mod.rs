@@ -14,6 +14,7 @@ use aro_proto::{Address, Amount, NodeAddress};
 pub use report::{Blame, LeftOut, SourceReport};
 
 pub(super) use report::Brought;
+pub(crate) use source::{Weight, weigh};
 pub(super) use track::Track;
 
 use super::progress::Reporter;
