@@ -94,6 +94,9 @@ pub(crate) async fn put(
     if let Some(max_price) = terms.max_price {
         publish = publish.max_price(max_price);
     }
+    if let Some(class) = &terms.class {
+        publish = publish.class(class);
+    }
     let published = async {
         let report = publish.run().await?;
         let named = publish_name(agent, node, name, report.manifest, TargetKind::Manifest).await?;

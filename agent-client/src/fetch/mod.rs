@@ -11,15 +11,18 @@ mod scheduler;
 mod sink;
 mod sources;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aro_proto::merkle::{ByteRanges, GroupSize};
 use aro_proto::message::Quote;
-use aro_proto::{Address, Amount, ContentId, NodeAddress, NodeId};
+use aro_proto::{Address, Amount, ContentId, NodeAddress, NodeId, Tariff};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
 pub(crate) use many::Tap;
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
@@ -320,7 +323,8 @@ impl FetchBuilder {
         } else {
             let group = output.group(group_for(&self.ranges));
             let purpose = purpose.clone();
-            let allowed = Allowed { asked: &self.ranges, group, price: allowed.min(left), limit, purpose };
+            let (asked, price, quoted) = (&self.ranges, allowed.min(left), approved.quoted);
+            let allowed = Allowed { asked, group, price, limit, purpose, quoted };
             self.sources.bring(&self.agent, addresses, &output, &allowed, &self.progress).await
         };
         let (brought, written) = match brought {
@@ -363,14 +367,17 @@ impl FetchBuilder {
         let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
             return Ok(Approved::default());
         };
-        let (node, price) = first_price(agent, addresses, missing).await?;
-        if price > allowed {
+        let quotes = quotes(agent, addresses, missing).await?;
+        // Whichever of them bring it, it costs no more than at the dearest that may be paid.
+        let dearest = quotes.iter().filter(|(_, quote)| quote.price <= allowed).max_by_key(|(_, quote)| quote.price);
+        let Some((node, quote)) = dearest else {
             // Refused anyway, in words that fit.
             return Ok(Approved::default());
-        }
-        let content = Some(self.address.content());
-        agent.approve(Approval { amount: price, threshold, node, content, spending: Spending::Vouchers }).await?;
-        Ok(Approved { most: price.max(threshold), price: Some(price) })
+        };
+        let (content, amount) = (Some(self.address.content()), quote.price);
+        agent.approve(Approval { amount, threshold, node: *node, content, spending: Spending::Vouchers }).await?;
+        let quoted = quotes.iter().map(|(node, quote)| (*node, quote.tariff)).collect();
+        Ok(Approved { most: amount.max(threshold), price: Some(amount), quoted })
     }
 
     /// Fetches what the output lacks: usually one request, and as many as it takes where it lacks more than one can name.
@@ -439,11 +446,13 @@ struct Approved {
     most: Amount,
     /// What the node was said to want, if it was asked.
     price: Option<Amount>,
+    /// What each node asked.
+    quoted: Vec<(NodeId, Tariff)>,
 }
 
 impl Default for Approved {
     fn default() -> Self {
-        Self { most: UNBOUNDED, price: None }
+        Self { most: UNBOUNDED, price: None, quoted: Vec::new() }
     }
 }
 
@@ -460,20 +469,38 @@ pub(crate) fn refusal(agent: &Agent, purpose: &Purpose, price: Amount) -> FetchE
     }
 }
 
-/// What the first node that answers wants for these ranges; the first node's error if none does.
-async fn first_price(
-    agent: &Agent,
-    addresses: &[Address],
-    ranges: &ByteRanges,
-) -> Result<(NodeId, Amount), FetchError> {
-    let mut first_error = None;
-    for address in addresses {
-        match quote(agent, address, ranges.clone()).await {
-            Ok(quote) => return Ok((address.node(), quote.price)),
-            Err(error) => first_error = first_error.or(Some(error)),
+/// What each node wants for these ranges, of those that say so in time; the first node's error if none does.
+async fn quotes(agent: &Agent, addresses: &[Address], ranges: &ByteRanges) -> Result<Vec<(NodeId, Quote)>, FetchError> {
+    let mut asked = JoinSet::new();
+    for (place, address) in addresses.iter().enumerate() {
+        let (agent, address, ranges) = (agent.clone(), address.clone(), ranges.clone());
+        asked.spawn(async move { (place, address.node(), quote(&agent, &address, ranges).await) });
+    }
+    let (mut quotes, mut failed) = (Vec::new(), BTreeMap::new());
+    let mut until = None;
+    loop {
+        let answer = match until {
+            None => asked.join_next().await,
+            // One that says nothing holds nobody up; what it may get is bounded by what the others want.
+            Some(until) => timeout_at(until, asked.join_next()).await.unwrap_or_default(),
+        };
+        match answer {
+            Some(Ok((_, node, Ok(quote)))) => {
+                quotes.push((node, quote));
+                until.get_or_insert(tokio::time::Instant::now() + QUOTE_WAIT);
+            }
+            Some(Ok((place, _, Err(error)))) => drop(failed.insert(place, error)),
+            Some(Err(panicked)) => match panicked.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(WalletError::Ending.into()),
+            },
+            None => break,
         }
     }
-    Err(first_error.expect("a fetch has at least one address"))
+    match failed.pop_first().filter(|_| quotes.is_empty()) {
+        Some((_, error)) => Err(error),
+        None => Ok(quotes),
+    }
 }
 
 /// Asks what a fetch of these ranges would cost.
@@ -501,5 +528,7 @@ fn as_millis<S: Serializer>(elapsed: &Duration, to: S) -> Result<S::Ok, S::Error
 }
 
 const UNBOUNDED: Amount = Amount::new(u64::MAX);
+/// How long further quotes are waited for, from the first on.
+const QUOTE_WAIT: Duration = Duration::from_secs(1);
 /// Bytes asked from which on proofs weigh more than rounding: 1 MiB.
 const BULK_BYTES: u64 = 1 << 20;

@@ -25,6 +25,7 @@ pub(super) struct Fetching {
     pub(super) meter: Meter,
     pub(super) publisher: AgentId,
     pub(super) prefer: Preference,
+    pub(super) class: String,
     /// What all files may cost at most was held against the allowance.
     pub(super) has_limit: bool,
 }
@@ -75,6 +76,7 @@ impl Fetching {
         let (total, mut ran_over) = watch::channel(claimed);
         let shown = share.clone();
         let mut fetch = self.agent.fetch(&first.with_content(one.content)).sources(others).prefer(self.prefer);
+        fetch = fetch.class(&self.class);
         if nodes.len() == 1 {
             fetch = fetch.price(quote.price);
         }
@@ -181,7 +183,7 @@ impl Fetching {
         let contents: Vec<ContentId> = wanted.iter().map(|one| one.content).collect();
         // All of them in one request.
         let many = self.agent.fetch_many(&node.with_content(first.content), contents).in_flight(2 * wanted.len());
-        let many = many.max_price(allowed).price(allowed).tap(Arc::clone(&tap));
+        let many = many.max_price(allowed).price(allowed).class(&self.class).tap(Arc::clone(&tap));
         let fetched = many.to_bytes(bytes).await;
         let taken = tap.take();
         let cost = tariff.charge(ByteCount::new(taken.verified_bytes));
@@ -265,7 +267,8 @@ impl Fetching {
             Err(error) => return error,
         };
         let lied = || of_entry(one, FetchError::misbehaved(node.node(), Misbehaviour::Quote));
-        let last = self.agent.fetch(&node.with_content(one.content)).ranges(ranges).max_price(allowed).to_bytes(1);
+        let last = self.agent.fetch(&node.with_content(one.content)).ranges(ranges).class(&self.class);
+        let last = last.max_price(allowed).to_bytes(1);
         match last.await {
             Ok((report, _)) => {
                 self.meter.change(|now| now.spent = now.spent.saturating_add(report.paid));

@@ -30,6 +30,7 @@ pub struct FetchTreeBuilder {
     nodes: Vec<NodeAddress>,
     prefer: Preference,
     max_price: Option<Amount>,
+    class: String,
     max_bytes: u64,
     meter: Meter,
 }
@@ -67,7 +68,8 @@ impl FetchTreeBuilder {
     pub(crate) fn new(agent: Agent, manifest: Address) -> Self {
         let nodes = vec![NodeAddress::from(&manifest)];
         let (manifest, meter, prefer) = (manifest.content(), Meter::default(), Preference::default());
-        Self { agent, manifest, nodes, prefer, max_price: None, max_bytes: MAX_TREE_BYTES, meter }
+        let class = String::new();
+        Self { agent, manifest, nodes, prefer, max_price: None, class, max_bytes: MAX_TREE_BYTES, meter }
     }
 
     /// Further nodes that may have the files. All of them are used at once, as [`prefer`](Self::prefer) says: large files
@@ -94,6 +96,12 @@ impl FetchTreeBuilder {
         self
     }
 
+    /// Which class of content it is; a policy may cap what each class costs. At most 64 bytes.
+    pub fn class(mut self, class: impl Into<String>) -> Self {
+        self.class = class.into();
+        self
+    }
+
     /// The most that all files may have together, in bytes; default 64 GiB. No file takes more of the disk than its
     /// manifest claims for it.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
@@ -116,10 +124,10 @@ impl FetchTreeBuilder {
     pub async fn to_folder(self, path: impl AsRef<Path>) -> Result<FetchTreeReport, TreeError> {
         let started = Instant::now();
         let path = path.as_ref().to_owned();
-        let Self { agent, manifest: id, nodes, prefer, max_price, max_bytes, meter } = self;
+        let Self { agent, manifest: id, nodes, prefer, max_price, class, max_bytes, meter } = self;
         let allowance = Allowance::new(max_price.unwrap_or(UNBOUNDED));
         let mut done = Brought::default();
-        let manifest = fetch_manifest(&agent, id, &nodes, &allowance, &mut done).await?;
+        let manifest = fetch_manifest(&agent, id, &nodes, &class, &allowance, &mut done).await?;
         meter.change(|now| now.spent = done.paid);
         let claimed = manifest.claimed_bytes();
         if claimed > max_bytes {
@@ -134,7 +142,7 @@ impl FetchTreeBuilder {
             (now.bytes, now.total_bytes) = (claimed - missing_bytes, claimed);
         });
         let has_limit = max_price.is_some();
-        let fetching = Arc::new(Fetching { agent, folder, allowance, meter, publisher, prefer, has_limit });
+        let fetching = Arc::new(Fetching { agent, folder, allowance, meter, publisher, prefer, class, has_limit });
         let portions = portions(missing, nodes.len());
         let fetched = Spread::new(Arc::clone(&fetching), &nodes, portions, missing_bytes).run().await;
         fetching.folder.finish();
@@ -160,12 +168,13 @@ async fn fetch_manifest(
     agent: &Agent,
     id: ContentId,
     nodes: &[NodeAddress],
+    class: &str,
     allowance: &Allowance,
     done: &mut Brought,
 ) -> Result<Manifest, TreeError> {
     let mut failed = None;
     for node in nodes {
-        let fetch = agent.fetch(&node.with_content(id)).max_price(allowance.most);
+        let fetch = agent.fetch(&node.with_content(id)).class(class).max_price(allowance.most);
         match fetch.to_bytes(MAX_MANIFEST_BYTES as u64).await {
             Ok((report, bytes)) => {
                 done.add(&Brought::of(&report));

@@ -227,14 +227,17 @@ const TICK: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use aro_proto::SecretKey;
+    use aro_proto::{Address, ContentId, SecretKey};
 
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1);
 
     fn nodes(count: u8, prefer: Preference) -> Nodes {
-        let address = |seed| NodeAddress::new(SecretKey::from_bytes(&[seed; 32]).node_id(), "host", 1).unwrap();
+        let address = |seed| {
+            let node = SecretKey::from_bytes(&[seed; 32]).node_id();
+            NodeAddress::from(&Address::new(ContentId::of(b""), node, "host", 1).unwrap())
+        };
         let mut nodes = Nodes::new(&(1..=count).map(address).collect::<Vec<_>>(), prefer);
         while nodes.next_due(NOW).is_some() {}
         nodes
