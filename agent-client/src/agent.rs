@@ -304,6 +304,12 @@ impl Agent {
         PublishNameBuilder::new(self.clone(), node.clone(), name, target, kind)
     }
 
+    /// Begins to withdraw a name of this agent's key at a node: it means nothing any more there, nor to anybody who has
+    /// heard of it. It can be given a meaning again later.
+    pub fn withdraw_name(&self, node: &NodeAddress, name: Name) -> PublishNameBuilder {
+        PublishNameBuilder::withdrawing(self.clone(), node.clone(), name)
+    }
+
     /// What a fetch of these ranges would cost, signed by the node. Free, and needs no channel.
     ///
     /// # Errors

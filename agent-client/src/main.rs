@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use settlement_chain::{Address, Program, connect};
 
 use cmd::approve::Person;
-use cmd::{Opening, budget, channel, completions, get, keys, put, quote, receipts, wallet};
+use cmd::{Opening, budget, channel, completions, get, keys, name, put, quote, receipts, wallet};
 use output::{Failure, Output};
 
 /// Fetch content by address, pay for it, prove every byte.
@@ -54,6 +54,9 @@ enum Command {
     /// Make or show the wallet's keys
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Withdraw names
+    #[command(subcommand)]
+    Name(name::NameCommand),
     /// Show, deposit or withdraw money
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
@@ -135,6 +138,7 @@ async fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let global = &arguments.global;
     match &arguments.command {
         Command::Keys(command) => command.run(global, output).await,
+        Command::Name(command) => command.run(global, output).await,
         Command::Wallet(command) => command.run(global, output).await,
         Command::Channel(command) => command.run(global, output).await,
         Command::Budget(command) => command.run(global, output),

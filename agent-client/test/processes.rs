@@ -44,6 +44,13 @@ fn hear(child: &mut Child, word: &str) {
     assert!(found, "the process ended without saying {word}");
 }
 
+/// Says a word to whoever has started this process.
+fn say(word: &str) {
+    let mut output = std::io::stdout();
+    writeln!(output, "{word}").unwrap();
+    output.flush().unwrap();
+}
+
 /// Not a test by itself: what the started processes do.
 #[test]
 fn a_process_of_its_own() {
@@ -64,8 +71,7 @@ fn a_process_of_its_own() {
         "keep" => {
             guard.reserve(&purpose, Amount::new(100)).unwrap().commit(Amount::new(100)).unwrap();
             let _kept = guard.reserve(&purpose, Amount::new(CAP - 100)).unwrap();
-            writeln!(std::io::stdout(), "kept").unwrap();
-            std::io::stdout().flush().unwrap();
+            say("kept");
             // Until it is killed, or its parent is gone.
             let mut line = String::new();
             std::io::stdin().read_line(&mut line).unwrap();
@@ -98,8 +104,7 @@ fn open_a_channel_for_ever(home: &Path) {
         chain.set(Fault::HangAfterSend);
         let opening = tokio::spawn(async move { agent.open_channel(key(1).node_id(), Amount::new(CAP), None).await });
         chain.struck.notified().await;
-        writeln!(std::io::stdout(), "locking").unwrap();
-        std::io::stdout().flush().unwrap();
+        say("locking");
         // Until it is killed.
         let _ = opening.await;
     });

@@ -1,6 +1,6 @@
 //! A wallet whose record is lost, its keys still there: channels come back from the chain, what was signed from the node's
 //! watermark, which is the wallet's own signature. It never signs too low for what it takes, nor too much, whatever the
-//! node shows: honest, old, forged, none, or above the deposit.
+//! node shows: honest, old, forged, none, or above the deposit. And a process that died is named to the node by the next.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
@@ -10,8 +10,8 @@ use std::path::Path;
 
 use agent_client::{Agent, FetchError, Misbehaviour, Spending, Wallet};
 use aro_proto::channel::{SignedVoucher, Voucher};
-use aro_proto::message::VoucherOnWire;
-use aro_proto::{Amount, ByteCount, SecretKey, Tariff};
+use aro_proto::message::{BindId, VoucherOnWire};
+use aro_proto::{Amount, ByteCount, RefusalCode, SecretKey, Tariff};
 use settlement_chain::keyfile;
 use support::scripted::{Script, ScriptedNode, content};
 use support::world::World;
@@ -224,6 +224,45 @@ async fn our_own_voucher_above_the_deposit_is_asked_of_the_chain_and_else_refuse
     scene.node.bill(price(10 * MIB));
     fetch(&agent, &scene.node).await.unwrap();
     assert!(signed(&agent).await > DEPOSIT);
+}
+
+// r[verify bind.replace.dead]
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_bindings_of_processes_that_died_are_named_until_a_node_has_answered() {
+    let (scene, vouchers) = Scene::after(1).await;
+    let marks = scene.home().join("in-use");
+    let names = || std::fs::read_dir(&marks).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert!(names().is_empty(), "an agent that closed leaves none");
+    let channel = vouchers[0].voucher.channel;
+    let first = scene.node.seen().binds.pop().unwrap();
+    assert!(first.id.is_some() && first.replaces.is_empty());
+
+    // One is killed, as this is left; another lives.
+    std::fs::write(marks.join(format!("{channel}.{}", "c4".repeat(16))), b"").unwrap();
+    let dead = BindId::from_bytes([0xc4; 16]);
+    let living = marks.join(format!("{channel}.{}", "11".repeat(16)));
+    let lock = std::fs::File::create(&living).unwrap();
+    lock.lock().unwrap();
+
+    scene.node.follow(Script::BindRefused(RefusalCode::Internal));
+    let agent = scene.agent().await;
+    let _ = fetch(&agent, &scene.node).await.unwrap_err();
+    agent.close().await;
+    drop(agent);
+    scene.node.follow(Script::Honest);
+    let agent = scene.agent().await;
+    fetch(&agent, &scene.node).await.unwrap();
+    let binds = scene.node.seen().binds;
+    let [.., refused, taken] = binds.as_slice() else { panic!("{binds:?}") };
+    assert_eq!((&refused.replaces, &taken.replaces), (&vec![dead], &vec![dead]));
+    assert!(refused.id != taken.id && refused.id != first.id);
+    assert_eq!(names().len(), 2, "the living one's, and our own");
+    agent.close().await;
+    drop(agent);
+    let agent = scene.agent().await;
+    fetch(&agent, &scene.node).await.unwrap();
+    assert_eq!(scene.node.seen().binds.last().unwrap().replaces, vec![]);
+    drop(lock);
 }
 
 fn agent_owner(scene: &Scene) -> settlement_chain::Address {

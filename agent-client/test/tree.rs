@@ -370,6 +370,15 @@ async fn the_newest_record_counts_and_no_node_takes_it_back() {
     // Its end gives nothing older its place back.
     scene.node.follow(not_found);
     assert!(matches!(scene.agent.resolve(&name, &both).await, Err(NameError::Stale { shown: 5, seen: 6, .. })));
+
+    // Nor does the name's, which its publisher may give a meaning again.
+    scene.node.follow(resolved(&NameRecord::withdrawn(name.clone(), 7, 1_800_000_000).sign(&publisher())));
+    let gone = scene.agent.resolve(&name, &both).await.unwrap_err();
+    assert!(matches!(&gone, NameError::Withdrawn { name: gone } if *gone == name) && !gone.is_retryable(), "{gone}");
+    let alone = scene.agent.resolve(&name, std::slice::from_ref(&second)).await;
+    assert!(matches!(alone, Err(NameError::Stale { shown: 5, seen: 7, .. })));
+    scene.node.follow(resolved(&sign(8, b"again")));
+    assert_eq!(scene.agent.resolve(&name, &both).await.unwrap(), record(8, b"again"));
 }
 
 // r[verify name.refused.checked]
@@ -405,4 +414,14 @@ async fn a_node_cannot_talk_a_publisher_out_of_its_own_name() {
     let denied = encode_frame(&Refused { refusal: Refusal::new(RefusalCode::PublishDenied, "") }).unwrap();
     let error = publish(denied, b"c").await.unwrap_err();
     assert!(matches!(&error, NameError::Fetch(FetchError::Refused(_))) && error.code() == "PublishDenied", "{error}");
+
+    // Withdrawn, which is said again to every node under the same number.
+    scene.node.follow(Script::NameBytes { publish: taken(5), resolve: resolve.clone() });
+    let withdraw = async |name: &str| scene.agent.withdraw_name(&node, name.parse().unwrap()).run().await;
+    for _ in 0..2 {
+        let record = withdraw("site").await.unwrap();
+        assert!(record.is_withdrawn() && record.sequence == 5, "{record:?}");
+    }
+    assert!(matches!(withdraw("unheard-of").await, Err(NameError::NotFound { .. })));
+    assert_eq!(publish(taken(6), b"a").await.unwrap().sequence, 6);
 }

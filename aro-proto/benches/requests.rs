@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use aro_proto::channel::{ChannelState, ChannelTerms, Offer, Payee, StreamKey, Voucher};
-use aro_proto::identity::{Binding, Signed};
+use aro_proto::identity::{Binding, Signed, Verifier, VerifyingKey};
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{Fetch, FetchHead, FetchItem, Message};
 use aro_proto::wire::{FRAME_HEAD, decode_body, encode_frame};
@@ -57,6 +57,14 @@ fn vouchers(criterion: &mut Criterion) {
     let signed = voucher.sign(&key);
     let mut payee = Payee::new(terms, Tariff { per_mib: 100 }, None);
     payee.begin(StreamKey(0), ByteCount::new(64 << 20)).expect("the deposit covers it");
+    let signer = VerifyingKey::from_bytes(&key.public()).expect("it is sound");
+    let verifier = Verifier::default();
+    verifier.warm(&signer);
+    criterion.bench_function("vouchers/verify", |bencher| bencher.iter(|| black_box(&signed).verify_with(&signer)));
+    criterion.bench_function("vouchers/verify, a warm key", |bencher| {
+        bencher.iter(|| black_box(&signed).verify_by(&verifier, &signer));
+    });
+    criterion.bench_function("vouchers/warm a key", |bencher| bencher.iter(|| verifier.warm(black_box(&signer))));
     criterion.bench_function("vouchers/sign", |bencher| bencher.iter(|| black_box(&voucher).sign(&key)));
     criterion.bench_function("vouchers/accept", |bencher| {
         bencher.iter_batched_ref(

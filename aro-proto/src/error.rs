@@ -213,6 +213,8 @@ pub mod close {
     pub const BAD_PROOF: u32 = 6;
     /// Payment did not come in time.
     pub const UNPAID: u32 = 7;
+    /// A later binding of the same channel has taken this connection's place.
+    pub const REPLACED: u32 = 8;
 }
 
 #[cfg(test)]

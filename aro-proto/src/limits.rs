@@ -17,6 +17,10 @@ pub const MAX_FRAME: usize = 64 * 1024;
 pub const MAX_EXTENSIONS: usize = 32;
 /// Bytes of the text in a refusal: one sentence for people.
 pub const MAX_REASON: usize = 256;
+/// Bytes of a binding's id: 128 bits of chance, so that no two meet.
+pub const BIND_ID_LEN: usize = 16;
+/// Bindings that one binding may replace: connections to one node that a process has when it dies are few.
+pub const MAX_REPLACED: usize = 16;
 /// Contents asked for under one signature: 72 bytes or more each, so the frame stays under its bound.
 pub const MAX_FETCH_ITEMS: usize = 256;
 /// Byte ranges of one content in one request.

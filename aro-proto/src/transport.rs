@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn_proto::{ClientConfig, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
+use quinn_proto::{
+    ClientConfig, EndpointConfig, MtuDiscoveryConfig, RandomConnectionIdGenerator, ServerConfig, TransportConfig,
+    VarInt,
+};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::cipher_suite;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -121,6 +124,14 @@ fn is_near(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
+}
+
+/// What an endpoint that only dials is set to. Every packet to it carries an id that it chose: where few connections are
+/// told apart and no stranger's packet is answered, four bytes do for that, and the rest of the packet is content.
+pub fn dialing_endpoint_config(settings: TransportSettings) -> EndpointConfig {
+    let mut config = endpoint_config(settings);
+    config.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(DIALING_ID_BYTES)));
+    config
 }
 
 /// What every endpoint, of either side, is set to.
@@ -237,6 +248,8 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// What an Ethernet of 1,500 bytes carries with IPv6 and something to spare, and quinn looks for by itself.
 const INTERNET_PACKET_BYTES: u16 = 1_452;
+/// Of the ids in packets to an endpoint that only dials.
+const DIALING_ID_BYTES: usize = 4;
 /// What every path of QUIC carries.
 const LEAST_PACKET_BYTES: u16 = 1_200;
 /// Ten of them, as many as quinn gives to the system at once, are one datagram of 64 KiB before it is cut: larger ones

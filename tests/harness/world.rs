@@ -39,6 +39,10 @@ pub struct OperatorHere {
 pub struct NodeHere {
     /// The node.
     pub running: RunningNode,
+    /// Its transport key.
+    pub key: SecretKey,
+    /// Its settings.
+    pub config: NodeConfig,
     /// Its cold key.
     pub owner: Keypair,
     /// Its account on chain.
@@ -126,9 +130,25 @@ impl World {
         let endpoint =
             OperatorEndpoint { id: operator.running.id(), address: operator.running.local_addr().to_string() };
         let config = NodeConfig { program: self.program.id, operators: vec![endpoint], ..config };
-        let running = Node::start(config, key, self.chain.clone()).await.context("the node does not start")?;
+        let running = self.start(config.clone(), key.clone()).await?;
         self.chain.airdrop(&owner.pubkey(), LAMPORTS_PER_SOL)?;
-        Ok(NodeHere { running, owner, account: registered.account, payout: registered.payout })
+        Ok(NodeHere { running, key, config, owner, account: registered.account, payout: registered.payout })
+    }
+
+    /// Stops a node and starts it again, at the same place.
+    ///
+    /// # Errors
+    /// It does not stop or start.
+    pub async fn restart(&self, node: NodeHere) -> Result<NodeHere> {
+        let NodeHere { running, key, config, owner, account, payout } = node;
+        let config = NodeConfig { listen: running.local_addr(), ..config };
+        running.shutdown().await?;
+        let running = self.start(config.clone(), key.clone()).await?;
+        Ok(NodeHere { running, key, config, owner, account, payout })
+    }
+
+    async fn start(&self, config: NodeConfig, key: SecretKey) -> Result<RunningNode> {
+        Node::start(config, key, self.chain.clone()).await.context("the node does not start")
     }
 }
 

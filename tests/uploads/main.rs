@@ -155,6 +155,76 @@ async fn an_upload_that_breaks_off_goes_on_and_nothing_is_paid_twice() {
     scene.node.running.shutdown().await.unwrap();
 }
 
+/// Brings a 20 MiB content anew.
+fn piped(bytes: &[u8]) -> PublishSource {
+    PublishSource::spool(std::io::Cursor::new(bytes.to_vec()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_that_is_kept_goes_on_when_the_same_bytes_are_piped_again() {
+    let scene = Scene::new().await;
+    let publisher = scene.agent("publisher").await;
+    let bytes = write(&scene.home.path().join("film"), 20 * MIB);
+    let (seen, mut taken) = tokio::sync::watch::channel(0_u64);
+    let publish = publisher.publish(&scene.address(), piped(&bytes)).progress(move |at| {
+        seen.send_replace(at.proven_bytes);
+    });
+    tokio::select! {
+        done = publish.run() => panic!("{done:?}"),
+        reached = taken.wait_for(|taken| *taken >= 3 * MIB as u64) => drop(reached),
+    }
+    let report = loop {
+        match publisher.publish(&scene.address(), piped(&bytes)).run().await {
+            Ok(report) => break report,
+            // The node has not seen yet that the first one is over.
+            Err(FetchError::Refused(refusal)) => assert_eq!(refusal.code(), RefusalCode::OverCapacity),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!((report.content, report.size), (ContentId::of(&bytes), bytes.len() as u64));
+    assert!(report.taken_bytes <= 17 * MIB as u64, "{}", report.taken_bytes);
+    let paid = publisher.channels().await.unwrap()[0].signed.get();
+    assert!(paid <= price(PUBLISH, bytes.len()), "{paid}");
+    nothing_stays_reserved(&publisher).await;
+
+    let long = publisher.publish(&scene.address(), piped(&bytes)).max_bytes(bytes.len() as u64 - 1).run().await;
+    assert!(matches!(long, Err(FetchError::TooLarge { limit, .. }) if limit == bytes.len() as u64 - 1), "{long:?}");
+    publisher.close().await;
+    scene.node.running.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_by_itself_after_the_node_went_away_and_came_back() {
+    let Scene { world, home, node, _operator } = Scene::new().await;
+    let config = NodeConfig { shutdown_grace_ms: 50, ..node.config.clone() };
+    let scene = Scene { world, home, node: NodeHere { config, ..node }, _operator };
+    let publisher = scene.agent("publisher").await;
+    let address = scene.address();
+    let bytes = write(&scene.home.path().join("film"), 20 * MIB);
+    // Once with the settings from above, and once in the middle of the upload.
+    let node = scene.world.restart(scene.node).await.unwrap();
+    let (seen, mut taken) = tokio::sync::watch::channel(0_u64);
+    let publish = publisher.publish(&address, piped(&bytes)).progress(move |at| {
+        seen.send_replace(at.proven_bytes);
+    });
+    let coming_back = async {
+        let _ = taken.wait_for(|taken| *taken >= 3 * MIB as u64).await.unwrap();
+        scene.world.restart(node).await.unwrap()
+    };
+    let (report, node) = tokio::join!(publish.run(), coming_back);
+    let report = report.unwrap();
+    let size = bytes.len() as u64;
+    assert_eq!((report.content, report.size), (ContentId::of(&bytes), size));
+    assert!(report.taken_bytes <= size && report.taken_bytes > size - 2 * MIB as u64, "{report:?}");
+    assert!(report.receipt.receipt.taken.get() <= 17 * MIB as u64, "{report:?}");
+    let paid = publisher.channels().await.unwrap()[0].signed.get();
+    // What the node had not been paid for when it stopped it has forgotten.
+    assert!(paid <= report.paid.get() && report.paid.get() <= price(PUBLISH, bytes.len()), "{paid} {report:?}");
+    nothing_stays_reserved(&publisher).await;
+    publisher.close().await;
+    node.running.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn caps_hold_and_refusals_say_who_must_act() {
     let scene = Scene::new().await;

@@ -29,7 +29,7 @@ fn manifests_are_read_as_the_vectors_say() {
 // r[verify name.text]
 #[test]
 fn records_of_names_are_read_as_the_vectors_say() {
-    crate::run("name", 6, |vector| {
+    crate::run("name", 11, |vector| {
         let signed = SignedNameRecord::from_bytes(&vector.bytes).ok_or("malformed")?;
         let verified = signed.verify().map_err(|_| "signature".to_owned())?;
         let again = verified.record().clone().sign(&SecretKey::from_bytes(&vector.array("seed")));

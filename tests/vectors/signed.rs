@@ -2,7 +2,7 @@
 
 use aro_proto::SecretKey;
 use aro_proto::identity::{Binding, EnvelopeError, Signed};
-use aro_proto::message::{Describe, Fetch, Message, Publish};
+use aro_proto::message::{Bind, Describe, Fetch, Message, Publish};
 use aro_proto::wire::FRAME_HEAD;
 
 use crate::file::Vector;
@@ -10,7 +10,8 @@ use crate::file::Vector;
 // r[verify request.signature.bound]
 #[test]
 fn signed_requests_hold_as_the_vectors_say() {
-    crate::run("signed", 8, |vector| match vector.header("message") {
+    crate::run("signed", 11, |vector| match vector.header("message") {
+        "Bind" => check::<Bind>(vector),
         "Describe" => check::<Describe>(vector),
         "Fetch" => check::<Fetch>(vector),
         "Publish" => check::<Publish>(vector),

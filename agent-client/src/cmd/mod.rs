@@ -6,6 +6,7 @@ pub(crate) mod channel;
 pub(crate) mod completions;
 pub(crate) mod get;
 pub(crate) mod keys;
+pub(crate) mod name;
 pub(crate) mod put;
 pub(crate) mod quote;
 pub(crate) mod receipts;

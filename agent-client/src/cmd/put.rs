@@ -35,6 +35,9 @@ pub(crate) struct Put {
     terms: Terms,
     #[command(flatten)]
     opening: Opening,
+    /// Send a pipe's bytes as they come and keep none: needs no room for them here, but begins anew if it breaks off
+    #[arg(long)]
+    unspooled: bool,
     /// The most that a pipe may bring, in bytes [default: 1 GiB]
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
@@ -50,7 +53,8 @@ impl Put {
         let view = Arc::new(View::new(self.terms.progress, "taken")?);
         let shown = Arc::clone(&view);
         let source = if self.source.as_os_str() == "-" {
-            PublishSource::stream(pipe()?)
+            let pipe = pipe()?;
+            if self.unspooled { PublishSource::stream(pipe) } else { PublishSource::spool(pipe) }
         } else {
             PublishSource::from(&self.source)
         };

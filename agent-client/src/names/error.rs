@@ -45,6 +45,12 @@ pub enum NameError {
         /// Unix seconds.
         until: i64,
     },
+    /// Its publisher has withdrawn it.
+    #[error("the publisher of {name} has withdrawn it")]
+    Withdrawn {
+        /// The name.
+        name: NameAddress,
+    },
     /// The node knows a better record than the one that was published.
     #[error("{refusal}")]
     Outdated {
@@ -79,6 +85,7 @@ impl NameError {
             Self::Stale { .. } => "NameStale",
             Self::TwoRecords { .. } => "NameTwoRecords",
             Self::Expired { .. } => "NameExpired",
+            Self::Withdrawn { .. } => "NameWithdrawn",
             Self::Outdated { .. } => "NameOutdated",
             Self::Spent { .. } => "NameSpent",
             Self::Memory(_) => "NameMemory",
@@ -91,7 +98,11 @@ impl NameError {
         match self {
             Self::NotFound { .. } | Self::Stale { .. } => WhoActs::RetryElsewhere,
             Self::Outdated { .. } => WhoActs::RetryHere,
-            Self::TwoRecords { .. } | Self::Expired { .. } | Self::Spent { .. } | Self::Memory(_) => WhoActs::GiveUp,
+            Self::TwoRecords { .. }
+            | Self::Expired { .. }
+            | Self::Withdrawn { .. }
+            | Self::Spent { .. }
+            | Self::Memory(_) => WhoActs::GiveUp,
             Self::Fetch(error) => error.who_acts(),
         }
     }
@@ -108,6 +119,7 @@ impl NameError {
             Self::Stale { .. } => "ask other nodes: these are behind".into(),
             Self::TwoRecords { .. } => "ask the publisher to publish the name anew, from one place".into(),
             Self::Expired { .. } => "ask the publisher to publish the name anew, and check this machine's clock".into(),
+            Self::Withdrawn { .. } => "ask the publisher what stands in its place".into(),
             Self::Outdated { .. } => "publish it again: the next number is above the node's".into(),
             Self::Spent { .. } => "choose another name".into(),
             Self::Memory(_) => "check the wallet's folder `names`, its permissions and the space left".into(),

@@ -54,6 +54,10 @@ pub(crate) async fn resolve(agent: &Agent, name: &NameAddress, nodes: &[NodeAddr
     };
     remember(agent, &best).await?;
     let record = best.record().clone();
+    // r[impl name.withdrawn]
+    if record.is_withdrawn() {
+        return Err(NameError::Withdrawn { name: name.clone() });
+    }
     match record.valid_until {
         Some(until) if !record.is_valid_at(unix_now()) => Err(NameError::Expired { name: name.clone(), until }),
         _ => Ok(record),

@@ -1,4 +1,4 @@
-//! Giving a name a new meaning.
+//! Giving a name a new meaning, or none any more.
 
 use aro_proto::message::{Message, NameRefused, NameTaken, PublishName, Refused};
 use aro_proto::naming::{NameRecord, Standing, TargetKind, VerifiedName};
@@ -17,19 +17,31 @@ pub struct PublishNameBuilder {
     agent: Agent,
     node: NodeAddress,
     name: Name,
-    target: ContentId,
-    kind: TargetKind,
-    valid_until: Option<i64>,
+    meaning: Meaning,
+}
+
+/// What the name is to mean.
+#[derive(Clone, Copy, Debug)]
+enum Meaning {
+    Target { target: ContentId, kind: TargetKind, valid_until: Option<i64> },
+    Withdrawn,
 }
 
 impl PublishNameBuilder {
     pub(crate) fn new(agent: Agent, node: NodeAddress, name: Name, target: ContentId, kind: TargetKind) -> Self {
-        Self { agent, node, name, target, kind, valid_until: None }
+        Self { agent, node, name, meaning: Meaning::Target { target, kind, valid_until: None } }
     }
 
-    /// Unix seconds after which nobody shall take this meaning for the name's; default never.
+    pub(crate) fn withdrawing(agent: Agent, node: NodeAddress, name: Name) -> Self {
+        Self { agent, node, name, meaning: Meaning::Withdrawn }
+    }
+
+    /// Unix seconds after which nobody shall take this meaning for the name's; default never. A name that is withdrawn has
+    /// none.
     pub fn valid_until(mut self, unix_s: i64) -> Self {
-        self.valid_until = Some(unix_s);
+        if let Meaning::Target { valid_until, .. } = &mut self.meaning {
+            *valid_until = Some(unix_s);
+        }
         self
     }
 
@@ -68,23 +80,29 @@ impl PublishNameBuilder {
         if let Some(newest) = newest.filter(|newest| is_settled && self.is_same(newest.record())) {
             return Ok(newest);
         }
+        if above == 0 && matches!(self.meaning, Meaning::Withdrawn) {
+            return Err(NameError::NotFound { name: name.clone() });
+        }
         let Some(sequence) = above.checked_add(1) else {
             return Err(NameError::Spent { name: name.clone() });
         };
-        let record = NameRecord {
-            publisher: name.publisher,
-            name: self.name.clone(),
-            sequence,
-            target: self.target,
-            kind: self.kind,
-            issued_at: unix_now(),
-            valid_until: self.valid_until,
+        let (issued_at, NameAddress { publisher, name }) = (unix_now(), name.clone());
+        let record = match self.meaning {
+            Meaning::Target { target, kind, valid_until } => {
+                NameRecord { publisher, name, sequence, target, kind, issued_at, valid_until }
+            }
+            Meaning::Withdrawn => NameRecord::withdrawn(NameAddress { publisher, name }, sequence, issued_at),
         };
         Ok(record.sign(self.agent.keys().signer_key()))
     }
 
     fn is_same(&self, record: &NameRecord) -> bool {
-        (record.target, record.kind, record.valid_until) == (self.target, self.kind, self.valid_until)
+        match self.meaning {
+            Meaning::Target { target, kind, valid_until } => {
+                (record.target, record.kind, record.valid_until) == (target, kind, valid_until)
+            }
+            Meaning::Withdrawn => record.is_withdrawn(),
+        }
     }
 
     async fn send(&self, record: &VerifiedName) -> Result<(), NameError> {

@@ -1,6 +1,7 @@
 //! Publishing: giving a content to a node, which proves it, keeps it and serves it.
 //!
-//! A file is hashed first, so that only what the node lacks is sent: an upload that broke off goes on where it was. The
+//! A file is hashed first, so that only what the node lacks is sent: an upload that broke off goes on where it was, by itself
+//! while the node can be reached again, and else when the same bytes are published again, from whatever file or pipe. The
 //! agent pays for what the node acknowledges, step by step, and takes the node's receipt only if it follows from its own
 //! sums.
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use aro_proto::merkle::GroupSize;
 use aro_proto::message::{Publish, SignedPublishReceipt};
-use aro_proto::{Address, Amount, ByteCount, ContentId, NodeAddress};
+use aro_proto::{Address, Amount, ByteCount, ContentId, NodeAddress, WhoActs};
 use serde::{Serialize, Serializer};
 
 pub use source::PublishSource;
@@ -26,7 +27,7 @@ use crate::fetch::refusal;
 use crate::transport::Session;
 use crate::wallet::{Lack, Provider};
 use source::{HashedFile, Unread};
-use upload::{Sending, Sent};
+use upload::{Brought, Sending, Sent};
 
 /// An upload being put together; [`run`](Self::run) runs it.
 ///
@@ -66,7 +67,8 @@ pub struct PublishReport {
     pub vouchers: u64,
     /// Whether the node acknowledged the last voucher in time. If not, it gets it again at the next connection.
     pub acknowledged: bool,
-    /// The node's signed word that the content is durable there.
+    /// The node's signed word that the content is durable there. Where the upload broke off in between, what it says of
+    /// bytes and price is of the last part.
     #[serde(skip)]
     pub receipt: SignedPublishReceipt,
     /// From the call to the end, in whole milliseconds where it is written out.
@@ -98,7 +100,8 @@ impl PublishBuilder {
         self
     }
 
-    /// The most that a stream may bring, in bytes; default 1 GiB. Its price is set aside while the stream runs.
+    /// The most that a stream may bring, in bytes; default 1 GiB. The price of one that is sent as it comes is set aside while
+    /// it runs; one that is kept first takes so much room in the system's temporary folder.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = max_bytes.min(aro_proto::limits::MAX_CONTENT_SIZE);
         self
@@ -134,6 +137,10 @@ impl PublishBuilder {
                 let file = opened.map_err(|error| source::source(std::io::Error::other(error)))??;
                 terms.send(Some(file.content), file.size, Body::File(&Arc::new(file))).await
             }
+            PublishSource::Spool(mut bytes) => {
+                let file = HashedFile::spool(&mut *bytes, max_bytes).await?;
+                terms.send(Some(file.content), file.size, Body::File(&Arc::new(file))).await
+            }
             PublishSource::Stream(bytes) => terms.send(None, max_bytes, Body::Stream(Unread::new(bytes))).await,
         };
         if let Err(FetchError::ChannelUnusable { channel }) = &sent {
@@ -142,16 +149,16 @@ impl PublishBuilder {
                 tracing::debug!(%error, %channel, "the chain does not say what became of the channel");
             }
         }
-        let (sent, acknowledged) = sent.map_err(|error| explain(&agent, error, max_price, &purpose))?;
+        let (sent, before, acknowledged) = sent.map_err(|error| explain(&agent, error, max_price, &purpose))?;
         let receipt = sent.receipt.receipt;
         Ok(PublishReport {
             address: node.with_content(receipt.content),
             content: receipt.content,
             size: receipt.size.get(),
-            taken_bytes: receipt.taken.get(),
-            wire_bytes: sent.wire_bytes,
-            paid: sent.account.cost(),
-            vouchers: sent.account.vouchers(),
+            taken_bytes: before.content + receipt.taken.get(),
+            wire_bytes: before.wire + sent.wire_bytes,
+            paid: before.cost.saturating_add(sent.account.cost()),
+            vouchers: before.vouchers + sent.account.vouchers(),
             acknowledged,
             receipt: sent.receipt,
             elapsed: started.elapsed(),
@@ -180,7 +187,7 @@ impl Terms<'_> {
         content: Option<ContentId>,
         size: u64,
         mut body: Body<'_>,
-    ) -> Result<(Sent, bool), FetchError> {
+    ) -> Result<(Sent, Brought, bool), FetchError> {
         let nowhere = ContentId::from_bytes([0; 32]);
         let address = self.node.with_content(content.unwrap_or(nowhere));
         let mut provider = Provider::new(self.agent, self.node.node());
@@ -189,12 +196,24 @@ impl Terms<'_> {
         if matches!(body, Body::Stream(_)) {
             self.provide_for_all(&mut provider, &session, size, allowed).await?;
         }
+        let (mut brought, mut breaks) = (Brought::default(), Breaks::default());
         loop {
-            let session = self.agent.session(&address).await?;
-            let error = match self.send_on(&session, content, size, allowed, &mut body).await {
-                Ok(sent) => return Ok(sent),
+            let session = match self.agent.session(&address).await {
+                Ok(session) => session,
+                Err(error) => {
+                    breaks.pause(error, brought).await?;
+                    continue;
+                }
+            };
+            let left = allowed.saturating_sub(brought.cost);
+            let error = match self.send_on(&session, content, size, left, &mut body, &mut brought).await {
+                Ok((sent, acknowledged)) => return Ok((sent, brought, acknowledged)),
                 Err(error) => error,
             };
+            if error.who_acts() == WhoActs::RetryHere {
+                breaks.pause(error, brought).await?;
+                continue;
+            }
             if matches!(&body, Body::Stream(bytes) if bytes.has_begun()) {
                 // What was read is gone: only its caller can begin again.
                 return Err(error);
@@ -244,16 +263,43 @@ impl Terms<'_> {
         size: u64,
         max_price: Amount,
         body: &mut Body<'_>,
+        brought: &mut Brought,
     ) -> Result<(Sent, bool), FetchError> {
         let request = Publish { content, size, group_log2: GroupSize::KIB64.log2(), max_price };
         let purpose = self.purpose.clone();
-        let sending = Sending { session, config: self.agent.config(), request, progress: self.progress, purpose };
+        let (config, progress, before) = (self.agent.config(), self.progress, *brought);
+        let sending = Sending { session, config, request, progress, purpose, before };
         let mut sent = match body {
-            Body::File(file) => sending.file(file).await?,
+            Body::File(file) => sending.file(file, brought).await?,
             Body::Stream(bytes) => sending.stream(bytes).await?,
         };
         let acknowledged = sent.account.settle(session, self.agent.config().credit_timeout_ms).await;
         Ok((sent, acknowledged))
+    }
+}
+
+/// How often an upload broke off since it last came further.
+#[derive(Default)]
+struct Breaks {
+    content: u64,
+    count: u32,
+}
+
+impl Breaks {
+    /// Waits until the upload may go on. One that has brought nothing does not begin to wait, nor one whose bytes are gone: it
+    /// fails at once, as does one that broke off too often and came no further.
+    async fn pause(&mut self, error: FetchError, brought: Brought) -> Result<(), FetchError> {
+        if brought.content > self.content {
+            *self = Self { content: brought.content, count: 0 };
+        }
+        if brought.content == 0 || self.count >= MAX_BREAKS {
+            return Err(error);
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.count);
+        tracing::info!(%error, taken = brought.content, "an upload broke off; it goes on in {} ms", pause.as_millis());
+        tokio::time::sleep(pause).await;
+        self.count += 1;
+        Ok(())
     }
 }
 
@@ -285,6 +331,10 @@ fn as_millis<S: Serializer>(elapsed: &Duration, to: S) -> Result<S::Ok, S::Error
     to.serialize_u64(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Tries of an upload that comes no further: with their pauses a quarter of a minute, which a node needs to start anew.
+const MAX_BREAKS: u32 = 6;
+/// Before the first of them; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const UNBOUNDED: Amount = Amount::new(u64::MAX);
 /// The most that a stream brings, if its sender does not say otherwise: 1 GiB.
 const MAX_STREAM_BYTES: u64 = 1 << 30;

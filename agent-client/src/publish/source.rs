@@ -1,7 +1,8 @@
-//! Where an uploaded content comes from: a file, hashed before it is sent, or a stream, hashed while it is sent.
+//! Where an uploaded content comes from: a file, hashed before it is sent; a stream that is kept in one; or a stream that
+//! is hashed while it is sent.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use aro_proto::channel::BATCH_BYTES;
 use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::{AnsweredRanges, Encoder, OutboardBuilder, PAIR_LEN, Step, outboard_len, parent_offset};
 use bytes::Bytes;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use crate::error::FetchError;
 
@@ -22,7 +23,10 @@ use crate::error::FetchError;
 pub enum PublishSource {
     /// A file. It is read twice, once for its id, and must not change meanwhile.
     File(PathBuf),
-    /// Bytes to their end, which nobody knows beforehand; such an upload cannot be resumed.
+    /// Bytes to their end, which nobody knows beforehand, kept in a nameless temporary file and then sent as one: where the
+    /// upload breaks off it goes on, and so does the next one that brings the same bytes.
+    Spool(Box<dyn AsyncRead + Send + Unpin>),
+    /// The same, sent as they come: nothing is kept, so such an upload cannot be resumed.
     Stream(Box<dyn AsyncRead + Send + Unpin>),
 }
 
@@ -54,7 +58,12 @@ impl AsyncRead for Unread {
 }
 
 impl PublishSource {
-    /// Reads to the end of `bytes`.
+    /// Reads to the end of `bytes`, and then sends what the node lacks of them.
+    pub fn spool(bytes: impl AsyncRead + Send + Unpin + 'static) -> Self {
+        Self::Spool(Box::new(bytes))
+    }
+
+    /// Reads to the end of `bytes`, and sends them meanwhile.
     pub fn stream(bytes: impl AsyncRead + Send + Unpin + 'static) -> Self {
         Self::Stream(Box::new(bytes))
     }
@@ -92,12 +101,33 @@ impl HashedFile {
     /// Reads a file through. Blocks on the disk; memory is 1 MiB.
     pub(super) fn open(path: &Path) -> Result<Self, FetchError> {
         let named = |error: io::Error| source(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
-        let mut data = File::open(path).map_err(named)?;
+        let data = File::open(path).map_err(named)?;
         let meta = data.metadata().map_err(named)?;
         if !meta.is_file() {
             return Err(named(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
         }
-        let size = meta.len();
+        Self::hash(data, meta.len(), named)
+    }
+
+    /// Keeps all that `bytes` bring, at most `limit`. The file has no name, and is gone with the last handle on it.
+    pub(super) async fn spool(bytes: &mut (dyn AsyncRead + Send + Unpin), limit: u64) -> Result<Self, FetchError> {
+        let spool = blocking(|| tempfile::tempfile().map_err(source)).await?;
+        let mut spool = tokio::fs::File::from_std(spool);
+        // One byte more tells that there is more.
+        let size = tokio::io::copy(&mut bytes.take(limit.saturating_add(1)), &mut spool).await.map_err(source)?;
+        spool.flush().await.map_err(source)?;
+        if size > limit {
+            return Err(FetchError::TooLarge { size, limit });
+        }
+        let mut data = spool.into_std().await;
+        blocking(move || {
+            data.rewind().map_err(source)?;
+            Self::hash(data, size, source)
+        })
+        .await
+    }
+
+    fn hash(mut data: File, size: u64, named: impl Fn(io::Error) -> FetchError) -> Result<Self, FetchError> {
         if size > MAX_CONTENT_SIZE {
             return Err(FetchError::TooLarge { size, limit: MAX_CONTENT_SIZE });
         }
@@ -155,6 +185,12 @@ impl Encoding {
         }
         Ok(Some(Batch { wire: wire.into(), content_bytes }))
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> Result<T, FetchError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| source(io::Error::other(error)))?
 }
 
 pub(super) fn source(error: io::Error) -> FetchError {

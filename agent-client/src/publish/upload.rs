@@ -34,6 +34,30 @@ pub(super) struct Sending<'a> {
     pub(super) request: Publish,
     pub(super) progress: &'a Reporter,
     pub(super) purpose: Purpose,
+    /// What this upload brought before it broke off.
+    pub(super) before: Brought,
+}
+
+/// What an upload has brought so far, and what that cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Brought {
+    /// Content bytes that the node has acknowledged.
+    pub(super) content: u64,
+    pub(super) wire: u64,
+    pub(super) cost: Amount,
+    pub(super) vouchers: u64,
+}
+
+impl Brought {
+    /// With what another try has brought.
+    pub(super) fn and(self, account: &StreamAccount, wire: u64) -> Self {
+        Self {
+            content: self.content + account.proven(),
+            wire: self.wire + wire,
+            cost: self.cost.saturating_add(account.cost()),
+            vouchers: self.vouchers + account.vouchers(),
+        }
+    }
 }
 
 /// An upload that has ended well.
@@ -59,8 +83,8 @@ enum First {
 }
 
 impl Sending<'_> {
-    /// Sends what the node lacks of a file.
-    pub(super) async fn file(&self, file: &Arc<HashedFile>) -> Result<Sent, FetchError> {
+    /// Sends what the node lacks of a file. If that breaks off, `brought` says how far it came.
+    pub(super) async fn file(&self, file: &Arc<HashedFile>, brought: &mut Brought) -> Result<Sent, FetchError> {
         let (upload, mut account) = self.open().await?;
         let Upload { mut send, mut recv, .. } = upload;
         let head = match self.first(&mut recv, &mut account).await? {
@@ -74,6 +98,9 @@ impl Sending<'_> {
         let (meter, total) = (Meter::default(), answered.content_bytes());
         let sending = send_file(&mut send, Encoding::new(Arc::clone(file), answered), &meter);
         let published = self.exchange(sending, &mut recv, &mut account, &meter, total).await;
+        if published.is_err() {
+            *brought = brought.and(&account, meter.wire.load(Ordering::Relaxed));
+        }
         let published = self.whole(published, &mut send)?;
         self.conclude(&published, file.content, file.size, total, account, meter.wire.load(Ordering::Relaxed))
     }
@@ -217,10 +244,10 @@ impl Sending<'_> {
                     };
                     account.proved(rise);
                     let progress = || Progress {
-                        proven_bytes: account.proven(),
-                        total_bytes: total,
-                        wire_bytes: meter.wire.load(Ordering::Relaxed),
-                        spent: account.cost(),
+                        proven_bytes: self.before.content + account.proven(),
+                        total_bytes: self.before.content + total,
+                        wire_bytes: self.before.wire + meter.wire.load(Ordering::Relaxed),
+                        spent: self.before.cost.saturating_add(account.cost()),
                     };
                     reported = self.progress.step(reported, progress, account.proven(), total);
                 }

@@ -19,7 +19,7 @@ use crate::budget::BudgetGuard;
 use crate::config::AgentConfig;
 use crate::error::FetchError;
 use crate::ledger::Hold;
-use crate::wallet::{ChannelRecord, Wallet};
+use crate::wallet::{ChannelRecord, InUse, Left, Wallet, WalletError};
 
 /// What a session is made from.
 pub(crate) struct SessionSetup<'a> {
@@ -94,13 +94,17 @@ impl Session {
             .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
             .map_err(|_| lost("TLS gives no exporter".into()))?;
         let channel = setup.record.map(|record| record.channel);
+        let mark = match channel {
+            Some(channel) => Some(mark_in_use(&setup.wallet, channel).await?),
+            None => None,
+        };
         let greeting = async {
             let (mut send, recv) = connection.open_bi().await.map_err(|error| lost(error.to_string()))?;
             let binding = Binding { exporter, stream: stream_id(&send) };
             let mut flight = encode_frame(&Hello { minor_version: MINOR_VERSION, chain: setup.chain })?;
-            if let Some(channel) = channel {
-                let bind = Signed::new(&Bind { channel }, setup.wallet.signer_key(), &binding)?;
-                flight.extend(bind.to_frame());
+            if let (Some(channel), Some((in_use, left))) = (channel, &mark) {
+                let bind = Bind { channel, id: Some(in_use.id()), replaces: left.bindings().to_vec() };
+                flight.extend(Signed::new(&bind, setup.wallet.signer_key(), &binding)?.to_frame());
             }
             send.write_all(&flight).await.map_err(|error| lost(error.to_string()))?;
             Ok((send, recv))
@@ -115,6 +119,7 @@ impl Session {
             budget: setup.budget,
             prepay: setup.config.prepay,
             record: setup.record,
+            mark,
             hold: setup.hold,
         };
         let control = Control::start(connection.clone(), send, recv, lane);
@@ -279,6 +284,14 @@ async fn connect(
         Ok(Err(error)) => Err(unreachable(error.to_string())),
         Err(_) => Err(FetchError::Timeout { doing: "connecting", waited_ms: limit_ms }),
     }
+}
+
+/// Before the channel is bound, so that whatever the node does on it from then on, a later process knows of it.
+// r[impl bind.replace.dead]
+async fn mark_in_use(wallet: &Wallet, channel: ChannelId) -> Result<(InUse, Left), FetchError> {
+    let wallet = wallet.clone();
+    let marking = tokio::task::spawn_blocking(move || wallet.mark_in_use(channel));
+    Ok(marking.await.unwrap_or(Err(WalletError::Ending))?)
 }
 
 /// Nothing that a node can hold up goes on for longer than `limit_ms`.

@@ -25,7 +25,7 @@ use crate::budget::BudgetGuard;
 use crate::error::{FetchError, Misbehaviour};
 use crate::ledger::Hold;
 use crate::receipts::{Check, EntryKey, Scribe};
-use crate::wallet::{ChannelRecord, Lane, Wallet};
+use crate::wallet::{ChannelRecord, InUse, Lane, Left, Prices, Wallet};
 
 /// What the control stream has brought so far.
 #[derive(Debug, Default)]
@@ -65,6 +65,8 @@ pub(crate) struct LaneSetup {
     pub(crate) budget: BudgetGuard,
     pub(crate) prepay: Amount,
     pub(crate) record: Option<ChannelRecord>,
+    /// Marks it as in use, and whose deaths the binding speaks of, until there is a lane.
+    pub(crate) mark: Option<(InUse, Left)>,
     /// Keeps the channel from other processes until both tasks and the lane are gone.
     pub(crate) hold: Option<Arc<Hold>>,
 }
@@ -266,7 +268,7 @@ impl Shared {
 }
 
 /// Reads until the node goes, or breaks the protocol.
-async fn incoming(mut recv: RecvStream, control: Control, setup: LaneSetup) {
+async fn incoming(mut recv: RecvStream, control: Control, mut setup: LaneSetup) {
     let shared = Arc::clone(&control.shared);
     loop {
         let frame = match read_any_frame(&mut recv).await {
@@ -278,7 +280,7 @@ async fn incoming(mut recv: RecvStream, control: Control, setup: LaneSetup) {
                 return shared.fail(error, code);
             }
         };
-        if let Err(error) = take_in(&frame, &control, &setup).await {
+        if let Err(error) = take_in(&frame, &control, &mut setup).await {
             let code = match error {
                 FetchError::WrongChain { .. } => close::WRONG_CHAIN,
                 FetchError::Misbehaved { .. } => close::PROTOCOL,
@@ -289,9 +291,10 @@ async fn incoming(mut recv: RecvStream, control: Control, setup: LaneSetup) {
     }
 }
 
-async fn take_in(frame: &Frame, control: &Control, setup: &LaneSetup) -> Result<(), FetchError> {
+async fn take_in(frame: &Frame, control: &Control, setup: &mut LaneSetup) -> Result<(), FetchError> {
     let status = &control.shared.status;
-    let decoded = |error: DecodeError| FetchError::misbehaved(setup.node, error);
+    let node = setup.node;
+    let decoded = |error: DecodeError| FetchError::misbehaved(node, error);
     let greeted = status.borrow().hello.is_some();
     match frame.kind {
         Goaway::KIND => {
@@ -350,14 +353,15 @@ async fn take_in(frame: &Frame, control: &Control, setup: &LaneSetup) -> Result<
     Ok(())
 }
 
-async fn bind(bound: Bound, control: &Control, setup: &LaneSetup) -> Result<(), FetchError> {
+async fn bind(bound: Bound, control: &Control, setup: &mut LaneSetup) -> Result<(), FetchError> {
     let status = &control.shared.status;
     let hello = status.borrow().hello;
     let tariff = hello.map(|hello| hello.tariff).unwrap_or_default();
     let publish = hello.and_then(|hello| hello.publish).map(|terms| terms.tariff).unwrap_or_default();
-    let Some(record) = setup.record else { return Ok(()) };
+    let (Some(record), Some(mark)) = (setup.record, setup.mark.take()) else { return Ok(()) };
+    let prices = Prices { tariff, publish };
     let (wallet, budget, prepay) = (setup.wallet.clone(), setup.budget.clone(), setup.prepay);
-    let open = move || Lane::open(wallet, budget, tariff, publish, prepay, &record, &bound);
+    let open = move || Lane::open(wallet, budget, prices, prepay, &record, mark, &bound);
     let (lane, resend) = blocking(open).await?;
     let lane = lane.holding(setup.hold.clone());
     if let Some(voucher) = resend {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::limits::UDP_BUFFER;
-use aro_proto::transport::{TransportSettings, endpoint_config};
+use aro_proto::transport::{TransportSettings, dialing_endpoint_config};
 use quinn::Endpoint;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -53,7 +53,7 @@ fn bind(ipv4: bool, settings: TransportSettings) -> io::Result<Endpoint> {
     socket.bind(&local.into())?;
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime is running"))?;
     Endpoint::new_with_abstract_socket(
-        endpoint_config(settings),
+        dialing_endpoint_config(settings),
         None,
         runtime.wrap_udp_socket(socket.into())?,
         Arc::clone(&runtime),

@@ -10,7 +10,7 @@ use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
 use aro_proto::message::{Bound, Credit, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 
-use super::marker::InUse;
+use super::marker::{InUse, Left};
 use super::{ChannelRecord, Wallet, WalletError};
 use crate::budget::{BudgetGuard, Class, Purpose, Reservation, SpendPermit};
 use crate::error::{FetchError, Misbehaviour};
@@ -40,6 +40,15 @@ struct Books {
     /// What is proven and not signed for, by the class of the content.
     dues: Vec<(Class, Amount)>,
     vouchers: u64,
+}
+
+/// What a node asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prices {
+    /// For content.
+    pub(crate) tariff: Tariff,
+    /// For uploads.
+    pub(crate) publish: Tariff,
 }
 
 /// A stream that brings content.
@@ -76,10 +85,10 @@ impl Lane {
     pub(crate) fn open(
         wallet: Wallet,
         guard: BudgetGuard,
-        tariff: Tariff,
-        publish: Tariff,
+        Prices { tariff, publish }: Prices,
         prepay: Amount,
         record: &ChannelRecord,
+        (in_use, left): (InUse, Left),
         bound: &Bound,
     ) -> Result<(Self, Option<VoucherOnWire>), FetchError> {
         let channel = record.channel;
@@ -89,10 +98,9 @@ impl Lane {
         // A connection that broke may have signed for its last bytes since the record was read.
         let record = &wallet.record(channel)?.unwrap_or(*record);
         let conceded = Charge::from_parts(record.conceded);
-        let (in_use, crashed) = wallet.mark_in_use(channel)?;
         let mut payer =
             Payer::new(record.terms(wallet.signer()), tariff, record.signed, prepay).with_conceded(conceded);
-        payer = payer.with_price(publish).after_crash(crashed);
+        payer = payer.with_price(publish).after_crash(left.is_any());
         let watermark = bound.watermark.map(|shown| off_wire(channel, shown));
         let outcome = payer
             .reconcile(watermark, Charge::from_parts(bound.billed))
@@ -100,6 +108,7 @@ impl Lane {
         if outcome.adopted.is_some() || outcome.conceded > Charge::ZERO {
             wallet.adopt(channel, payer.signed(), payer.conceded().parts())?;
         }
+        wallet.forget(left)?;
         // A claim about the window is taken only within the protocol's bounds; what is accepted was just proven.
         payer
             .credited(payer.accepted(), bound.window)
@@ -442,8 +451,11 @@ mod tests {
                 window: Amount::new(100),
             };
             let (wallet, guard) = (self.wallet.clone(), self.guard.clone());
+            let mark = wallet.mark_in_use(self.record.channel).unwrap();
             let tariff = Tariff { per_mib: 100 };
-            Lane::open(wallet, guard, tariff, tariff, Amount::ZERO, &self.record, &bound).unwrap().0
+            Lane::open(wallet, guard, Prices { tariff, publish: tariff }, Amount::ZERO, &self.record, mark, &bound)
+                .unwrap()
+                .0
         }
 
         fn signed(&self) -> u64 {

@@ -21,14 +21,16 @@ use std::sync::Arc;
 
 use aro_proto::channel::{SignedVoucher, Voucher};
 use aro_proto::identity::{Beyond, Delegated, Delegation};
-use aro_proto::message::ChainIds;
+use aro_proto::limits::BIND_ID_LEN;
+use aro_proto::message::{BindId, ChainIds};
 use aro_proto::{AgentId, Amount, ChannelId, NodeId, SecretKey};
 use settlement_chain::Keypair;
 use settlement_interface::voucher::NEVER;
 
 pub use channels::{ChannelInfo, ChannelPhase, OpenedChannel, Reclaimed};
 pub use error::WalletError;
-pub(crate) use lane::Lane;
+pub(crate) use lane::{Lane, Prices};
+pub(crate) use marker::{InUse, Left};
 pub use money::{Money, MoneyError, Place, WalletStatus};
 pub use policy::{ChannelCap, ChannelPolicy};
 pub use provider::ChannelEvent;
@@ -43,7 +45,6 @@ use crate::ledger::{Hold, Holds, Ledger, LedgerError};
 use crate::names::memory::NameMemory;
 use crate::receipts::{self, By, Entry, Scribe, Totals};
 use keystore::{Keys, Owner};
-use marker::InUse;
 use state::State;
 
 /// An agent's keys and its record of what they signed. Clones share both.
@@ -300,9 +301,18 @@ impl Wallet {
         self.inner.state.remember(record)
     }
 
-    /// Marks a channel as in use. Also says whether a process has died since with the channel in use.
-    fn mark_in_use(&self, channel: ChannelId) -> Result<(InUse, bool), WalletError> {
-        InUse::mark(self.dir(), channel).map_err(|source| WalletError::Folder { path: self.dir().to_owned(), source })
+    /// Marks a channel as in use, before it is bound. Also says which processes have died since with the channel in use.
+    /// Blocks on the wallet's disk.
+    pub(crate) fn mark_in_use(&self, channel: ChannelId) -> Result<(InUse, Left), WalletError> {
+        let folder = |source| WalletError::Folder { path: self.dir().to_owned(), source };
+        let mut id = [0; BIND_ID_LEN];
+        getrandom::fill(&mut id).map_err(|_| LedgerError::Impossible("a system without random bytes"))?;
+        InUse::mark(self.dir(), channel, BindId::from_bytes(id)).map_err(folder)
+    }
+
+    /// What died processes may have left open on a channel is made good.
+    fn forget(&self, left: Left) -> Result<(), WalletError> {
+        left.forget().map_err(|source| WalletError::Folder { path: self.dir().to_owned(), source })
     }
 
     /// Raises the record to a voucher of ours that a node has shown, and to what was conceded to it.

@@ -107,7 +107,7 @@ impl Default for Receipts {
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub hellos: usize,
-    pub binds: usize,
+    pub binds: Vec<Bind>,
     pub vouchers: Vec<SignedVoucher>,
     pub ends: Vec<StreamEnd>,
     pub requests: usize,
@@ -361,7 +361,7 @@ impl ScriptedNode {
                 Signed::KIND => {
                     let binding = Binding { exporter, stream: 0 };
                     let bind = Signed::from_bytes(&body).unwrap().verify::<Bind>(&binding).expect("bound to stream 0");
-                    self.inner.seen.send_modify(|seen| seen.binds += 1);
+                    self.inner.seen.send_modify(|seen| seen.binds.push(bind.message().clone()));
                     let id = bind.message().channel;
                     if let Script::BindRefused(code) = script {
                         write(&mut send, &Refused { refusal: Refusal::new(code, "scripted") }).await?;

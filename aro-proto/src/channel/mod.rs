@@ -26,7 +26,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use payee::{BeginError, Credit, Offer, Payee, Permit, SendError, Settled};
+pub use payee::{BeginError, Credit, InFlight, Offer, Payee, Permit, SendError, Settled};
 pub use payer::{Due, Payer, PayerError, ReconcileError, Reconciled};
 pub use store::{DurableVoucher, MemoryVouchers, RestoreError, VoucherStore, persist_all, restore};
 pub use streams::StreamKey;

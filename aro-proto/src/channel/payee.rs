@@ -1,7 +1,9 @@
 //! The payee: a node's side of one channel, shared by every connection and stream that the channel pays for.
 //!
-//! What can never be: more unpaid than the credit window; more billed than the deposit; credit for a voucher that
-//! is not durable; a watermark that falls.
+//! What can never be: more unpaid than the credit window, what was lent for lost connections included; more billed than
+//! the deposit; credit for a voucher that is not durable; a watermark that falls.
+
+use std::sync::Arc;
 
 use settlement_interface::voucher::{NEVER, is_expired};
 use thiserror::Error;
@@ -14,7 +16,7 @@ use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
 use super::window::{BATCH_BYTES, counting_allowance, credit_window, dispute_limit};
 use crate::amount::{Amount, ByteCount};
 use crate::error::{Refusal, RefusalCode};
-use crate::identity::VerifyingKey;
+use crate::identity::{Verifier, VerifyingKey};
 use crate::limits::SETTLE_MARGIN_S;
 use crate::tariff::{Charge, Tariff};
 
@@ -24,6 +26,7 @@ pub struct Payee {
     terms: ChannelTerms,
     /// The terms' signer, decoded once; `None` if nobody can sign for it.
     signer: Option<VerifyingKey>,
+    verifier: Arc<Verifier>,
     tariff: Tariff,
     best: Option<DurableVoucher>,
     /// The highest verified voucher that is not yet durable: keeps vouchers in flight in order, gives no credit.
@@ -31,7 +34,19 @@ pub struct Payee {
     billed: Charge,
     forgiven: Charge,
     disputed: Charge,
+    /// Off the bill since its connection was lost, but it may have arrived: takes up the window until paying restores
+    /// the allowance, which then bears it.
+    lent: Charge,
     streams: Streams,
+}
+
+/// What became of the bytes of a stream whose connection is gone, as far as the transport knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// Content bytes that the agent's transport has acknowledged: they arrived.
+    pub acknowledged: ByteCount,
+    /// Content bytes that have certainly never left.
+    pub unsent: ByteCount,
 }
 
 /// Whether a batch may leave now.
@@ -124,16 +139,25 @@ impl Payee {
         let mut payee = Self {
             terms,
             signer: VerifyingKey::from_bytes(terms.signer.as_bytes()).ok(),
+            verifier: Arc::default(),
             tariff,
             best,
             pending: None,
             billed: Charge::ZERO,
             forgiven: Charge::ZERO,
             disputed: Charge::ZERO,
+            lent: Charge::ZERO,
             streams: Streams::default(),
         };
         payee.billed = Charge::from_amount(payee.paid());
         payee
+    }
+
+    /// Has its vouchers verified by this one, which other channels of the same signers share.
+    #[must_use]
+    pub fn with_verifier(mut self, verifier: Arc<Verifier>) -> Self {
+        self.verifier = verifier;
+        self
     }
 
     /// Admits a request: reserves the charge of its `content_bytes` in the deposit.
@@ -175,7 +199,10 @@ impl Payee {
         self.streams.check(stream, bytes)?;
         let tariff = self.streams.tariff(stream)?;
         let (paid, billed) = (self.paid(), add(self.billed, tariff.charge(bytes)));
-        if billed > add(Charge::from_amount(paid), Charge::from_amount(credit_window(paid, &tariff))) {
+        let window = credit_window(paid, &tariff);
+        // r[impl channel.lost.settle]
+        let at_risk = add(billed, self.lent.min(self.room_to_lend(window, &tariff)));
+        if at_risk > add(Charge::from_amount(paid), Charge::from_amount(window)) {
             return Ok(Permit::Wait);
         }
         self.streams.count(stream, bytes)?;
@@ -194,13 +221,34 @@ impl Payee {
         let (sent, tariff) = self.streams.close(stream).ok()?;
         let lost = sent.saturating_sub(proven.unwrap_or(sent));
         let difference = tariff.charge(lost);
-        let left = counting_allowance(self.paid(), &tariff).saturating_sub(self.forgiven);
-        let forgiven = difference.min(left);
+        let forgiven = difference.min(self.allowance_left(&tariff));
         let disputed = difference.saturating_sub(forgiven);
         self.billed = self.billed.saturating_sub(forgiven);
         self.forgiven = add(self.forgiven, forgiven);
         self.disputed = add(self.disputed(), disputed);
         Some(Settled { forgiven, disputed })
+    }
+
+    /// Ends a stream whose connection is gone without a word of the agent about it, and releases what it reserved. What
+    /// arrived stays billed; what never left is taken off; and so is what was on its way, within the allowance, and
+    /// beyond it as far as the window has room for it beside a payment step and a batch. Returns what came off.
+    ///
+    /// `None` comes back for a stream that is not open.
+    // r[impl channel.lost.settle]
+    pub fn lost(&mut self, stream: StreamKey, seen: InFlight) -> Option<Charge> {
+        let (sent, tariff) = self.streams.close(stream).ok()?;
+        let unacknowledged = sent.saturating_sub(seen.acknowledged);
+        let unsent = seen.unsent.min(unacknowledged);
+        let on_its_way = tariff.charge(unacknowledged.saturating_sub(unsent));
+        let forgiven = on_its_way.min(self.allowance_left(&tariff));
+        let room = self.room_to_lend(credit_window(self.paid(), &tariff), &tariff).saturating_sub(self.lent);
+        let lent = on_its_way.saturating_sub(forgiven).min(room);
+        let off = add(tariff.charge(unsent), add(forgiven, lent));
+        self.billed = self.billed.saturating_sub(off);
+        self.forgiven = add(self.forgiven, forgiven);
+        self.lent = add(self.lent, lent);
+        self.disputed = self.disputed();
+        Some(off)
     }
 
     /// Looks at a voucher, the cheap checks first. `now_s` is in unix seconds.
@@ -220,7 +268,8 @@ impl Payee {
             return Err(VoucherError::AboveDeposit { deposit, offered });
         }
         check_expiry(voucher.expires_at, now_s)?;
-        let verified = signed.verify_with(self.signer.as_ref().ok_or(VoucherError::BadSignature)?)?;
+        let signer = self.signer.as_ref().ok_or(VoucherError::BadSignature)?;
+        let verified = signed.verify_by(&self.verifier, signer)?;
         self.pending = Some(*signed);
         Ok(Offer::Fresh(verified))
     }
@@ -234,6 +283,9 @@ impl Payee {
             }
             self.pending = self.pending.filter(|pending| pending.voucher.cumulative > durable.cumulative());
             self.disputed = self.disputed();
+            let borne = self.lent.min(self.allowance_left(&self.tariff));
+            self.lent = self.lent.saturating_sub(borne);
+            self.forgiven = add(self.forgiven, borne);
         }
         Credit { cumulative: self.paid(), window: self.window() }
     }
@@ -280,6 +332,11 @@ impl Payee {
         self.disputed.min(self.owed())
     }
 
+    /// What is off the bill since its connection was lost, and takes up the window all the same.
+    pub fn lent(&self) -> Charge {
+        self.lent
+    }
+
     /// What new requests may still reserve, in base units.
     pub fn deposit_left(&self) -> Amount {
         let taken = add(self.billed, self.streams.reserved()).to_amount().unwrap_or(self.terms.deposit);
@@ -299,6 +356,15 @@ impl Payee {
     /// True while a stream is open.
     pub fn is_busy(&self) -> bool {
         !self.streams.is_empty()
+    }
+
+    fn allowance_left(&self, tariff: &Tariff) -> Charge {
+        counting_allowance(self.paid(), tariff).saturating_sub(self.forgiven)
+    }
+
+    /// How much of this window may be taken up beside what is disputed.
+    fn room_to_lend(&self, window: Amount, tariff: &Tariff) -> Charge {
+        dispute_limit(window, tariff).saturating_sub(self.disputed())
     }
 
     fn action(&self, event: Event) -> Action {

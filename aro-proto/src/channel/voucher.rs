@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::amount::Amount;
 use crate::error::{Refusal, RefusalCode};
-use crate::identity::{SecretKey, Signature, VerifyingKey};
+use crate::identity::{SecretKey, Signature, SignatureError, Verifier, VerifyingKey};
 use crate::ids::{AgentId, ChannelId};
 
 /// What a voucher says: `cumulative` base units of this channel belong to the node.
@@ -148,7 +148,24 @@ impl SignedVoucher {
     /// As [`Self::verify`].
     // r[impl voucher.signature.strict]
     pub fn verify_with(&self, signer: &VerifyingKey) -> Result<VerifiedVoucher, VoucherError> {
-        signer.verify_strict(&self.voucher.to_bytes(), &self.signature).map_err(|_| VoucherError::BadSignature)?;
+        self.verified(signer, signer.verify_strict(&self.voucher.to_bytes(), &self.signature))
+    }
+
+    /// The same by a verifier that knows the signers that sign often.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    // r[impl voucher.signature.strict]
+    pub fn verify_by(&self, verifier: &Verifier, signer: &VerifyingKey) -> Result<VerifiedVoucher, VoucherError> {
+        self.verified(signer, verifier.verify_strict(signer, &self.voucher.to_bytes(), &self.signature))
+    }
+
+    fn verified(
+        &self,
+        signer: &VerifyingKey,
+        is_signed: Result<(), SignatureError>,
+    ) -> Result<VerifiedVoucher, VoucherError> {
+        is_signed.map_err(|_| VoucherError::BadSignature)?;
         Ok(VerifiedVoucher { signed: *self, signer: AgentId::from_bytes(*signer.as_bytes()) })
     }
 }

@@ -143,7 +143,7 @@ fn is_canonical(point: &[u8; 32]) -> bool {
 }
 
 /// True if the y is that of a point whose order divides eight, whatever the sign of x; of canonical spellings.
-fn is_of_small_order(point: &[u8; 32]) -> bool {
+pub(super) fn is_of_small_order(point: &[u8; 32]) -> bool {
     let mut y = *point;
     y[31] &= 0x7f;
     SMALL_ORDER_Y.contains(&y)

@@ -33,7 +33,7 @@ pub struct NameRecord {
     pub name: Name,
     /// Rises with each record of the name, from 1; the highest counts.
     pub sequence: u64,
-    /// What the name points to.
+    /// What the name points to; zeros once it is withdrawn.
     pub target: ContentId,
     /// How to read it.
     pub kind: TargetKind,
@@ -76,6 +76,20 @@ impl NameRecord {
         let record = Self { publisher: key.agent_id(), ..self };
         let signature = key.sign(&record.signed_bytes());
         VerifiedName(SignedNameRecord { record, signature })
+    }
+
+    /// A record that takes back what the name meant before: it points nowhere, and was valid at no time that matters, so
+    /// that a reader which knows of no withdrawing refuses it as out of date.
+    // r[impl name.withdrawn]
+    pub fn withdrawn(name: NameAddress, sequence: u64, issued_at: i64) -> Self {
+        let NameAddress { publisher, name } = name;
+        let kind = TargetKind::Content;
+        Self { publisher, name, sequence, target: NOWHERE, kind, issued_at, valid_until: Some(0) }
+    }
+
+    /// Whether it takes back what the name meant before.
+    pub fn is_withdrawn(&self) -> bool {
+        self.target == NOWHERE && self.kind == TargetKind::Content && self.valid_until == Some(0)
     }
 
     /// The name with its publisher.
@@ -164,6 +178,8 @@ impl TryFrom<u8> for TargetKind {
 }
 
 /// Keeps these signatures apart from all others.
+/// The target of a name that is withdrawn.
+const NOWHERE: ContentId = ContentId::from_bytes([0; 32]);
 const DOMAIN: &[u8] = b"aro/1 name\0";
 
 #[cfg(test)]
@@ -219,6 +235,24 @@ mod tests {
         assert_eq!(against(5, b"y"), Standing::EqualDiffers);
         assert_eq!(against(4, b"x"), Standing::NotRising);
         assert_eq!(SignedNameRecord::from_bytes(&record(0, b"x").sign(&key()).signed().to_bytes()), None);
+    }
+
+    // r[verify name.withdrawn]
+    #[test]
+    fn a_withdrawn_name_is_told_by_all_its_fields_and_out_of_date_for_everybody_else() {
+        let gone = NameRecord::withdrawn(record(1, b"x").address(), 4, 1_800_000_000);
+        let signed = gone.clone().sign(&key());
+        let read = SignedNameRecord::from_bytes(&signed.signed().to_bytes()).unwrap();
+        assert!(read.verify().unwrap().record().is_withdrawn() && !gone.is_valid_at(1));
+        assert_eq!(record(3, b"x").sign(&key()).against(Some(&signed)), Standing::NotRising);
+        for other in [
+            NameRecord { target: ContentId::of(b"x"), ..gone.clone() },
+            NameRecord { valid_until: Some(1), ..gone.clone() },
+            NameRecord { valid_until: None, ..gone.clone() },
+            NameRecord { kind: TargetKind::Manifest, ..gone },
+        ] {
+            assert!(!other.is_withdrawn(), "{other:?}");
+        }
     }
 
     #[test]

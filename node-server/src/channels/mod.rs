@@ -6,11 +6,13 @@ mod freshness;
 mod owner;
 mod paid;
 mod queue;
+mod seats;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use aro_proto::channel::{ChannelTerms, Payee, RestoreError, TermsError, restore};
+use aro_proto::identity::Verifier;
 use aro_proto::{ByteCount, ChannelId, Tariff};
 use settlement_chain::Address;
 use settlement_chain::interface::accounts::Channel;
@@ -20,6 +22,7 @@ pub(crate) use acks::Taker;
 pub(crate) use freshness::Freshness;
 pub(crate) use owner::OwnerTab;
 pub(crate) use paid::{News, PaidChannel, Unsettled};
+pub(crate) use seats::Seat;
 
 use crate::ledger::{Handed, LedgerError, RedbLedger};
 
@@ -36,6 +39,8 @@ pub(crate) struct Channels {
     known: Mutex<HashMap<ChannelId, Arc<PaidChannel>>>,
     /// By agent account.
     owners: Mutex<HashMap<Address, Weak<OwnerTab>>>,
+    /// Verifies the vouchers of all of them.
+    verifier: Arc<Verifier>,
 }
 
 /// Why a channel on chain cannot be served.
@@ -59,7 +64,8 @@ impl Channels {
     ) -> Result<Self, LedgerError> {
         let handed = ledger.handed()?.into_iter().collect();
         let dearest = Tariff { per_mib: tariff.per_mib.max(publish.per_mib) };
-        Ok(Self { tariff, dearest, owner_bytes, ledger, handed, known: Mutex::default(), owners: Mutex::default() })
+        let (known, owners, verifier) = (Mutex::default(), Mutex::default(), Arc::default());
+        Ok(Self { tariff, dearest, owner_bytes, ledger, handed, known, owners, verifier })
     }
 
     /// A channel, if it is known.
@@ -80,7 +86,8 @@ impl Channels {
             return Ok(known);
         }
         let best = restore(&*self.ledger, id, &terms.signer)?;
-        let (payee, handed) = (Payee::new(terms, self.tariff, best), self.handed.get(&id).copied());
+        let payee = Payee::new(terms, self.tariff, best).with_verifier(Arc::clone(&self.verifier));
+        let handed = self.handed.get(&id).copied();
         let fresh = PaidChannel::new(payee, self.tariff, account.grace_s, self.tab_of(account.agent.into()), handed);
         // Another task may have been faster: there must never be two payees of one channel.
         let known = Arc::clone(self.lock().entry(id).or_insert_with(|| Arc::new(fresh)));

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aro_proto::channel::{
-    BeginError, ChannelState, ChannelTerms, Credit, DurableVoucher, Offer, Payee, Permit, SendError, SignedVoucher,
-    StreamKey, VoucherError,
+    BeginError, ChannelState, ChannelTerms, Credit, DurableVoucher, InFlight, Offer, Payee, Permit, SendError,
+    SignedVoucher, StreamKey, VoucherError,
 };
 use aro_proto::limits::CLOSING_MARGIN_S;
 use aro_proto::message::{Bound, PayRefused, VoucherOnWire};
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::acks::{Acks, Taker, Unhanded};
 use super::owner::OwnerTab;
 use super::queue::Queue;
+use super::seats::Seats;
 use crate::ledger::Handed;
 use crate::shared::unix_now;
 
@@ -28,6 +29,7 @@ pub(crate) struct PaidChannel {
     tariff: Tariff,
     tab: Arc<OwnerTab>,
     queue: Queue,
+    seats: Seats,
     state: Mutex<State>,
     news: watch::Sender<News>,
 }
@@ -122,8 +124,8 @@ impl PaidChannel {
             awaited: None,
         };
         let (state, news) = (Mutex::new(state), watch::Sender::default());
-        let queue = Queue::default();
-        Self { id: terms.channel, signer: terms.signer, grace_s, tariff, tab, queue, state, news }
+        let (queue, seats) = (Queue::default(), Seats::default());
+        Self { id: terms.channel, signer: terms.signer, grace_s, tariff, tab, queue, seats, state, news }
     }
 
     pub(crate) fn id(&self) -> ChannelId {
@@ -143,6 +145,11 @@ impl PaidChannel {
     /// The streams that wait for credit.
     pub(crate) fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// The connections that are bound to it.
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.seats
     }
 
     /// Hears of credit and of changes on chain. Subscribe before asking [`may_send`](Self::may_send).
@@ -203,6 +210,19 @@ impl PaidChannel {
         if let Some(settled) = settled.filter(|settled| settled.disputed != Charge::ZERO) {
             tracing::warn!(channel = %self.id, ?settled, "the agent's count of a cancelled stream is too low");
         }
+        self.wake(None);
+    }
+
+    /// Ends a request whose connection is gone; see [`Payee::lost`].
+    pub(crate) fn lost(&self, stream: StreamKey, seen: InFlight) {
+        let off = {
+            let mut state = self.lock();
+            state.last_used = Instant::now();
+            let off = state.payee.lost(stream, seen);
+            self.recount(&mut state);
+            off
+        };
+        tracing::debug!(channel = %self.id, ?seen, ?off, "a stream's connection is gone");
         self.wake(None);
     }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! names   publisher (32) | name -> the signed record, as it is sent
 //! ```
-//! Only the newest record of a name is kept. None is ever removed: a name that was forgotten could go back.
+//! Only the newest record of a name is kept. None is ever removed: a name that was forgotten could go back. So a name that is
+//! withdrawn makes room for another one, but not without end.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ pub(super) struct NameStore {
     database: Database,
     per_publisher: usize,
     in_all: usize,
-    /// Names of each publisher, counted when the file is opened. Held while a record is written.
+    /// Of each publisher, counted when the file is opened. Held while a record is written.
     counts: Mutex<Counts>,
 }
 
@@ -62,8 +63,15 @@ pub enum NameStoreError {
 
 #[derive(Debug, Default)]
 struct Counts {
-    of: HashMap<AgentId, usize>,
+    of: HashMap<AgentId, Has>,
     in_all: usize,
+}
+
+/// The names of one publisher.
+#[derive(Clone, Copy, Debug, Default)]
+struct Has {
+    living: usize,
+    withdrawn: usize,
 }
 
 impl NameStore {
@@ -87,9 +95,8 @@ impl NameStore {
         };
         begin().map_err(broken)?;
         let mut counts = Counts::default();
-        for publisher in store.publishers()? {
-            *counts.of.entry(publisher).or_default() += 1;
-            counts.in_all += 1;
+        for (publisher, is_withdrawn) in store.all()? {
+            counts.add(publisher, is_withdrawn);
         }
         Ok(Self { counts: Mutex::new(counts), ..store })
     }
@@ -112,15 +119,16 @@ impl NameStore {
         let current = self.get(&name)?;
         match (record.against(current.as_ref()), current) {
             (Standing::Newer, current) => {
-                let is_new = current.is_none();
-                if is_new && !counts.have_room(&name.publisher, self.per_publisher, self.in_all) {
+                let (before, after) =
+                    (current.map(|known| known.record().is_withdrawn()), record.record().is_withdrawn());
+                if !counts.have_room(&name.publisher, before, after, (self.per_publisher, self.in_all)) {
                     return Ok(Taking::Quota);
                 }
                 self.put(&name, record)?;
-                if is_new {
-                    *counts.of.entry(name.publisher).or_default() += 1;
-                    counts.in_all += 1;
+                if let Some(before) = before {
+                    counts.remove(name.publisher, before);
                 }
+                counts.add(name.publisher, after);
                 Ok(Taking::Taken)
             }
             (Standing::Same, _) => Ok(Taking::Taken),
@@ -140,21 +148,55 @@ impl NameStore {
         write().map_err(broken)
     }
 
-    /// The publisher of each name.
-    fn publishers(&self) -> Result<Vec<AgentId>, NameStoreError> {
-        let keys = || -> Result<Vec<Option<AgentId>>, redb::Error> {
+    /// The publisher of each name, and whether it is withdrawn. A record that cannot be read counts as one that lives.
+    fn all(&self) -> Result<Vec<(AgentId, bool)>, NameStoreError> {
+        let rows = || -> Result<Vec<Option<(AgentId, bool)>>, redb::Error> {
             let table = self.database.begin_read()?.open_table(NAMES)?;
             let publisher = |key: &[u8]| key.first_chunk::<32>().map(|bytes| AgentId::from_bytes(*bytes));
-            table.iter()?.map(|row| Ok(publisher(row?.0.value()))).collect()
+            let is_withdrawn =
+                |row: &[u8]| SignedNameRecord::from_bytes(row).is_some_and(|signed| signed.record.is_withdrawn());
+            let read = |(key, row): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>)| {
+                publisher(key.value()).map(|publisher| (publisher, is_withdrawn(row.value())))
+            };
+            table.iter()?.map(|row| Ok(read(row?))).collect()
         };
-        keys().map_err(broken)?.into_iter().map(|publisher| publisher.ok_or(NameStoreError::DamagedKey)).collect()
+        rows().map_err(broken)?.into_iter().map(|row| row.ok_or(NameStoreError::DamagedKey)).collect()
     }
 }
 
 impl Counts {
+    /// Whether a name may become withdrawn or not, which it was before, if it was there. One may always be withdrawn.
     // r[impl name.quota]
-    fn have_room(&self, publisher: &AgentId, per_publisher: usize, in_all: usize) -> bool {
-        self.in_all < in_all && self.of.get(publisher).is_none_or(|count| *count < per_publisher)
+    // r[impl name.withdrawn.bounded]
+    fn have_room(
+        &self,
+        publisher: &AgentId,
+        before: Option<bool>,
+        is_withdrawn: bool,
+        (per_publisher, in_all): (usize, usize),
+    ) -> bool {
+        let has = self.of.get(publisher).copied().unwrap_or_default();
+        let may_live = is_withdrawn || before == Some(false) || has.living < per_publisher;
+        let names = has.living + has.withdrawn;
+        let may_be_new = self.in_all < in_all && names < per_publisher.saturating_mul(EVER_PER_LIVING);
+        may_live && (before.is_some() || may_be_new)
+    }
+
+    fn add(&mut self, publisher: AgentId, is_withdrawn: bool) {
+        *self.of.entry(publisher).or_default().count(is_withdrawn) += 1;
+        self.in_all += 1;
+    }
+
+    fn remove(&mut self, publisher: AgentId, is_withdrawn: bool) {
+        let count = self.of.entry(publisher).or_default().count(is_withdrawn);
+        *count = count.saturating_sub(1);
+        self.in_all = self.in_all.saturating_sub(1);
+    }
+}
+
+impl Has {
+    fn count(&mut self, is_withdrawn: bool) -> &mut usize {
+        if is_withdrawn { &mut self.withdrawn } else { &mut self.living }
     }
 }
 
@@ -172,6 +214,8 @@ fn broken(error: impl Into<redb::Error>) -> NameStoreError {
     NameStoreError::Database(Box::new(error.into()))
 }
 
+/// Names that a publisher may ever have had, withdrawn ones included, for each that it may have at once.
+const EVER_PER_LIVING: usize = 4;
 /// The file below the node's folder.
 const FILE: &str = "names.redb";
 const NAMES: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("names");
@@ -245,6 +289,43 @@ mod tests {
         assert_eq!([take(&store, 1, "c"), take(&store, 3, "a")], [Taking::Quota, Taking::Quota]);
         // What is there may go on.
         assert_eq!(store.take(&record(1, "a", 2, b"y")).unwrap(), Taking::Taken);
+    }
+
+    // r[verify name.withdrawn]
+    // r[verify name.withdrawn.bounded]
+    #[test]
+    fn a_withdrawn_name_makes_room_never_goes_back_and_there_is_an_end_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || NameStore::open(dir.path(), 2, 100).unwrap();
+        let gone = |name: &str, sequence| {
+            let key = SecretKey::from_bytes(&[1; 32]);
+            let name = NameAddress { publisher: key.agent_id(), name: name.parse().unwrap() };
+            NameRecord::withdrawn(name, sequence, 0).sign(&key)
+        };
+        let store = open();
+        let take = |store: &NameStore, record: VerifiedName| store.take(&record).unwrap();
+        for name in ["a", "b"] {
+            assert_eq!(take(&store, record(1, name, 1, b"x")), Taking::Taken);
+        }
+        assert_eq!(take(&store, record(1, "c", 1, b"x")), Taking::Quota);
+        assert_eq!(take(&store, gone("a", 2)), Taking::Taken);
+        assert!(matches!(take(&store, record(1, "a", 1, b"x")), Taking::Refused { .. }));
+        assert_eq!(take(&store, record(1, "c", 1, b"x")), Taking::Taken);
+        assert_eq!(take(&store, record(1, "a", 3, b"x")), Taking::Quota, "it would live again, as the third");
+        drop(store);
+
+        // Counted anew they are the same: two live, one is withdrawn.
+        let store = open();
+        assert_eq!(take(&store, record(1, "a", 3, b"x")), Taking::Quota);
+        assert_eq!(take(&store, gone("a", 3)), Taking::Taken);
+        for name in ["b", "d", "e", "f", "g", "h", "i"] {
+            let is_room =
+                take(&store, record(1, name, 1, b"x")) == Taking::Taken && take(&store, gone(name, 2)) == Taking::Taken;
+            assert_eq!(is_room, name != "i", "{name}");
+        }
+        // None of it is in another's way, and one may live again.
+        assert_eq!(take(&store, record(2, "a", 1, b"x")), Taking::Taken);
+        assert_eq!(take(&store, record(1, "d", 3, b"x")), Taking::Taken);
     }
 
     #[test]

@@ -14,10 +14,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aro_proto::channel::{BATCH_BYTES, StreamKey};
+use aro_proto::channel::{BATCH_BYTES, InFlight, StreamKey};
 use aro_proto::error::close;
 use aro_proto::identity::Verified;
-use aro_proto::limits::STREAM_WINDOW;
 use aro_proto::merkle::{AnsweredRanges, ByteRanges};
 use aro_proto::message::{self, Fetch, FetchHead, Message, Refused, list_id};
 use aro_proto::wire::encode_frame;
@@ -25,6 +24,7 @@ use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tari
 use bytes::Bytes;
 use quinn::{SendStream, StoppedError, StreamId, VarInt, WriteError};
 use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::credit::{NoCredit, bill};
@@ -33,7 +33,7 @@ use super::{Outcome, group_size};
 use crate::channels::{PaidChannel, follow};
 use crate::content::{Batch, BatchReader, SmallContent, StoredContent};
 use crate::shared::{Counters, Shared};
-use crate::transport::{Fault, SendFrameError, Session, send_frame_within};
+use crate::transport::{Acknowledged, Fault, SendFrameError, Session, send_frame_within};
 
 pub(super) async fn answer(
     session: &Arc<Session>,
@@ -51,9 +51,10 @@ pub(super) async fn answer(
         return Ok(Outcome::Refused(Refusal::new(RefusalCode::OverCapacity, "too many fetches at once")));
     };
     let (stopped, stream, patience) = (Box::pin(send.stopped()), send.id(), session.stall_timeout());
-    let mut delivery = Delivery { node, send, stopped, account, sent: 0, patience };
+    let arrived = Arc::default();
+    let mut delivery = Delivery { session, send, stopped, account, sent: 0, arrived, patience };
     let ending = delivery.run(plan).await;
-    if let Some((account, sent)) = delivery.settle(session, ending, ended).await {
+    if let Some((account, sent)) = delivery.settle(ending, ended).await {
         receipt_is_due(session, request.message(), stream, account, sent);
     }
     Ok(Outcome::Done)
@@ -61,7 +62,7 @@ pub(super) async fn answer(
 
 /// The request has ended: once it is paid it is signed for.
 fn receipt_is_due(session: &Session, fetch: &Fetch, stream: StreamId, account: Account, sent: ByteCount) {
-    let (channel, bytes) = (Arc::clone(&account.channel), account.proven.map_or(sent, |proven| proven.min(sent)));
+    let (channel, bytes) = (Arc::clone(&account.channel), account.end.delivered(sent));
     // Ends the stream in the channel, whose bill is then what is to be paid.
     drop(account);
     if bytes == ByteCount::ZERO {
@@ -92,12 +93,37 @@ enum Item {
 struct Account {
     channel: Arc<PaidChannel>,
     stream: StreamKey,
-    proven: Option<ByteCount>,
+    end: End,
+}
+
+/// What is known of a delivery's end.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Delivered whole, all acknowledged.
+    Whole,
+    /// The agent says that it proved so much.
+    Proven(ByteCount),
+    /// It says nothing, so the transport does.
+    Lost(InFlight),
+}
+
+impl End {
+    /// Content bytes that count as delivered.
+    fn delivered(self, sent: ByteCount) -> ByteCount {
+        match self {
+            Self::Whole => sent,
+            Self::Proven(bytes) | Self::Lost(InFlight { acknowledged: bytes, .. }) => bytes.min(sent),
+        }
+    }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.channel.end(self.stream, self.proven);
+        match self.end {
+            End::Whole => self.channel.end(self.stream, None),
+            End::Proven(bytes) => self.channel.end(self.stream, Some(bytes)),
+            End::Lost(seen) => self.channel.lost(self.stream, seen),
+        }
     }
 }
 
@@ -139,7 +165,7 @@ async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item
         }
         begun => begun?,
     };
-    Ok((items, Some(Account { channel, stream, proven: None })))
+    Ok((items, Some(Account { channel, stream, end: End::Whole })))
 }
 
 /// Reads the channel anew; if the chain does not answer, what is known stays.
@@ -220,17 +246,23 @@ impl Run {
 type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
 
 struct Delivery<'a> {
-    node: &'a Arc<Shared>,
+    session: &'a Arc<Session>,
     send: &'a mut SendStream,
     stopped: Stopped,
     account: Option<Account>,
     /// Content bytes that were given to the transport.
     sent: u64,
+    /// Of these, what has arrived.
+    arrived: Arc<Acknowledged>,
     /// How long the agent may leave no room for a write.
     patience: Duration,
 }
 
 impl Delivery<'_> {
+    fn node(&self) -> &Arc<Shared> {
+        &self.session.node
+    }
+
     async fn run(&mut self, plan: Vec<Item>) -> Ending {
         match self.serve_all(plan).await {
             Ok(()) => match self.send.finish() {
@@ -255,12 +287,12 @@ impl Delivery<'_> {
             if !run.has_room_for(head.content_bytes) {
                 self.send_run(&mut run).await?;
             }
-            if !self.node.store.holds_small(answered.size()) {
+            if !self.node().store.holds_small(answered.size()) {
                 self.send_run(&mut run).await?;
                 self.serve(content, answered.clone(), *head).await?;
                 continue;
             }
-            match small(self.node, content, &plan[place..]).await {
+            match small(self.node(), content, &plan[place..]).await {
                 Some(small) if small.size() == answered.size() => {
                     run.push(head, &small, answered).map_err(|error| {
                         tracing::error!(%content, %error, "a content in memory cannot be encoded");
@@ -281,18 +313,46 @@ impl Delivery<'_> {
         if content_bytes > 0 {
             self.permit(ByteCount::new(content_bytes)).await?;
         }
-        self.sent += content_bytes;
-        // An agent that does not read would keep its place for ever.
-        match timeout(self.patience, self.send.write_all_chunks(&mut wire)).await {
-            Ok(written) => written?,
-            Err(_) => return Err(Ending::Stalled),
+        // The last one is dropped when all of them are acknowledged.
+        if let Some(last) = wire.last_mut() {
+            *last = self.hand_over(std::mem::take(last), ByteCount::new(content_bytes));
         }
-        Counters::add(&self.node.counters.content_bytes, content_bytes);
-        Ok(())
+        let kept = wire.last().cloned();
+        // An agent that does not read would keep its place for ever.
+        let written = timeout(self.patience, self.send.write_all_chunks(&mut wire)).await;
+        self.written(written, ByteCount::new(content_bytes), kept)
+    }
+
+    /// Counts content as sent, whatever becomes of it.
+    fn hand_over(&mut self, wire: Bytes, content: ByteCount) -> Bytes {
+        self.sent += content.get();
+        if self.account.is_some() {
+            self.session.hands_over(content);
+        }
+        self.arrived.track(wire, content)
+    }
+
+    /// What became of a write; `kept` keeps what was tracked until here.
+    fn written(
+        &self,
+        written: Result<Result<(), WriteError>, Elapsed>,
+        content: ByteCount,
+        kept: Option<Bytes>,
+    ) -> Result<(), Ending> {
+        let outcome = match written {
+            Ok(written) => written.map_err(Ending::from),
+            Err(_) => Err(Ending::Stalled),
+        };
+        match outcome {
+            Ok(()) => Counters::add(&self.node().counters.content_bytes, content.get()),
+            Err(_) => self.arrived.close(),
+        }
+        drop(kept);
+        outcome
     }
 
     async fn serve(&mut self, content: ContentId, answered: AnsweredRanges, head: FetchHead) -> Result<(), Ending> {
-        let Some(found) = find(self.node, content).await.filter(|found| found.size() == answered.size()) else {
+        let Some(found) = find(self.node(), content).await.filter(|found| found.size() == answered.size()) else {
             // A content of another size under the same id cannot be: the folder was touched by hand.
             tracing::error!(%content, "a content went away while it was asked for");
             return self.say(&Refused { refusal: unreadable() }).await;
@@ -322,15 +382,13 @@ impl Delivery<'_> {
         if batch.wire.is_empty() {
             return Ok(());
         }
-        self.permit(ByteCount::new(batch.content_bytes)).await?;
-        self.sent += batch.content_bytes;
+        let content = ByteCount::new(batch.content_bytes);
+        self.permit(content).await?;
+        let wire = self.hand_over(batch.wire, content);
+        let kept = Some(wire.clone());
         // An agent that does not read would keep its place for ever.
-        match timeout(self.patience, self.send.write_chunk(batch.wire)).await {
-            Ok(written) => written?,
-            Err(_) => return Err(Ending::Stalled),
-        }
-        Counters::add(&self.node.counters.content_bytes, batch.content_bytes);
-        Ok(())
+        let written = timeout(self.patience, self.send.write_chunk(wire)).await;
+        self.written(written, content, kept)
     }
 
     async fn say<M: Message>(&mut self, message: &M) -> Result<(), Ending> {
@@ -343,19 +401,14 @@ impl Delivery<'_> {
         tokio::select! {
             // In this order, for credit is there at once as a rule.
             biased;
-            billed = bill(self.node, &account.channel, account.stream, bytes) => Ok(billed?),
+            billed = bill(&self.session.node, &account.channel, account.stream, bytes) => Ok(billed?),
             stopped = &mut self.stopped => Err(ending_of(&stopped)),
         }
     }
 
     /// Brings the two counts together. What comes back releases the reservation, and tells the bytes sent.
     // r[impl channel.cancel.settle]
-    async fn settle(
-        mut self,
-        session: &Session,
-        ending: Ending,
-        mut ended: oneshot::Receiver<ByteCount>,
-    ) -> Option<(Account, ByteCount)> {
+    async fn settle(mut self, ending: Ending, mut ended: oneshot::Receiver<ByteCount>) -> Option<(Account, ByteCount)> {
         let ending = match ending {
             Ending::Written => match timeout(self.patience, &mut self.stopped).await {
                 // All is acknowledged.
@@ -370,22 +423,36 @@ impl Delivery<'_> {
             Ending::Blind | Ending::Stalled | Ending::Failed => Some(close::CANCELLED),
             Ending::Written | Ending::Stopped | Ending::Lost => None,
         };
+        // A reset drops what is not acknowledged.
+        self.arrived.close();
         if let Some(code) = code {
             // Closed already is as good.
             let _ = self.send.reset(VarInt::from_u32(code));
         }
         let mut account = self.account.take()?;
-        account.proven = match ending {
-            Ending::Written => ended.try_recv().ok(),
-            Ending::Lost => Some(ByteCount::new(arrived_at_least(self.sent))),
+        let said = match ending {
+            Ending::Written | Ending::Lost => ended.try_recv().ok(),
             Ending::Stopped | Ending::Unpaid | Ending::Blind | Ending::Stalled | Ending::Failed => {
                 tokio::select! {
-                    said = timeout(session.exchange_timeout(), ended) => said.ok().and_then(Result::ok),
-                    _ = session.connection.closed() => Some(ByteCount::new(arrived_at_least(self.sent))),
+                    said = timeout(self.session.exchange_timeout(), ended) => said.ok().and_then(Result::ok),
+                    _ = self.session.connection.closed() => None,
                 }
             }
         };
+        account.end = match (said, ending) {
+            (Some(proven), _) => End::Proven(proven),
+            (None, Ending::Written) => End::Whole,
+            (None, _) => End::Lost(self.in_flight()),
+        };
         Some((account, ByteCount::new(self.sent)))
+    }
+
+    /// What the transport knows of the delivery, once nothing more is written.
+    // r[impl channel.lost.settle]
+    fn in_flight(&self) -> InFlight {
+        let acknowledged = self.arrived.bytes();
+        let unsent = self.session.never_left(ByteCount::new(self.sent).saturating_sub(acknowledged));
+        InFlight { acknowledged, unsent }
     }
 }
 
@@ -438,12 +505,6 @@ async fn next_batch(mut reader: BatchReader) -> Result<(BatchReader, io::Result<
         }
         batch => Ok((reader, batch)),
     }
-}
-
-/// Of what was sent before a connection died, what fits the agent's receive window may never have arrived. How much
-/// of that is forgiven in all, the channel bounds.
-fn arrived_at_least(sent: u64) -> u64 {
-    sent.saturating_sub(u64::from(STREAM_WINDOW))
 }
 
 fn ending_of(stopped: &Result<Option<VarInt>, StoppedError>) -> Ending {

@@ -21,19 +21,21 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::shared::Counters;
-use crate::transport::{Fault, Frame, FrameError, FrameReader, SendFrameError, Session, send_frame_within};
+use crate::transport::{
+    Fault, Frame, FrameError, FrameReader, OpenRequest, SendFrameError, Session, send_frame_within,
+};
 
 /// Answers one request. `ended` hears what the agent says of its end.
 pub(crate) async fn answer(
-    session: Arc<Session>,
+    open: OpenRequest,
     mut send: SendStream,
     receive: RecvStream,
     ended: oneshot::Receiver<ByteCount>,
 ) {
+    let session = open.session();
     let _running = session.node.request_runs();
-    let _open = session.request_opens();
     let stream = send.id();
-    let outcome = serve(&session, &mut send, receive, ended).await;
+    let outcome = serve(session, &mut send, receive, ended).await;
     session.forget_request(stream);
     if let Err(fault) = outcome
         && !matches!(fault, Fault::Gone)

@@ -8,19 +8,20 @@ use std::time::Duration;
 use aro_proto::error::close;
 use aro_proto::identity::Binding;
 use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_BAD_SIGNATURES, MAX_PUBLISHES_PER_CONNECTION};
+use aro_proto::message::BindId;
 use aro_proto::places::Place;
 use aro_proto::wire::DecodeError;
 use aro_proto::{ByteCount, Refusal, RefusalCode};
 use quinn::{Connection, Endpoint, Incoming, ReadError, StreamId, VarInt, WriteError};
 use thiserror::Error;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::control;
 use super::endpoint::ServerConfigs;
 use super::framed::{FrameError, SendFrameError};
 use super::receipts::Receipts;
-use crate::channels::PaidChannel;
+use crate::channels::{PaidChannel, Seat};
 use crate::service;
 use crate::shared::{Phase, Shared};
 
@@ -42,6 +43,10 @@ pub(crate) struct Session {
     /// Open requests that wait to hear what the agent proved, by QUIC stream id.
     ends: Mutex<HashMap<u64, oneshot::Sender<ByteCount>>>,
     chain_reads: Mutex<ReadAllowance>,
+    /// The place at the bound channel, by which the connection can be replaced, and who tells of that.
+    seat: Mutex<Option<Seat>>,
+    leave: Arc<Notify>,
+    unsent: Mutex<Unsent>,
     /// Ended requests that are to be signed for.
     pub(crate) receipts: Receipts,
 }
@@ -81,6 +86,9 @@ pub(crate) enum Fault {
     /// The node ends, and has said all.
     #[error("the node is stopping")]
     Stopping,
+    /// A later binding of the channel says that this connection's process has died.
+    #[error("another connection has taken this one's place")]
+    Replaced,
 }
 
 /// Accepts connections until the node stops.
@@ -131,6 +139,7 @@ async fn run(node: Arc<Shared>, connection: Connection, _place: Place) {
         }
         session.fail(&fault);
     }
+    session.leave_seat().await;
 }
 
 async fn serve(session: &Arc<Session>) -> Result<(), Fault> {
@@ -148,12 +157,13 @@ async fn serve(session: &Arc<Session>) -> Result<(), Fault> {
                 has_control = false;
             }
             () = &mut idle => return Err(Fault::Idle),
+            () = session.leave.notified() => return Err(Fault::Replaced),
             // With a control stream, that one has the last word.
             () = session.node.comes_to(Phase::Closing), if !has_control => return Err(Fault::Stopping),
             request = session.connection.accept_bi() => {
                 let (send, receive) = request.map_err(|_| Fault::Gone)?;
-                let ended = session.expect_end(send.id());
-                tokio::spawn(service::answer(Arc::clone(session), send, receive, ended));
+                let (ended, open) = (session.expect_end(send.id()), session.request_opens());
+                tokio::spawn(service::answer(open, send, receive, ended));
             }
         }
     }
@@ -176,6 +186,9 @@ impl Session {
             bad_signatures: AtomicU32::new(0),
             ends: Mutex::default(),
             chain_reads: Mutex::new(ReadAllowance::full()),
+            seat: Mutex::default(),
+            leave: Arc::default(),
+            unsent: Mutex::default(),
             receipts: Receipts::default(),
         })
     }
@@ -226,6 +239,39 @@ impl Session {
             Ok(Ok(_)) => Ok(()),
             _ => Err(Fault::Protocol("a request came without a hello".into())),
         }
+    }
+
+    /// Takes the place at the channel that the agent named. False if the connection has been replaced already.
+    pub(crate) fn take_seat(&self, channel: &PaidChannel, id: BindId) -> bool {
+        let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
+        if seat.is_none() {
+            *seat = channel.seats().take(id, &self.leave);
+        }
+        seat.is_some()
+    }
+
+    /// Gives the place up once no request is open any more: then all of them are settled.
+    async fn leave_seat(&self) {
+        // The sender is in this very struct, so waiting cannot fail.
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Content bytes that are billed are given to the transport.
+    pub(crate) fn hands_over(&self, content: ByteCount) {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        unsent.handed = unsent.handed.saturating_add(content.get());
+    }
+
+    /// How many of a stream's content bytes have certainly never left, at most so many. None as long as the connection
+    /// lives. What is said of one stream is not said of another.
+    pub(crate) fn never_left(&self, most: ByteCount) -> ByteCount {
+        if self.connection.close_reason().is_none() {
+            return ByteCount::ZERO;
+        }
+        let sent = self.connection.stats().udp_tx;
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        ByteCount::new(unsent.take(sent.datagrams, sent.bytes, most.get()))
     }
 
     /// Notes what has become of a bind.
@@ -299,6 +345,7 @@ impl Session {
             Fault::Abuse => close::ABUSE,
             Fault::Idle | Fault::Gone => close::DONE,
             Fault::Stopping => close::SHUTDOWN,
+            Fault::Replaced => close::REPLACED,
         };
         self.connection.close(VarInt::from_u32(code), fault.to_string().as_bytes());
     }
@@ -311,9 +358,35 @@ impl Session {
 /// An open request of a connection.
 pub(crate) struct OpenRequest(Arc<Session>);
 
+impl OpenRequest {
+    /// Its connection.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.0
+    }
+}
+
 impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.open.send_modify(|count| *count -= 1);
+    }
+}
+
+/// What was given to the transport, against what has left. Neither lost packets nor acknowledgements matter: no more content
+/// can have left than bytes have.
+#[derive(Debug, Default)]
+struct Unsent {
+    /// Content bytes of all streams that are billed.
+    handed: u64,
+    /// What was told of streams that have ended.
+    told: u64,
+}
+
+impl Unsent {
+    fn take(&mut self, datagrams: u64, bytes: u64, most: u64) -> u64 {
+        let left = bytes.saturating_sub(datagrams.saturating_mul(LEAST_PACKET_OVERHEAD));
+        let stayed = self.handed.saturating_sub(left).saturating_sub(self.told).min(most);
+        self.told += stayed;
+        stayed
     }
 }
 
@@ -380,6 +453,9 @@ impl ReadAllowance {
     }
 }
 
+/// Bytes of a datagram that are no content, at least: flags, packet number and seal of its packet, whose connection id may be
+/// empty, and the type and id of a frame.
+const LEAST_PACKET_OVERHEAD: u64 = 1 + 1 + 16 + 2;
 /// The part of all places for fetches that one connection may take: a sixteenth.
 const CONNECTION_SHARE: usize = 16;
 /// Chain calls at once that one connection may cause.
@@ -390,6 +466,18 @@ const CHAIN_READ_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // r[verify channel.lost.settle]
+    #[test]
+    fn what_has_not_left_is_told_once_and_never_more_than_the_bytes_say() {
+        let mut unsent = Unsent { handed: 1_000_000, told: 0 };
+        assert_eq!(unsent.take(100, 402_000, u64::MAX), 600_000);
+        assert_eq!(unsent.take(100, 402_000, u64::MAX), 0);
+        let mut unsent = Unsent { handed: 1_000_000, told: 0 };
+        assert_eq!((unsent.take(0, 300_000, 500_000), unsent.take(0, 300_000, 500_000)), (500_000, 200_000));
+        // What was sent again hides what was not sent.
+        assert_eq!(Unsent { handed: 1_000, told: 0 }.take(1, 5_000, u64::MAX), 0);
+    }
 
     #[test]
     fn chain_reads_are_a_burst_and_then_few() {

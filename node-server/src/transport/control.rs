@@ -146,7 +146,11 @@ impl Control {
                 Ok(channel) if channel.signer() != bind.signer() => {
                     Err(Refusal::new(RefusalCode::Unauthorised, "the bind is not signed by the channel's signer"))
                 }
-                other => other,
+                Ok(channel) => {
+                    self.take_place(&channel, bind.message()).await?;
+                    Ok(channel)
+                }
+                Err(refusal) => Err(refusal),
             },
             Err(EnvelopeError::Signature(error)) => {
                 self.session.bad_signature()?;
@@ -166,6 +170,29 @@ impl Control {
                 let after = if matches!(before, Bound::To(_)) { before } else { Bound::Refused(refusal) };
                 self.session.set_bound(after);
             }
+        }
+        Ok(())
+    }
+
+    /// Ends the connections that this one replaces, and waits until their streams are settled, so that what is billed is
+    /// known when the binding is answered, and no request that comes with it is refused for their sake.
+    // r[impl bind.replace]
+    async fn take_place(&self, channel: &PaidChannel, bind: &Bind) -> Result<(), Fault> {
+        if bind.id.is_some_and(|id| !self.session.take_seat(channel, id)) {
+            return Err(Fault::Replaced);
+        }
+        let leaving = channel.seats().vacate(&bind.replaces);
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(channel = %channel.id(), connections = leaving.len(), "dead connections are replaced");
+        let all = async {
+            for one in leaving {
+                one.left().await;
+            }
+        };
+        if timeout(self.session.exchange_timeout(), all).await.is_err() {
+            tracing::warn!(channel = %channel.id(), "a replaced connection does not end in time");
         }
         Ok(())
     }

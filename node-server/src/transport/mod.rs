@@ -1,11 +1,13 @@
 //! QUIC: sockets, frames, connections and their control streams.
 
+mod acknowledged;
 mod connection;
 mod control;
 mod endpoint;
 mod framed;
 mod receipts;
 
-pub(crate) use connection::{Fault, Session, run_accepting};
+pub(crate) use acknowledged::Acknowledged;
+pub(crate) use connection::{Fault, OpenRequest, Session, run_accepting};
 pub(crate) use endpoint::{ServerConfigs, client_endpoint, server_endpoints};
 pub(crate) use framed::{Frame, FrameError, FrameReader, SendFrameError, send_frame, send_frame_within};

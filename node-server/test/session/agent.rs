@@ -118,8 +118,12 @@ impl Agent {
     }
 
     pub(crate) async fn bind_as(&mut self, funded: &Funded, key: &SecretKey) -> Result<Bound, Refusal> {
+        self.bind_with(&Bind { channel: funded.channel, id: None, replaces: Vec::new() }, key).await
+    }
+
+    pub(crate) async fn bind_with(&mut self, bind: &Bind, key: &SecretKey) -> Result<Bound, Refusal> {
         let binding = self.binding(&self.control.0);
-        let signed = Signed::new(&Bind { channel: funded.channel }, key, &binding).unwrap();
+        let signed = Signed::new(bind, key, &binding).unwrap();
         self.control.0.write_all(&signed.to_frame()).await.unwrap();
         loop {
             let (kind, body) = soon(frame(&mut self.control.1)).await.unwrap();
@@ -192,9 +196,21 @@ impl Agent {
     pub(crate) async fn fetch(&mut self, content: ContentId, funded: &Funded, paid: u64) -> Vec<u8> {
         let (_send, mut receive, answer) = self.open(&whole(content), &funded.signer).await;
         let Answer::Head(head) = answer else { panic!("{answer:?}") };
+        self.take(&mut receive, content, &head, funded, paid).await
+    }
+
+    /// The same once the answer has begun.
+    pub(crate) async fn take(
+        &mut self,
+        receive: &mut RecvStream,
+        content: ContentId,
+        head: &FetchHead,
+        funded: &Funded,
+        paid: u64,
+    ) -> Vec<u8> {
         let mut reader = Proving::new(content, head.size.get());
         let mut paid_for = 0;
-        while reader.next(&mut receive).await {
+        while reader.next(receive).await {
             if reader.proven.len() - paid_for >= PAY_EVERY {
                 paid_for = reader.proven.len();
                 let owed = self.tariff.price(ByteCount::new(paid_for as u64)).unwrap();

@@ -36,7 +36,7 @@ async fn a_cancelled_stream_is_billed_by_what_the_agent_proved() {
 async fn an_agent_that_vanishes_frees_what_it_reserved() {
     let world = World::new().await;
     let node = world.start(world.config()).await;
-    // Enough for one such fetch, not for two.
+    // Enough for one such fetch and what the node lends at first, not for two.
     let funded = world.fund(3 * PRICE).await;
     let id = store(&node, world.dir.path(), &bytes(2 * MIB));
     let agent = Agent::bound(&world, &node, &funded).await;
@@ -46,8 +46,16 @@ async fn an_agent_that_vanishes_frees_what_it_reserved() {
     let refusal = next.refusal_of(&whole(id), &funded.signer).await;
     assert_eq!(refusal.code(), aro_proto::RefusalCode::DepositExhausted);
     agent.connection.close(0_u32.into(), b"");
-    // What was in flight is forgiven, for it fits one quantum: the node's count falls back to nothing.
-    soon(async { while next.bind(&funded).await.unwrap().billed != 0 {} }).await;
-    assert_eq!(next.fetch(id, &funded, 0).await, bytes(2 * MIB));
+    let (_send, mut receive, head) = soon(async {
+        loop {
+            if let (send, receive, Answer::Head(head)) = next.open(&whole(id), &funded.signer).await {
+                break (send, receive, head);
+            }
+        }
+    })
+    .await;
+    // What it had acknowledged arrived, so the channel owes for it: no more than the node lends.
+    next.pay(&funded, PRICE).await.unwrap();
+    assert_eq!(next.take(&mut receive, id, &head, &funded, PRICE).await, bytes(2 * MIB));
     node.shutdown().await.unwrap();
 }

@@ -16,6 +16,7 @@ mod names;
 mod publishing;
 mod receipts;
 mod refusals;
+mod replacing;
 mod restarting;
 mod serving;
 mod signatures;

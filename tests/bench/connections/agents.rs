@@ -53,7 +53,8 @@ async fn greet(connection: &Connection, channel: &Channel) -> Result<()> {
     let binding = Binding { exporter, stream: u64::from(VarInt::from(send.id())) };
     let mut flight = encode_frame(&Hello { minor_version: MINOR_VERSION, chain: channel.chain })?;
     let key = SecretKey::from_bytes(&channel.signer);
-    flight.extend(Signed::new(&Bind { channel: channel.id }, &key, &binding)?.to_frame());
+    flight
+        .extend(Signed::new(&Bind { channel: channel.id, id: None, replaces: Vec::new() }, &key, &binding)?.to_frame());
     send.write_all(&flight).await?;
     ensure!(frame(&mut recv).await? == NodeHello::KIND, "no hello");
     ensure!(frame(&mut recv).await? == Bound::KIND, "not bound");

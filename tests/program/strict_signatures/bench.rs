@@ -101,8 +101,8 @@ impl Bench {
     }
 }
 
-/// What ed25519-dalek says, after asserting that aro-proto says the same, with a key that it has looked over before and
-/// with one that it has not.
+/// What ed25519-dalek says, after asserting that aro-proto says the same: with a key that it has looked over before, with
+/// one that it has not, and with one whose multiples it keeps.
 #[track_caller]
 pub fn is_strictly_signed(case: &Case, message: &[u8]) -> bool {
     let Case { key, signature, .. } = case;
@@ -111,5 +111,11 @@ pub fn is_strictly_signed(case: &Case, message: &[u8]) -> bool {
     assert_eq!(identity::verify_strict(key, message, signature).is_ok(), is_signed, "{case:02x?}");
     let kept = identity::VerifyingKey::from_bytes(key);
     assert_eq!(kept.is_ok_and(|key| key.verify_strict(message, signature).is_ok()), is_signed, "{case:02x?}");
+    let warm = kept.is_ok_and(|key| {
+        let verifier = identity::Verifier::default();
+        verifier.warm(&key);
+        verifier.verify_strict(&key, message, signature).is_ok()
+    });
+    assert_eq!(warm, is_signed, "{case:02x?}");
     is_signed
 }

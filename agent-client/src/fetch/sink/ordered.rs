@@ -100,27 +100,35 @@ impl Ordered {
 
     /// Takes a leaf, and then waits while the reader is behind, or the leaf too far ahead of what is due. Whoever stops
     /// waiting has lost nothing.
+    ///
+    /// What waited for the leaf may be megabytes. Its pusher delivers them step by step, so that other sources are never
+    /// held up by it; should it stop, those that push next go on.
     pub(super) async fn push(&self, offset: u64, bytes: Bytes, ends_at_size: Option<u64>) {
-        {
+        let was_due = {
             let mut state = self.lock();
             if let Some(size) = ends_at_size {
                 state.coverage.prove_size(size);
             }
-            if state.coverage.add(offset..offset + bytes.len() as u64) && state.take(offset, &bytes) {
-                state.to.wake();
-                self.room.notify_waiters();
-            }
-            if state.has_room(offset, self.window_bytes) {
-                return;
-            }
-        }
+            state.coverage.add(offset..offset + bytes.len() as u64) && state.take(offset, &bytes)
+        };
+        let mut delivered = was_due;
         loop {
             // Made before the look, so that nothing is missed between the two.
             let room = self.room.notified();
-            if self.lock().has_room(offset, self.window_bytes) {
-                return;
-            }
-            room.await;
+            let is_behind = {
+                let mut state = self.lock();
+                delivered |= state.go_on(STEP_BYTES);
+                if mem::take(&mut delivered) {
+                    state.to.wake();
+                    self.room.notify_waiters();
+                }
+                let is_behind = state.is_behind();
+                if !(was_due && is_behind) && state.has_room(offset, self.window_bytes) {
+                    return;
+                }
+                is_behind
+            };
+            if is_behind { tokio::task::yield_now().await } else { room.await }
         }
     }
 
@@ -132,6 +140,9 @@ impl Ordered {
     /// Nothing more will come. The first word on whether all is there stands.
     pub(super) fn end(&self, is_whole: bool) {
         let mut state = self.lock();
+        if let Recipient::Reader(_) = state.to {
+            state.go_on(u64::MAX);
+        }
         if let Recipient::Reader(reading) = &mut state.to {
             reading.ended.get_or_insert(is_whole);
         }
@@ -141,6 +152,7 @@ impl Ordered {
     /// What was delivered, and the bytes, if they went to memory.
     pub(super) fn finish(&self) -> (u64, Vec<u8>) {
         let mut state = self.lock();
+        state.go_on(u64::MAX);
         let memory = match &mut state.to {
             Recipient::Memory(memory) => mem::take(memory),
             Recipient::Caller(_) | Recipient::Reader(_) => Vec::new(),
@@ -159,8 +171,7 @@ impl Ordered {
 }
 
 impl State {
-    /// Delivers the asked parts of a leaf whose turn it is, with all that waited for it, and keeps the rest. True if
-    /// something was delivered.
+    /// Delivers the asked parts of a leaf whose turn it is, and keeps the rest. True if something was delivered.
     fn take(&mut self, offset: u64, bytes: &Bytes) -> bool {
         let before = self.delivered;
         // Usually the leaf is the next, or a part of it.
@@ -175,13 +186,22 @@ impl State {
                 }
             }
         }
-        if self.delivered > before {
-            while let Some(first) = self.early.first_entry().filter(|first| *first.key() <= due(&self.asked)) {
-                let (offset, bytes) = first.remove_entry();
-                self.deliver(offset, &bytes);
-            }
+        self.delivered > before
+    }
+
+    /// Delivers of what waited, as far as it is due, about `most` bytes. True if it was something.
+    fn go_on(&mut self, most: u64) -> bool {
+        let before = self.delivered;
+        while self.delivered - before < most && self.is_behind() {
+            let Some((offset, bytes)) = self.early.pop_first() else { break };
+            self.deliver(offset, &bytes);
         }
         self.delivered > before
+    }
+
+    /// Whether something waits whose turn it is.
+    fn is_behind(&self) -> bool {
+        self.early.first_key_value().is_some_and(|(first, _)| *first <= self.due())
     }
 
     /// Delivers from a piece what is due, as far as that goes; returns where in the piece it stopped.
@@ -284,5 +304,7 @@ fn overlap(range: &Range<u64>, offset: u64, len: usize) -> Option<Range<usize>> 
     (start < end).then_some(start..end)
 }
 
+/// Delivered under one lock, of what waited: 512 KiB, a copy of some tenth of a millisecond.
+const STEP_BYTES: u64 = 512 << 10;
 /// Room for a group of each of a few sources: 1 MiB.
 const LEAST_WINDOW: u64 = 1 << 20;

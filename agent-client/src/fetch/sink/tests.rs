@@ -4,6 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use aro_proto::merkle::{Decoder, Encoder, Outboard, PreOrderOutboard, Step};
@@ -430,6 +431,39 @@ async fn whoever_is_too_far_ahead_waits_for_those_behind_and_loses_nothing_by_be
     let (len, memory) = ordered.finish();
     assert_eq!((len, memory == bytes), (bytes.len() as u64, true));
     assert_eq!(ordered.coverage().size(), Some(bytes.len() as u64));
+}
+
+#[tokio::test]
+async fn what_waited_is_delivered_in_steps_that_hold_nobody_up_and_whoever_stops_is_relieved() {
+    let bytes = content(8 << 20);
+    let all = answer(&bytes, &ByteRanges::all(), GroupSize::KIB64);
+    let push = |ordered: &Arc<Ordered>, number: usize| {
+        let (ordered, leaf) = (Arc::clone(ordered), all.leaves[number].clone());
+        Box::pin(async move { ordered.push(leaf.offset, leaf.bytes, None).await })
+    };
+    let mut context = Context::from_waker(Waker::noop());
+    for is_cancelled in [false, true] {
+        let ordered = Arc::new(Ordered::memory(&ByteRanges::all(), bytes.len()));
+        let (last, early) = (all.leaves.len() - 1, 1..all.leaves.len() - 1);
+        for number in early {
+            assert!(push(&ordered, number).as_mut().poll(&mut context).is_ready());
+        }
+        let mut due = push(&ordered, 0);
+        assert!(due.as_mut().poll(&mut context).is_pending(), "there is more than a step");
+        let delivered = || ordered.horizon() - bytes.len() as u64;
+        let first_step = delivered();
+        assert!(first_step < 1 << 20, "{first_step} at once");
+        if is_cancelled {
+            drop(due);
+        } else {
+            timeout(PATIENCE, due).await.expect("it ends");
+            assert_eq!(delivered(), all.leaves[last].offset);
+        }
+        assert!(push(&ordered, last).as_mut().poll(&mut context).is_ready(), "another source is not held up");
+        assert!(delivered() > first_step, "whoever comes next goes on");
+        let (len, memory) = ordered.finish();
+        assert_eq!((len, memory == bytes), (bytes.len() as u64, true));
+    }
 }
 
 #[tokio::test]

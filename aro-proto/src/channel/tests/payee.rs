@@ -177,6 +177,79 @@ fn an_agent_that_denies_everything_is_cut_off_within_the_allowance_and_one_windo
     }
 }
 
+/// Paid for 16 MiB of a stream of 32, and sent as much more of it as the window takes: 8 MiB.
+fn with_a_full_window() -> Payee {
+    let mut payee = open(100_000);
+    payee.begin(A, bytes(32 * MIB)).unwrap();
+    send(&mut payee, A, 16 * MIB);
+    let bill = payee.billed().to_amount().unwrap();
+    payee.credit(durable(bill.get()));
+    assert_eq!(sent_until_wait(&mut payee, A), 8 * MIB);
+    payee
+}
+
+fn in_flight(acknowledged: u64, unsent: u64) -> InFlight {
+    InFlight { acknowledged: bytes(acknowledged), unsent: bytes(unsent) }
+}
+
+// r[verify channel.lost.settle]
+#[test]
+fn of_a_lost_stream_what_arrived_stays_billed_and_what_never_left_is_not_owed() {
+    let mut payee = with_a_full_window();
+    assert_eq!(payee.lost(A, in_flight(18 * MIB, 3 * MIB)), Some(charge(600)));
+    assert_eq!((payee.owed(), payee.lent(), payee.disputed()), (charge(200), Charge::ZERO, Charge::ZERO));
+    assert_eq!((payee.deposit_left(), payee.lost(A, InFlight::default())), (units(98_200), None));
+    // What is owed is no reason to refuse.
+    assert_eq!(payee.begin(A, bytes(8 * MIB)), Ok(()));
+    assert_eq!(sent_until_wait(&mut payee, A), 6 * MIB);
+    // Claims that do not fit take off no more than what was sent.
+    assert_eq!(payee.lost(A, in_flight(7 * MIB, u64::MAX)), Some(Charge::ZERO));
+    payee.credit(durable(2_400));
+    payee.begin(B, bytes(MIB)).unwrap();
+    send(&mut payee, B, MIB);
+    assert_eq!(payee.lost(B, in_flight(0, u64::MAX)), Some(charge(100)));
+    assert_eq!(payee.billed(), charge(2_400));
+}
+
+// r[verify channel.lost.settle]
+#[test]
+fn beyond_the_allowance_what_was_on_its_way_takes_up_the_window_until_paying_restores_it() {
+    let mut payee = with_a_full_window();
+    let allowance = counting_allowance(units(1_600), &TARIFF);
+    assert_eq!(allowance, charge(325));
+    assert_eq!(payee.lost(A, in_flight(16 * MIB, 0)), Some(charge(800)));
+    assert_eq!((payee.owed(), payee.lent()), (Charge::ZERO, charge(475)));
+    payee.begin(B, bytes(128 * MIB)).unwrap();
+    assert_eq!(sent_until_wait(&mut payee, B), (325 * MIB / 100) / BATCH_BYTES * BATCH_BYTES);
+    let lent = payee.lent();
+    send(&mut payee, B, 4 * MIB);
+    assert!(payee.lent() < lent);
+    send(&mut payee, B, 80 * MIB);
+    assert_eq!(payee.lent(), Charge::ZERO);
+}
+
+// r[verify channel.lost.settle]
+// r[verify channel.window]
+#[test]
+fn an_agent_that_dies_again_and_again_gains_no_more_than_the_allowance_and_one_window() {
+    for paid in [0, 100, 800, 1_600, 20_000] {
+        for acknowledged in [0, BATCH_BYTES] {
+            let best = (paid > 0).then(|| durable(paid));
+            let mut payee = Payee::new(terms(1_000_000), TARIFF, best);
+            let mut taken = 0;
+            let window = Charge::from_amount(payee.window());
+            for _ in 0..100 {
+                payee.begin(A, bytes(8 * MIB)).unwrap();
+                taken += sent_until_wait(&mut payee, A);
+                payee.lost(A, in_flight(acknowledged, 0)).unwrap();
+                assert!(payee.owed().checked_add(payee.lent()).unwrap() <= window, "{paid} paid");
+            }
+            let most = counting_allowance(units(paid), &TARIFF).checked_add(window).unwrap();
+            assert!(TARIFF.charge(bytes(taken)) <= most, "{taken} bytes for nothing, {paid} paid");
+        }
+    }
+}
+
 #[test]
 fn a_claim_to_have_proven_more_than_was_sent_changes_nothing() {
     let mut payee = open(10_000);

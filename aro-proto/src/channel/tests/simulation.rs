@@ -48,6 +48,24 @@ fn an_open_dispute_that_is_let_through_does_not_stall_the_next_request() {
     }
 }
 
+// r[verify channel.lost.settle]
+#[test]
+fn what_is_lent_for_lost_connections_does_not_stall_the_next_request() {
+    for groups in 1..=BATCH_BYTES / GROUP {
+        let mut payee = Payee::new(terms(1_000), TARIFF, None);
+        for (stream, batches) in [(1, 4), (2, 1)] {
+            payee.begin(StreamKey(stream), bytes(MIB)).unwrap();
+            for _ in 0..batches {
+                assert_eq!(payee.may_send(StreamKey(stream), bytes(BATCH_BYTES)), Ok(Permit::Granted));
+            }
+            payee.lost(StreamKey(stream), InFlight::default()).unwrap();
+        }
+        assert_eq!((payee.owed(), payee.lent()), (Charge::ZERO, Charge::from_amount(units(25))));
+        deliver(&mut payee, TARIFF, groups * GROUP);
+        assert_eq!(payee.owed(), Charge::ZERO);
+    }
+}
+
 // r[verify channel.cancel.settle]
 #[test]
 fn cancelled_streams_settle_equal_or_the_difference_exceeds_what_both_allow() {

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use aro_proto::ChannelId;
-use aro_proto::identity::VerifyingKey;
+use aro_proto::channel::{SignedVoucher, VerifiedVoucher, VoucherError};
+use aro_proto::identity::{Verifier, VerifyingKey};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address, ChainClient, Program};
 use settlement_interface::accounts::{Channel, Node};
@@ -19,6 +20,7 @@ use settlement_interface::accounts::{Channel, Node};
 pub struct ChannelCache {
     lifetime: Duration,
     state: Mutex<State>,
+    verifier: Arc<Verifier>,
 }
 
 #[derive(Debug, Default)]
@@ -41,18 +43,20 @@ pub(super) struct ChannelFacts {
 pub(super) struct KnownChannel {
     pub(super) account: Channel,
     signer: Arc<OnceLock<Option<VerifyingKey>>>,
+    verifier: Arc<Verifier>,
 }
 
 impl KnownChannel {
-    fn new(account: Channel, before: Option<&Self>) -> Self {
+    fn new(account: Channel, before: Option<&Self>, verifier: &Arc<Verifier>) -> Self {
         let same_signer = before.filter(|before| before.account.signer == account.signer);
         let signer = same_signer.map_or_else(Arc::default, |before| Arc::clone(&before.signer));
-        Self { account, signer }
+        Self { account, signer, verifier: Arc::clone(verifier) }
     }
 
-    /// The key whose vouchers count; `None` if it is none that anybody can sign with.
-    pub(super) fn signer(&self) -> Option<&VerifyingKey> {
-        self.signer.get_or_init(|| VerifyingKey::from_bytes(&self.account.signer).ok()).as_ref()
+    /// Checks a voucher's signature, strictly.
+    pub(super) fn verify(&self, signed: &SignedVoucher) -> Result<VerifiedVoucher, VoucherError> {
+        let signer = self.signer.get_or_init(|| VerifyingKey::from_bytes(&self.account.signer).ok()).as_ref();
+        signed.verify_by(&self.verifier, signer.ok_or(VoucherError::BadSignature)?)
     }
 }
 
@@ -65,7 +69,7 @@ enum Source {
 impl ChannelCache {
     /// A cache whose facts are good for `lifetime`.
     pub(crate) fn new(lifetime: Duration) -> Self {
-        Self { lifetime, state: Mutex::new(State::default()) }
+        Self { lifetime, state: Mutex::default(), verifier: Arc::default() }
     }
 
     /// How long facts are good. Must stay below what finality takes: see where it is asked for.
@@ -103,7 +107,7 @@ impl ChannelCache {
         make_room(&mut state.channels, self.lifetime);
         for (id, account) in missing.into_iter().zip(read) {
             let before = state.channels.get(&id).and_then(|(_, channel)| channel.as_ref());
-            let channel = account.map(|account| KnownChannel::new(account, before));
+            let channel = account.map(|account| KnownChannel::new(account, before, &self.verifier));
             state.channels.insert(id, (at, channel.clone()));
             channels.insert(id, (channel, Source::Fresh));
         }
@@ -181,7 +185,7 @@ impl ChannelFacts {
 
     #[cfg(test)]
     pub(super) fn of(now: i64, channels: impl IntoIterator<Item = (ChannelId, Option<Channel>)>) -> Self {
-        let known = |channel: Option<Channel>| channel.map(|account| KnownChannel::new(account, None));
+        let known = |channel: Option<Channel>| channel.map(|account| KnownChannel::new(account, None, &Arc::default()));
         let channels = channels.into_iter().map(|(id, channel)| (id, (known(channel), Source::Fresh))).collect();
         Self { now, channels }
     }

@@ -77,7 +77,7 @@ pub(super) fn judge(
     if stored.is_some_and(|stored| same(stored) && (!handed.close || stored.is_to_close(false))) {
         return Ok(Claim::Known(offered));
     }
-    let voucher = signed.verify_with(known.signer().ok_or(VoucherError::BadSignature)?)?;
+    let voucher = known.verify(&signed)?;
     // At the chain's watermark there is nothing to credit, but there may be a channel to close.
     if !rises && !handed.close {
         return Ok(Claim::Settled);
