@@ -62,8 +62,9 @@ pub struct NodeConfig {
     /// Milliseconds between sends of the same bytes when the node settles itself. Default 1,000; less where a short
     /// grace asks for it.
     pub resend_interval_ms: u64,
-    /// Lamports that one settlement of the node's own pays at most on top of its base fee, where others pay too or
-    /// earlier ones did not land. Default 100,000.
+    /// Lamports that one settlement of the node's own pays at most on top of its base fee: a little where a channel is
+    /// closing, more where others pay too or earlier ones did not land. An hour costs at most forty times as much.
+    /// Default 100,000.
     pub max_priority_lamports: u64,
     /// Seconds without request or voucher after which an open channel is handed over to be closed. Default one day.
     pub close_idle_after_s: u64,

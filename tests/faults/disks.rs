@@ -72,14 +72,14 @@ async fn power_cut_at_any_write_keeps_what_was_acknowledged() {
     let undisturbed = story::undisturbed(&scene).await;
     let whole = {
         let mut scene = scene.branch().await;
-        let (disk, fuse) = (Disk::default(), Fuse::endless());
+        let (disk, fuse) = (Disk::with_database(), Fuse::endless());
         assert!(life(&mut scene, &disk, &fuse).await);
         fuse.burnt()
     };
     for seed in 0..SEEDS {
         let mut scene = scene.branch().await;
         let mut dice = Dice::new(seed);
-        let disk = Disk::default();
+        let disk = Disk::with_database();
         let mut cuts = 0;
         while cuts < 4 && !life(&mut scene, &disk, &Fuse::of(1 + dice.below(whole))).await {
             disk.lose_power(dice.roll());

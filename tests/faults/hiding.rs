@@ -132,7 +132,7 @@ async fn clock_of_one_server_that_is_late_closes_no_channel_with_a_voucher_that_
 }
 
 /// So many honest servers and a liar, as one chain; the liar is asked first.
-fn among(scene: &Scene, honest: usize) -> (Arc<dyn ChainClient>, Server) {
+pub fn among(scene: &Scene, honest: usize) -> (Arc<dyn ChainClient>, Server) {
     let liar = Server::new(Arc::clone(&scene.ground));
     let mut members: Vec<(String, Arc<dyn ChainClient>)> = vec![("liar".into(), Arc::new(liar.clone()))];
     for number in 0..honest {
@@ -168,7 +168,7 @@ fn closing(scene: &Scene, channel: ChannelId, cumulative: u64) -> HandoffVoucher
     HandoffVoucher { channel, cumulative, expires_at, signature, close: true }
 }
 
-fn as_channel(account: &mut Option<Account>, change: impl Fn(&mut Channel)) {
+pub fn as_channel(account: &mut Option<Account>, change: impl Fn(&mut Channel)) {
     let Some(account) = account else { return };
     if let Ok(mut channel) = Channel::decode(&account.data) {
         change(&mut channel);
@@ -176,17 +176,17 @@ fn as_channel(account: &mut Option<Account>, change: impl Fn(&mut Channel)) {
     }
 }
 
-fn set_clock(address: &Address, account: &mut Option<Account>, now: i64) {
+pub fn set_clock(address: &Address, account: &mut Option<Account>, now: i64) {
     if let Some(account) = account.as_mut().filter(|_| *address == CLOCK) {
         account.data[32..40].copy_from_slice(&now.to_le_bytes());
     }
 }
 
 /// By how many slots the liar is ahead, and what it makes of the channel and of the node.
-type Hiding = (u64, fn(&mut Option<Account>));
+pub type Hiding = (u64, fn(&mut Option<Account>));
 
 /// Open, settled in full, closed, gone, gone as of the very slot of the others; and a node that is another operator's.
-const HIDING: [Hiding; 6] = [
+pub const HIDING: [Hiding; 6] = [
     (AHEAD, |account| as_channel(account, |channel| (channel.status, channel.deadline) = (status::OPEN, 0))),
     (AHEAD, |account| as_channel(account, |channel| channel.settled = DEPOSIT)),
     (AHEAD, |account| as_channel(account, |channel| channel.status = status::CLOSED)),
@@ -202,6 +202,6 @@ const HIDING: [Hiding; 6] = [
 ];
 
 /// What the agent has signed.
-const PAID: u64 = 900;
-const DAY: i64 = 24 * 60 * 60;
+pub const PAID: u64 = 900;
+pub const DAY: i64 = 24 * 60 * 60;
 const MONTH_MS: u64 = 30 * 24 * 60 * 60 * 1_000;

@@ -23,3 +23,4 @@ mod lies;
 mod rivals;
 mod servers;
 mod timeouts;
+mod towers;

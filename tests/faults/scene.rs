@@ -32,8 +32,8 @@ pub struct Scene {
 /// What agents signed and operators acknowledged.
 #[derive(Clone, Debug, Default)]
 pub struct Promises {
-    /// The highest amount that was handed over, acknowledged or not.
-    offered: BTreeMap<ChannelId, u64>,
+    /// The best that was handed over, acknowledged or not, with the wish to close if there ever was one.
+    offered: BTreeMap<ChannelId, HandoffVoucher>,
     /// The highest amount that a node was told is safe.
     acknowledged: BTreeMap<ChannelId, u64>,
     /// Channels that an operator has agreed to close.
@@ -148,6 +148,18 @@ impl Scene {
         ack.verdicts
     }
 
+    /// The same as a node does it that has lived on: it hands over its best voucher of each of these channels, and says
+    /// a wish to close anew.
+    pub async fn hand_best(
+        &mut self,
+        operator: &RunningOperator,
+        node: usize,
+        vouchers: &[HandoffVoucher],
+    ) -> Vec<HandoffVerdict> {
+        let best: Vec<HandoffVoucher> = vouchers.iter().map(|voucher| self.promises.best(voucher)).collect();
+        self.hand(operator, node, &best).await
+    }
+
     /// Hands over what must be taken.
     pub async fn hand_all(&mut self, operator: &RunningOperator, node: usize, vouchers: &[HandoffVoucher]) {
         let verdicts = self.hand(operator, node, vouchers).await;
@@ -208,7 +220,7 @@ impl Scene {
         for channel in &channels {
             let watermark = self.ground.watermark(*channel).await;
             let acknowledged = self.promises.acknowledged.get(channel).copied().unwrap_or_default();
-            let offered = self.promises.offered.get(channel).copied().unwrap_or_default();
+            let offered = self.promises.offered.get(channel).map_or(0, |voucher| voucher.cumulative.get());
             assert!(watermark >= acknowledged, "{channel}: {acknowledged} was acknowledged, {watermark} is settled");
             assert!(watermark <= offered, "{channel}: {offered} was signed, {watermark} is settled");
             settled += watermark;
@@ -232,8 +244,14 @@ impl Scene {
 
 impl Promises {
     pub fn offer(&mut self, voucher: &HandoffVoucher) {
-        let offered = self.offered.entry(voucher.channel).or_default();
-        *offered = (*offered).max(voucher.cumulative.get());
+        self.offered.insert(voucher.channel, self.best(voucher));
+    }
+
+    /// What the node holds of this channel once it has this voucher, too.
+    fn best(&self, voucher: &HandoffVoucher) -> HandoffVoucher {
+        let Some(known) = self.offered.get(&voucher.channel) else { return *voucher };
+        let higher = if known.cumulative > voucher.cumulative { known } else { voucher };
+        HandoffVoucher { close: known.close || voucher.close, ..*higher }
     }
 
     pub fn hear(&mut self, voucher: &HandoffVoucher, verdict: &HandoffVerdict) {

@@ -23,8 +23,10 @@ pub async fn undisturbed(scene: &Scene) -> u64 {
     scene.burnt().await
 }
 
-/// Tells the story. It may be told again from the start wherever it broke off: nodes hand over again, and what has
-/// happened does not happen twice. The grace runs out only after a round that went well.
+/// Tells the story. It may be told again from the start wherever it broke off: nodes hand over again what is their best
+/// by now, with their wishes, before anything is settled, and what has happened does not happen twice. A node that came
+/// back with less would leave its wishes in doubt, and what is settled until it says them costs each node a transaction
+/// more. The grace runs out only after a round that went well.
 pub async fn tell(scene: &mut Scene, operator: &RunningOperator) {
     let [a, b, c] = scene.channels[0][..] else { panic!("three channels") };
     let [d, e] = scene.channels[1][..] else { panic!("two channels") };
@@ -34,13 +36,13 @@ pub async fn tell(scene: &mut Scene, operator: &RunningOperator) {
     let later_of_first = [stage.voucher(a, 1_500), stage.closing(b, 2_500)];
     let later_of_second = [stage.closing(d, 450)];
 
-    scene.hand(operator, 0, &of_first).await;
-    scene.hand(operator, 1, &of_second).await;
+    scene.hand_best(operator, 0, &of_first).await;
+    scene.hand_best(operator, 1, &of_second).await;
     if operator.settle_once().await.is_err() {
         return;
     }
-    scene.hand(operator, 0, &later_of_first).await;
-    scene.hand(operator, 1, &later_of_second).await;
+    scene.hand_best(operator, 0, &later_of_first).await;
+    scene.hand_best(operator, 1, &later_of_second).await;
     if scene.channel(a).await.is_some_and(|channel| channel.status == status::OPEN) {
         scene.stage.request_close(a).await.unwrap();
     }

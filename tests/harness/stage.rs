@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use aro_proto::channel::Voucher;
 use aro_proto::message::{ChainIds, HandoffVoucher};
 use aro_proto::{Amount, ChannelId, SecretKey};
-use node_server::Registration;
+use node_server::{NodeChange, Registration};
 use settlement_chain::instructions::{self, OpenChannel};
 use settlement_chain::reads;
 use settlement_chain::{
@@ -52,6 +52,8 @@ pub struct NodeKeys {
     pub id: SecretKey,
     /// The account on chain.
     pub account: Address,
+    /// Its cold key.
+    pub owner: Arc<Keypair>,
 }
 
 impl Stage {
@@ -137,7 +139,7 @@ impl Stage {
         };
         let registered = node_server::register(&*world.chain, &world.program, &registration).await?;
         self.wallets.push(registered.payout);
-        Ok(NodeKeys { id, account: registered.account })
+        Ok(NodeKeys { id, account: registered.account, owner: Arc::new(owner) })
     }
 
     /// Opens channels to a node, several in one transaction.
@@ -160,6 +162,24 @@ impl Stage {
         let agent = self.agent_account();
         let id = |open: &OpenChannel| self.program().channel(&agent, &node.account, open.nonce).0;
         Ok(opens.iter().map(|open| ChannelId::from_bytes(id(open).to_bytes())).collect())
+    }
+
+    /// The node's owner names another operator account, or none.
+    ///
+    /// # Errors
+    /// The chain refuses.
+    pub async fn switch_operator(&self, node: &NodeKeys, operator: Option<Address>) -> Result<()> {
+        let (world, change) = (
+            &self.world,
+            NodeChange {
+                operator: Some(operator),
+                max_operator_fee_bps: Some(OPERATOR_FEE_BPS),
+                ..NodeChange::default()
+            },
+        );
+        let id = node.id.node_id();
+        node_server::update(&*world.chain, &world.program, &world.payer, &node.owner, id, &change).await?;
+        Ok(())
     }
 
     /// The agent asks for its money back; the grace begins.

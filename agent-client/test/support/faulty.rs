@@ -5,10 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use settlement_chain::{
-    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, EmbeddedChain, Signature, Simulation,
-    Statuses, VersionedTransaction,
-};
+use settlement_chain::{ChainClient, ChainError, EmbeddedChain, Signature, VersionedTransaction, pass_on};
 use tokio::sync::Notify;
 
 /// The twin of [`EmbeddedChain`] that fails on demand.
@@ -55,25 +52,7 @@ impl FaultyChain {
 
 #[async_trait]
 impl ChainClient for FaultyChain {
-    async fn genesis_hash(&self) -> Result<[u8; 32], ChainError> {
-        self.inner.genesis_hash().await
-    }
-
-    async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
-        self.inner.accounts(addresses).await
-    }
-
-    async fn program_accounts(
-        &self,
-        program: &Address,
-        filter: &AccountFilter,
-    ) -> Result<Vec<(Address, Account)>, ChainError> {
-        self.inner.program_accounts(program, filter).await
-    }
-
-    async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
-        self.inner.latest_blockhash().await
-    }
+    pass_on!(inner: genesis_hash, accounts, program_accounts, latest_blockhash, statuses, simulate, recent_fees, clock);
 
     async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
         self.hang_at(Fault::HangBeforeSend).await;
@@ -81,21 +60,5 @@ impl ChainClient for FaultyChain {
         let signature = self.inner.send(transaction).await?;
         self.hang_at(Fault::HangAfterSend).await;
         Ok(signature)
-    }
-
-    async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
-        self.inner.statuses(signatures).await
-    }
-
-    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
-        self.inner.simulate(transaction).await
-    }
-
-    async fn recent_fees(&self, writable: &[Address]) -> Result<Vec<u64>, ChainError> {
-        self.inner.recent_fees(writable).await
-    }
-
-    async fn clock(&self) -> Result<i64, ChainError> {
-        self.inner.clock().await
     }
 }

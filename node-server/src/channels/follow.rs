@@ -5,27 +5,50 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aro_proto::ChannelId;
-use settlement_chain::Address;
+use aro_proto::channel::{ChannelState, ChannelTerms};
 use settlement_chain::reads::{self, ReadError};
+use settlement_chain::views::{self, NodesChannels};
+use settlement_chain::{Account, Address, ChainError, Program};
 
-use super::PaidChannel;
+use super::{PaidChannel, Unsettled};
 use crate::shared::{OnChain, Phase, Shared, unix_now};
 
-/// Reads the node's account and all channels to it once.
+/// Reads the node's account and all channels to it once. What one of several servers shows otherwise is noted, for it
+/// may be the truth: see [`PaidChannel::unsettled_by_any`].
 pub(crate) async fn poll(node: &Shared) -> Result<(), ReadError> {
     let asked = Instant::now();
-    follow_account(node).await?;
-    let found = reads::channels_of_node(&*node.chain, &node.program, &node.account).await?;
-    let mut seen = HashSet::with_capacity(found.len());
+    match follow_account(node).await {
+        // Its channels can be seen all the same.
+        Err(ReadError::Chain(error @ ChainError::Disagreement(_))) => {
+            tracing::warn!(%error, "the node's account is as it was when it was last read");
+        }
+        followed => followed?,
+    }
+    let NodesChannels { mut believed, mut otherwise } =
+        views::channels_of_node(&*node.chain, &node.program, &node.account).await?;
+    for (address, shown) in &otherwise {
+        // Denied by what is believed. To be served it would need more than that; its voucher needs no less.
+        if let (false, Some(first)) = (believed.contains_key(address), shown.first())
+            && is_ours(node, channel_id(address))
+        {
+            believed.insert(*address, first.clone());
+        }
+    }
+    let mut seen = HashSet::with_capacity(believed.len());
     let mut is_urgent = false;
     let mut shortest_grace_s = node.registered.borrow().min_grace_s;
-    for (address, account) in &found {
+    for (address, account) in &believed {
         let id = channel_id(address);
         seen.insert(id);
         shortest_grace_s = shortest_grace_s.min(account.grace_s);
         match node.channels.see(id, account) {
-            Ok(channel) if channel.is_closing() && channel.unsettled().is_some() => is_urgent = true,
-            Ok(_) => {}
+            Ok(channel) => {
+                let others = otherwise.remove(address).unwrap_or_default();
+                let terms = others.iter().filter_map(|other| ChannelTerms::from_account(id, other).ok());
+                channel.see_otherwise(terms.collect());
+                let is_closing = |unsettled: &Unsettled| matches!(unsettled.state, ChannelState::Closing { .. });
+                is_urgent |= channel.unsettled_by_any().iter().any(is_closing);
+            }
             Err(error) => tracing::error!(channel = %id, %error, "a channel on chain cannot be served"),
         }
     }
@@ -39,6 +62,15 @@ pub(crate) async fn poll(node: &Shared) -> Result<(), ReadError> {
     // As old as the question, not as the answer.
     node.freshness.saw(shortest_grace_s, asked);
     Ok(())
+}
+
+/// True if the node knows the channel, or has a voucher of it.
+fn is_ours(node: &Shared, id: ChannelId) -> bool {
+    node.channels.get(id).is_some()
+        || node.channels.holds(id).unwrap_or_else(|error| {
+            tracing::error!(channel = %id, %error, "a voucher cannot be read");
+            false
+        })
 }
 
 /// The owner may change operator and shortest grace while the node serves.
@@ -100,7 +132,7 @@ async fn check_gone(node: &Shared, missing: &[Arc<PaidChannel>]) -> Result<(), R
     for channel in missing {
         if let Some(since) = channel.missing_since() {
             if height >= since.saturating_add(FINAL_AFTER_BLOCKS) {
-                prune_if_worthless(node, channel);
+                prune_if_worthless(node, channel).await;
             }
             continue;
         }
@@ -117,13 +149,28 @@ async fn check_gone(node: &Shared, missing: &[Arc<PaidChannel>]) -> Result<(), R
     Ok(())
 }
 
-fn prune_if_worthless(node: &Shared, channel: &PaidChannel) {
+/// Forgetting cannot be taken back: every server that answers, and of several at least two, must deny the channel.
+async fn prune_if_worthless(node: &Shared, channel: &PaidChannel) {
     if !channel.is_worthless(unix_now()) {
+        return;
+    }
+    let address = Address::from(channel.id().to_bytes());
+    let denied = match node.chain.accounts_by_server(&[address], 2).await {
+        Ok(answers) => !answers.is_empty() && answers.iter().all(|accounts| is_gone(accounts, &node.program)),
+        Err(_) => false,
+    };
+    if !denied {
         return;
     }
     if let Err(error) = node.channels.forget(channel.id()) {
         tracing::error!(channel = %channel.id(), %error, "a voucher could not be pruned");
     }
+}
+
+/// True if this answer for one address shows nothing of the program.
+fn is_gone(accounts: &[Option<Account>], program: &Program) -> bool {
+    let is_gone = |account: &Option<Account>| account.as_ref().is_none_or(|account| account.owner != program.id);
+    accounts.len() == 1 && accounts.iter().all(is_gone)
 }
 
 fn channel_id(address: &Address) -> ChannelId {

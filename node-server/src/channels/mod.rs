@@ -11,7 +11,7 @@ mod seats;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use aro_proto::channel::{ChannelTerms, Payee, RestoreError, TermsError, restore};
+use aro_proto::channel::{ChannelTerms, Payee, RestoreError, TermsError, VoucherStore, restore};
 use aro_proto::identity::Verifier;
 use aro_proto::{ByteCount, ChannelId, Tariff};
 use settlement_chain::Address;
@@ -93,6 +93,11 @@ impl Channels {
         let known = Arc::clone(self.lock().entry(id).or_insert_with(|| Arc::new(fresh)));
         known.refresh(&terms);
         Ok(known)
+    }
+
+    /// True if a voucher of this channel is in the ledger.
+    pub(crate) fn holds(&self, id: ChannelId) -> Result<bool, LedgerError> {
+        Ok(self.ledger.load(id)?.is_some())
     }
 
     /// Forgets a channel that is no more on chain, with its voucher.

@@ -61,6 +61,8 @@ struct State {
     payee: Payee,
     /// What the last look at the chain showed. The payee's terms only rise; these fall back where a fork does.
     on_chain: ChannelTerms,
+    /// What other servers of the chain showed otherwise, when all channels were last read.
+    otherwise: Vec<ChannelTerms>,
     /// What the owner's tab counts for this channel.
     counted: Charge,
     next_stream: u64,
@@ -113,6 +115,7 @@ impl PaidChannel {
         let state = State {
             payee,
             on_chain: terms,
+            otherwise: Vec::new(),
             counted: Charge::ZERO,
             next_stream: 0,
             last_used: Instant::now(),
@@ -360,14 +363,35 @@ impl PaidChannel {
         self.lock().payee.owed() > Charge::ZERO
     }
 
+    /// Notes what servers show otherwise than what is believed.
+    pub(crate) fn see_otherwise(&self, otherwise: Vec<ChannelTerms>) {
+        self.lock().otherwise = otherwise;
+    }
+
     /// The best voucher, if the chain can still take more from it than it has.
     pub(crate) fn unsettled(&self) -> Option<Unsettled> {
+        self.unsettled_by_any().into_iter().next()
+    }
+
+    /// The same by what is believed, and by what any server shows otherwise.
+    // r[impl settlement.servers.each]
+    pub(crate) fn unsettled_by_any(&self) -> Vec<Unsettled> {
         let state = self.lock();
+        let believed = ChannelTerms { state: state.payee.terms().state, ..state.on_chain };
+        let shown = std::iter::once(&believed).chain(&state.otherwise);
+        shown.filter_map(|terms| self.unsettled_in(&state, terms)).collect()
+    }
+
+    /// The same by these terms, which one server shows.
+    pub(crate) fn unsettled_by(&self, terms: &ChannelTerms) -> Option<Unsettled> {
+        self.unsettled_in(&self.lock(), terms)
+    }
+
+    fn unsettled_in(&self, state: &State, terms: &ChannelTerms) -> Option<Unsettled> {
         let best = state.payee.watermark()?;
-        let amount = best.cumulative().checked_sub(state.on_chain.settled).filter(|amount| !amount.is_zero())?;
-        let open = state.payee.terms().state;
-        let is_there = open != ChannelState::Closed && state.presence == Presence::OnChain;
-        is_there.then_some(Unsettled { voucher: *best.signed(), amount, state: open, grace_s: self.grace_s })
+        let amount = best.cumulative().checked_sub(terms.settled).filter(|amount| !amount.is_zero())?;
+        let is_there = terms.state != ChannelState::Closed && state.presence == Presence::OnChain;
+        is_there.then_some(Unsettled { voucher: *best.signed(), amount, state: terms.state, grace_s: self.grace_s })
     }
 
     /// True if nothing has happened for so long, and the channel is open.
@@ -460,11 +484,12 @@ impl PaidChannel {
 impl State {
     /// True unless the channel is gone, or its deadline so near that what is paid now might not settle.
     fn is_usable(&self, now_s: i64) -> bool {
-        let in_time = match self.payee.terms().state {
+        let in_time = |terms: &ChannelTerms| match terms.state {
             ChannelState::Closing { deadline } => now_s < deadline.saturating_sub(CLOSING_MARGIN_S),
             ChannelState::Open | ChannelState::Closed => true,
         };
-        in_time && self.presence == Presence::OnChain
+        // One server alone can so hold a channel up for as long as it lies; believing the others may lose what is lent.
+        in_time(self.payee.terms()) && self.otherwise.iter().all(in_time) && self.presence == Presence::OnChain
     }
 }
 
@@ -551,6 +576,27 @@ mod tests {
         let state = ChannelState::Closing { deadline: now + CLOSING_MARGIN_S };
         paid.refresh(&ChannelTerms { state, ..terms });
         assert_eq!(paid.may_send(stream, ByteCount::new(10)), Err(SendError::ChannelClosed));
+    }
+
+    // r[verify settlement.servers.each]
+    #[test]
+    fn close_that_one_server_shows_is_heeded_while_it_shows_it_and_no_longer() {
+        let now = unix_now();
+        let (paid, terms, _) = channel_at(ChannelState::Open);
+        let stream = paid.begin(ByteCount::new(1_000)).unwrap();
+        let closing = ChannelTerms { state: ChannelState::Closing { deadline: now + CLOSING_MARGIN_S }, ..terms };
+        let send = || paid.may_send(stream, ByteCount::new(10));
+        // It may be the only honest one: what is believed shows a channel that is open and settled in full.
+        paid.refresh(&ChannelTerms { settled: Amount::new(900), ..terms });
+        paid.see_otherwise(vec![closing]);
+        assert_eq!(send(), Err(SendError::ChannelClosed), "near the deadline nothing is lent");
+        let shown: Vec<_> = paid.unsettled_by_any().iter().map(|it| (it.state, it.amount)).collect();
+        assert_eq!(shown, [(closing.state, Amount::new(900))]);
+        paid.see_otherwise(vec![]);
+        assert_eq!((send(), paid.unsettled_by_any().len()), (Ok(Permit::Granted), 0));
+        paid.refresh(&terms);
+        paid.see_otherwise(vec![ChannelTerms { state: ChannelState::Closed, ..terms }]);
+        assert_eq!(paid.unsettled().unwrap().amount, Amount::new(900), "one that calls it closed hides nothing");
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::time::Duration;
 use aro_proto::channel::SignedVoucher;
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::interface::voucher::is_expired;
-use settlement_chain::reads::{self, ReadError};
+use settlement_chain::reads::ReadError;
 use settlement_chain::submit::SubmitError;
+use settlement_chain::views::{View, Views};
 use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use thiserror::Error;
 use tokio::task::JoinSet;
 
-use super::settler::{End, Hurry, Settler};
+use super::settler::{Batch, End, Hurry, Settler, fee_budget};
 use crate::config::{FeeKey, NodeConfig};
 use crate::ledger::{LedgerError, RedbLedger};
 
@@ -85,86 +86,129 @@ pub async fn of_ledger(
     let program = Program::new(config.program);
     let (node, _) = program.node(&Address::from(id.to_bytes()));
     let resend = Duration::from_millis(config.resend_interval_ms);
-    let max_priority_lamports = config.max_priority_lamports;
-    let settler = Settler { chain, program, node, payer, resend, max_priority_lamports };
+    let fees = Arc::new(fee_budget(config.max_priority_lamports));
+    let settler = Settler { chain, program, node, payer, resend, fees };
     settle_all(&settler, vouchers.into_iter().map(|entry| entry.signed).collect()).await
 }
 
-/// Settles every voucher that the chain can still take something from.
+/// Settles every voucher that the chain can still take something from, by what any of its servers shows.
 ///
 /// # Errors
 /// The chain does not answer, or the key cannot pay; what has landed before stays so, and is not told.
 pub(crate) async fn settle_all(settler: &Settler, vouchers: Vec<SignedVoucher>) -> Result<SettleReport, SettleError> {
     let mut report = SettleReport::default();
-    let vouchers = settleable(settler, vouchers, &mut report).await?;
-    let node = reads::node_at(&*settler.chain, &settler.program, &settler.node).await?;
-    let operator = node.map(|node| Address::from(node.operator)).unwrap_or_default();
-    let mut waiting = settler.divide(&operator, &vouchers);
+    let views = settler.views(vouchers.iter().map(|signed| signed.voucher.channel)).await?;
+    let vouchers = settleable(&views, vouchers, &mut report);
+    let format = settler.format().await;
+    let mut left = vouchers;
+    for operator in operators(&views, &settler.node) {
+        let skipped = std::mem::take(&mut report.skipped);
+        send(settler, settler.divide(format, operator, &left), &mut report).await?;
+        let is_settled = |signed: &SignedVoucher| {
+            let voucher = signed.voucher;
+            report.settled.iter().any(|it| it.channel == voucher.channel && it.cumulative >= voucher.cumulative)
+        };
+        left.retain(|signed| !is_settled(signed));
+        // Of those that another operator's name may still settle, the last reason is told.
+        let is_left = |channel: &ChannelId| left.iter().any(|signed| signed.voucher.channel == *channel);
+        report.skipped.splice(0..0, skipped.into_iter().filter(|(channel, _)| !is_left(channel)));
+        if left.is_empty() {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+/// Whom the node's account names, as the servers show it, the newest first; nobody where none shows it.
+fn operators(views: &Views, node: &Address) -> Vec<Address> {
+    let mut operators: Vec<Address> = Vec::new();
+    for account in views.each.iter().filter_map(|view| view.nodes.get(node)) {
+        let operator = Address::from(account.operator);
+        if !operators.contains(&operator) {
+            operators.push(operator);
+        }
+    }
+    if operators.is_empty() { vec![Address::default()] } else { operators }
+}
+
+/// Carries batches out, several at a time.
+async fn send(settler: &Settler, batches: Vec<Batch>, report: &mut SettleReport) -> Result<(), SettleError> {
+    let mut waiting = batches;
     for failed_before in 0..ROUNDS {
         let mut again = Vec::new();
-        let hurry = Hurry { window: WINDOW, patience: PATIENCE, failed_before };
+        let hurry = Hurry { window: WINDOW, patience: PATIENCE, failed_before, is_urgent: true };
         for wave in waiting.chunks(AT_ONCE) {
-            let mut batches = JoinSet::new();
-            for vouchers in wave.iter().cloned() {
+            let mut under_way = JoinSet::new();
+            for batch in wave.iter().cloned() {
                 let settler = settler.clone();
-                batches.spawn(async move {
-                    let end = settler.settle(&vouchers, hurry).await;
-                    (vouchers, end)
+                under_way.spawn(async move {
+                    let end = settler.settle(&batch, hurry).await;
+                    (batch, end)
                 });
             }
-            for (vouchers, end) in batches.join_all().await {
-                again.extend(conclude(settler, vouchers, end, &mut report).await?);
+            for (batch, end) in under_way.join_all().await {
+                again.extend(conclude(settler, batch, end, report).await?);
             }
         }
         waiting = again;
         if waiting.is_empty() {
-            return Ok(report);
+            return Ok(());
         }
     }
-    let unsent = waiting.iter().flatten();
-    report.skipped.extend(unsent.map(|signed| (signed.voucher.channel, "it did not land in time; try again".into())));
-    Ok(report)
+    let unsent = waiting.iter().flat_map(Batch::channels);
+    report.skipped.extend(unsent.map(|channel| (channel, "it did not land in time; try again".into())));
+    Ok(())
 }
 
-/// Takes out what the chain would skip, and says why.
-async fn settleable(
-    settler: &Settler,
-    vouchers: Vec<SignedVoucher>,
-    report: &mut SettleReport,
-) -> Result<Vec<SignedVoucher>, SettleError> {
-    let ids: Vec<_> = vouchers.iter().map(|signed| signed.voucher.channel).collect();
-    let accounts = settler.read(&ids).await?;
-    let now = settler.chain.clock().await?;
+/// Takes out what the chain would skip by every view, and says why.
+fn settleable(views: &Views, vouchers: Vec<SignedVoucher>, report: &mut SettleReport) -> Vec<SignedVoucher> {
     let mut left = Vec::with_capacity(vouchers.len());
     for signed in vouchers {
-        let voucher = signed.voucher;
-        let reason = match accounts.get(&voucher.channel) {
-            None => Some("the channel is no more on chain"),
-            Some(account) if voucher.cumulative.get() <= account.settled => None,
-            Some(account) if !account.is_settleable(now) => Some("the channel is closed"),
-            Some(_) if is_expired(voucher.expires_at, now) => Some("the voucher has expired"),
-            Some(_) => {
-                left.push(signed);
-                None
-            }
-        };
-        report.skipped.extend(reason.map(|reason| (voucher.channel, reason.to_owned())));
+        let reasons: Vec<Skip> = views.each.iter().map(|view| skip(view, &signed)).collect();
+        // What the newest says, unless another would take it.
+        match reasons.iter().find(|skip| **skip == Skip::Not).or(reasons.first()) {
+            Some(Skip::Not) | None => left.push(signed),
+            Some(Skip::Settled) => {}
+            Some(Skip::Because(reason)) => report.skipped.push((signed.voucher.channel, (*reason).to_owned())),
+        }
     }
-    Ok(left)
+    left
+}
+
+/// Whether the chain would skip a voucher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Skip {
+    /// It would take it.
+    Not,
+    /// It has it.
+    Settled,
+    /// It would not.
+    Because(&'static str),
+}
+
+fn skip(view: &View, signed: &SignedVoucher) -> Skip {
+    let voucher = signed.voucher;
+    match view.channels.get(&Address::from(voucher.channel.to_bytes())) {
+        None => Skip::Because("the channel is no more on chain"),
+        Some(account) if voucher.cumulative.get() <= account.settled => Skip::Settled,
+        Some(account) if !account.is_settleable(view.clock) => Skip::Because("the channel is closed"),
+        Some(_) if is_expired(voucher.expires_at, view.clock) => Skip::Because("the voucher has expired"),
+        Some(_) => Skip::Not,
+    }
 }
 
 /// Notes how a batch ended. Returns what is to be tried again.
 async fn conclude(
     settler: &Settler,
-    vouchers: Vec<SignedVoucher>,
+    batch: Batch,
     end: End,
     report: &mut SettleReport,
-) -> Result<Vec<Vec<SignedVoucher>>, SettleError> {
+) -> Result<Vec<Batch>, SettleError> {
     match end {
         End::Landed(signature) => {
-            let ids: Vec<_> = vouchers.iter().map(|signed| signed.voucher.channel).collect();
+            let ids: Vec<_> = batch.channels().collect();
             let accounts = settler.read(&ids).await?;
-            for signed in vouchers {
+            for signed in batch.vouchers {
                 let channel = signed.voucher.channel;
                 let watermark = accounts.get(&channel).map(|account| Amount::new(account.settled));
                 match watermark.filter(|watermark| *watermark >= signed.voucher.cumulative) {
@@ -173,11 +217,11 @@ async fn conclude(
                 }
             }
         }
-        End::Refused(_) if vouchers.len() > 1 => return Ok(vouchers.into_iter().map(|signed| vec![signed]).collect()),
+        End::Refused(_) if batch.vouchers.len() > 1 => return Ok(batch.singles()),
         End::Refused(error) => {
-            report.skipped.extend(vouchers.iter().map(|signed| (signed.voucher.channel, error.to_string())));
+            report.skipped.extend(batch.channels().map(|channel| (channel, error.to_string())));
         }
-        End::Expired | End::Uncertain(_) => return Ok(vec![vouchers]),
+        End::Expired | End::Uncertain(_) => return Ok(vec![batch]),
         End::NotSent(error) => return Err(SettleError::Submit(error)),
     }
     Ok(Vec::new())

@@ -2,6 +2,9 @@
 //!
 //! Settling needs no permission, and pays to the node's ledger whoever sends it. So the node does it itself with a key
 //! that holds SOL for fees and nothing else; whoever steals that key steals the SOL. Operators go first, see [`due`].
+//!
+//! Of several servers one may lie: it hides a closing channel, or tells a wrong time. So each is looked through by itself,
+//! by its own clock, and what any one of them shows to be due is sent; [`Tries`] bounds what a liar can make that cost.
 
 mod due;
 mod hand;
@@ -11,19 +14,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aro_proto::channel::{ChannelState, SignedVoucher};
+use aro_proto::channel::{ChannelState, ChannelTerms};
 use aro_proto::{Amount, ChannelId};
-use settlement_chain::reads;
 use settlement_chain::submit::{Remedy, SubmitError};
+use settlement_chain::views::{self, Tries, View, Views};
+use settlement_chain::{Address, reads};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use hand::settle_all;
 pub use hand::{SettleError, SettleReport, SettledVoucher, of_ledger};
-pub(crate) use settler::Settler;
+pub(crate) use settler::{Settler, fee_budget};
 
 use self::due::{Due, due};
-use self::settler::{End, Hurry};
+use self::settler::{Batch, End, Hurry};
 use crate::channels::Unsettled;
 use crate::config::FeeKey;
 use crate::shared::{Shared, unix_now};
@@ -57,7 +61,7 @@ pub(crate) fn settler_of(node: &Shared, payer: FeeKey) -> Settler {
         node: node.account,
         payer,
         resend: Duration::from_millis(node.config.resend_interval_ms),
-        max_priority_lamports: node.config.max_priority_lamports,
+        fees: Arc::new(fee_budget(node.config.max_priority_lamports)),
     }
 }
 
@@ -86,20 +90,42 @@ async fn greet(node: &Shared) {
 /// What the watchtower remembers from look to look.
 #[derive(Default)]
 struct Memory {
-    /// When the node last settled a voucher of a channel, by the chain's clock.
-    last: HashMap<ChannelId, i64>,
+    /// When the node last settled a voucher of a channel.
+    last: HashMap<ChannelId, Moment>,
+    /// Vouchers that have landed, and may be shown as if they had not.
+    tries: Tries,
     /// Channels in batches that are under way.
     busy: HashSet<ChannelId>,
     /// Channels that were in a refused batch: each goes alone.
     alone: HashSet<ChannelId>,
-    /// Channels that were refused alone, and until when they are left.
-    resting: HashMap<ChannelId, Instant>,
+    /// Channels that were refused alone, with the operator that was named, and until when they are left.
+    resting: HashMap<(ChannelId, Address), Instant>,
     /// Batches in a row that did not land while they could.
     expired: u32,
     /// The key cannot pay or the chain does not answer: nothing is begun before this.
     pause: Option<Instant>,
     /// When the lack of a key was last complained of.
     complained: Option<Instant>,
+}
+
+/// A moment by the earliest of the servers' clocks, and by ours: what has passed since is what either says. One that
+/// runs ahead, or stands still, then only makes a settlement come early.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    earliest: i64,
+    at: Instant,
+}
+
+impl Moment {
+    fn of(clocks: &[i64]) -> Self {
+        Self { earliest: clocks.iter().copied().min().unwrap_or_else(unix_now), at: Instant::now() }
+    }
+
+    /// When it was by a clock that shows `now`, where the clocks have come to `present`.
+    fn by(&self, now: i64, present: &Self) -> i64 {
+        let ours = i64::try_from(present.at.saturating_duration_since(self.at).as_secs()).unwrap_or(i64::MAX);
+        now.saturating_sub(ours.max(present.earliest.saturating_sub(self.earliest)))
+    }
 }
 
 struct Tower {
@@ -110,114 +136,190 @@ struct Tower {
 
 /// A batch that has ended.
 struct Ended {
-    vouchers: Vec<SignedVoucher>,
-    /// When it began, by the chain's clock.
-    begun: i64,
+    batch: Batch,
+    begun: Moment,
     end: End,
 }
 
+/// What is due by one view: whose fee it is, and the vouchers.
+type Wanted = (Address, Vec<(Unsettled, Due)>);
+
 impl Tower {
-    /// Begins batches for everything that is due.
+    /// Begins batches for everything that is due by any server.
+    // r[impl settlement.servers.each]
     async fn look(&mut self, batches: &mut JoinSet<Ended>) {
         let candidates = self.candidates();
         if candidates.is_empty() {
             return;
         }
-        let now = match timeout(CLOCK_PATIENCE, self.node.chain.clock()).await {
-            Ok(Ok(now)) => now,
+        let clocks = match timeout(CLOCK_PATIENCE, views::clocks(&*self.node.chain)).await {
+            Ok(Ok(clocks)) if !clocks.is_empty() => clocks,
             // Better by another clock than too late.
-            Ok(Err(_)) | Err(_) => unix_now(),
+            Ok(_) | Err(_) => vec![unix_now()],
         };
-        let is_due = |unsettled: &Unsettled| due(unsettled, self.memory.last.get(&id_of(unsettled)).copied(), now);
+        let present = Moment::of(&clocks);
+        let is_due = |unsettled: &Unsettled| {
+            let by = clocks.iter().filter_map(|now| self.due(unsettled, *now, &present));
+            by.min_by_key(Due::latest)
+        };
         let mut waiting: Vec<(Unsettled, Due)> =
             candidates.iter().filter_map(|unsettled| Some((*unsettled, is_due(unsettled)?))).collect();
         waiting.sort_by_key(|(_, due)| due.latest());
+        let mut named = HashSet::new();
+        waiting.retain(|(unsettled, _)| named.insert(id_of(unsettled)));
         if waiting.is_empty() {
             return;
         }
-        let Some(settler) = self.settler.clone() else { return self.complain(&waiting, now) };
+        let Some(settler) = self.settler.clone() else { return self.complain(&waiting, present.earliest) };
         if self.memory.pause.is_some_and(|until| Instant::now() < until) {
             return;
         }
-        self.refresh(&settler, waiting.iter().map(|(unsettled, _)| id_of(unsettled)).collect()).await;
-        let still = |unsettled: &Unsettled| {
-            self.node.channels.get(id_of(unsettled)).and_then(|channel| channel.unsettled()).is_some()
+        let Some(views) = self.read(&settler, waiting.iter().map(|(unsettled, _)| id_of(unsettled)).collect()).await
+        else {
+            return;
         };
-        waiting.retain(|(unsettled, _)| still(unsettled));
-        self.begin(&settler, &waiting, now, batches);
+        let wanted = self.wanted(&views, &waiting, &present);
+        if !wanted.is_empty() {
+            self.begin(&settler, wanted, present, batches).await;
+        }
     }
 
-    /// What might become due: it is closing or it expires, and nothing is under way for it.
+    fn due(&self, unsettled: &Unsettled, now: i64, present: &Moment) -> Option<Due> {
+        let last = self.memory.last.get(&id_of(unsettled)).map(|last| last.by(now, present));
+        due(unsettled, last, now)
+    }
+
+    /// What might become due: it is closing or it expires, and nothing is under way for it. A channel comes once for
+    /// each way in which it is shown.
     fn candidates(&mut self) -> Vec<Unsettled> {
         let memory = &mut self.memory;
         memory.resting.retain(|_, until| Instant::now() < *until);
         memory.last.retain(|id, _| self.node.channels.get(*id).is_some());
+        memory.tries.keep(|address| memory.last.contains_key(&ChannelId::from_bytes(address.to_bytes())));
         let channels = self.node.channels.all();
-        let unsettled = channels.iter().filter_map(|channel| channel.unsettled());
+        let unsettled = channels.iter().flat_map(|channel| channel.unsettled_by_any());
         unsettled
             .filter(|unsettled| {
                 let can_be_late = matches!(unsettled.state, ChannelState::Closing { .. })
                     || unsettled.voucher.voucher.expires_at != 0;
-                let id = id_of(unsettled);
-                can_be_late && !memory.busy.contains(&id) && !memory.resting.contains_key(&id)
+                can_be_late && !memory.busy.contains(&id_of(unsettled))
             })
             .collect()
     }
 
-    fn begin(&mut self, settler: &Settler, waiting: &[(Unsettled, Due)], now: i64, batches: &mut JoinSet<Ended>) {
-        let (alone, together): (Vec<_>, Vec<_>) =
-            waiting.iter().partition(|(unsettled, _)| self.memory.alone.contains(&id_of(unsettled)));
-        let vouchers: Vec<_> = together.iter().map(|(unsettled, _)| unsettled.voucher).collect();
-        let operator = self.node.registered.borrow().operator;
-        let together = settler.divide(&operator, &vouchers);
-        let alone = alone.iter().map(|(unsettled, _)| vec![unsettled.voucher]);
-        let until_quarter = waiting.iter().map(|(_, due)| match due {
+    /// What must be sent by these views. What an earlier one wants in the same way is not sent twice; where two name
+    /// different operators for the node both are sent, for one of them is wrong.
+    fn wanted(&self, views: &Views, waiting: &[(Unsettled, Due)], present: &Moment) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for view in &views.each {
+            let operator = match view.nodes.get(&self.node.account) {
+                Some(account) => Address::from(account.operator),
+                None => self.node.registered.borrow().operator,
+            };
+            for id in waiting.iter().map(|(unsettled, _)| id_of(unsettled)) {
+                let Some((unsettled, due)) = self.due_in(view, id, present) else { continue };
+                if self.memory.resting.contains_key(&(id, operator)) || self.rests(&unsettled) {
+                    continue;
+                }
+                let of_operator = match wanted.iter().position(|(other, _)| *other == operator) {
+                    Some(index) => index,
+                    None => {
+                        wanted.push((operator, Vec::new()));
+                        wanted.len().saturating_sub(1)
+                    }
+                };
+                let Some((_, vouchers)) = wanted.get_mut(of_operator) else { continue };
+                if !vouchers.iter().any(|(other, _)| id_of(other) == id) {
+                    vouchers.push((unsettled, due));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// The channel's voucher, if it is due by this view and its own clock.
+    fn due_in(&self, view: &View, id: ChannelId, present: &Moment) -> Option<(Unsettled, Due)> {
+        let account = view.channels.get(&Address::from(id.to_bytes()))?;
+        let terms = ChannelTerms::from_account(id, account).ok()?;
+        let unsettled = self.node.channels.get(id)?.unsettled_by(&terms)?;
+        let due = self.due(&unsettled, view.clock, present)?;
+        Some((unsettled, due))
+    }
+
+    /// True if this very voucher has landed so lately that whoever shows it unsettled is not believed yet.
+    fn rests(&self, unsettled: &Unsettled) -> bool {
+        let voucher = unsettled.voucher.voucher;
+        let interval = Duration::from_secs(u64::from(unsettled.grace_s / TRIES_PART));
+        let id = Address::from(voucher.channel.to_bytes());
+        self.memory.tries.rests(id, voucher.cumulative.get(), interval, Instant::now())
+    }
+
+    async fn begin(&mut self, settler: &Settler, wanted: Vec<Wanted>, begun: Moment, batches: &mut JoinSet<Ended>) {
+        let format = settler.format().await;
+        let all = || wanted.iter().flat_map(|(_, vouchers)| vouchers).map(|(_, due)| due);
+        let until_quarter = all().map(|due| match due {
             Due::Closing { until_quarter_s, .. } => u64::from(*until_quarter_s),
             Due::Expiring { .. } => UNHURRIED_S,
         });
         let window = Duration::from_secs(until_quarter.min().unwrap_or(UNHURRIED_S));
-        let hurry = Hurry { window, patience: BATCH_PATIENCE, failed_before: self.memory.expired };
-        for vouchers in together.into_iter().chain(alone) {
-            // The rest is looked at again when one has ended.
-            if batches.len() >= MAX_IN_FLIGHT {
-                return;
+        let is_urgent = all().any(|due| matches!(due, Due::Closing { .. }));
+        let hurry = Hurry { window, patience: BATCH_PATIENCE, failed_before: self.memory.expired, is_urgent };
+        for (operator, vouchers) in wanted {
+            let (alone, together): (Vec<_>, Vec<_>) = vouchers
+                .iter()
+                .map(|(unsettled, _)| unsettled.voucher)
+                .partition(|signed| self.memory.alone.contains(&signed.voucher.channel));
+            let alone = alone.into_iter().map(|signed| Batch { format, operator, vouchers: vec![signed] });
+            for batch in settler.divide(format, operator, &together).into_iter().chain(alone) {
+                // The rest is looked at again when one has ended.
+                if batches.len() >= MAX_IN_FLIGHT {
+                    return;
+                }
+                self.memory.busy.extend(batch.channels());
+                let settler = settler.clone();
+                tracing::warn!(
+                    channels = batch.vouchers.len(),
+                    "the operators have not settled in time: the node settles itself"
+                );
+                batches.spawn(async move {
+                    let end = settler.settle(&batch, hurry).await;
+                    Ended { batch, begun, end }
+                });
             }
-            self.memory.busy.extend(vouchers.iter().map(|signed| signed.voucher.channel));
-            let settler = settler.clone();
-            tracing::warn!(
-                channels = vouchers.len(),
-                "the operators have not settled in time: the node settles itself"
-            );
-            batches.spawn(async move {
-                let end = settler.settle(&vouchers, hurry).await;
-                Ended { vouchers, begun: now, end }
-            });
         }
     }
 
     async fn conclude(&mut self, ended: Ended) {
-        let Ended { vouchers, begun, end } = ended;
-        let ids: Vec<_> = vouchers.iter().map(|signed| signed.voucher.channel).collect();
+        let Ended { batch, begun, end } = ended;
+        let ids: Vec<_> = batch.channels().collect();
         self.memory.busy.retain(|id| !ids.contains(id));
+        let rest = |time| {
+            let until = Instant::now() + time;
+            ids.iter().map(move |id| ((*id, batch.operator), until))
+        };
         match end {
             End::Landed(signature) => {
                 tracing::info!(%signature, channels = ids.len(), "settled by the node itself");
                 self.memory.expired = 0;
                 self.memory.alone.retain(|id| !ids.contains(id));
                 self.memory.last.extend(ids.iter().map(|id| (*id, begun)));
+                for voucher in batch.vouchers.iter().map(|signed| signed.voucher) {
+                    let id = Address::from(voucher.channel.to_bytes());
+                    self.memory.tries.landed(id, voucher.cumulative.get(), Instant::now());
+                }
                 if let Some(settler) = self.settler.clone() {
-                    self.refresh(&settler, ids).await;
+                    let _ = self.read(&settler, ids).await;
                 }
             }
             End::Refused(error) if error.remedy() == Remedy::Refresh => {
                 tracing::info!(%error, "the chain has changed under a settlement: it is made anew");
-                self.memory.resting.extend(ids.iter().map(|id| (*id, Instant::now() + PAUSE)));
+                self.memory.resting.extend(rest(PAUSE));
                 self.memory.alone.extend(ids);
             }
             End::Refused(error) => match ids.as_slice() {
                 [id] => {
                     tracing::error!(channel = %id, %error, "the chain refuses a voucher that this node holds");
-                    self.memory.resting.insert(*id, Instant::now() + REST);
+                    self.memory.resting.extend(rest(REST));
                 }
                 _ => self.memory.alone.extend(ids),
             },
@@ -240,19 +342,26 @@ impl Tower {
         self.memory.pause = Some(Instant::now() + PAUSE);
     }
 
-    /// Takes in what the chain says of these channels now.
-    async fn refresh(&self, settler: &Settler, ids: Vec<ChannelId>) {
-        match timeout(CLOCK_PATIENCE, settler.read(&ids)).await {
-            Ok(Ok(accounts)) => {
-                for (id, account) in accounts {
-                    if let Err(error) = self.node.channels.see(id, &account) {
-                        tracing::error!(channel = %id, %error, "a channel on chain cannot be served");
-                    }
-                }
+    /// Reads these channels as each server shows them now, and takes in what the newest read says.
+    async fn read(&self, settler: &Settler, ids: Vec<ChannelId>) -> Option<Views> {
+        let views = match timeout(CLOCK_PATIENCE, settler.views(ids.into_iter())).await {
+            Ok(Ok(views)) => views,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "closing channels could not be read");
+                return None;
             }
-            Ok(Err(error)) => tracing::warn!(%error, "closing channels could not be read"),
-            Err(_) => tracing::warn!("closing channels could not be read: the chain does not answer"),
+            Err(_) => {
+                tracing::warn!("closing channels could not be read: the chain does not answer");
+                return None;
+            }
+        };
+        for (address, account) in views.each.first().into_iter().flat_map(|newest| &newest.channels) {
+            let id = ChannelId::from_bytes(address.to_bytes());
+            if let Err(error) = self.node.channels.see(id, account) {
+                tracing::error!(channel = %id, %error, "a channel on chain cannot be served");
+            }
         }
+        Some(views)
     }
 
     fn complain(&mut self, waiting: &[(Unsettled, Due)], now: i64) {
@@ -281,6 +390,8 @@ const CLOCK_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_IN_FLIGHT: usize = 8;
 /// How long one batch is followed: twice the life of a blockhash.
 const BATCH_PATIENCE: Duration = Duration::from_secs(180);
+/// A voucher that has landed rests for a sixteenth of its channel's grace, if somebody shows it unsettled, and then longer.
+const TRIES_PART: u32 = 8;
 /// Seconds that nothing hurries.
 const UNHURRIED_S: u64 = 600;
 /// How long a voucher that was refused alone is left.

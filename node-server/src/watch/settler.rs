@@ -14,7 +14,11 @@ use settlement_chain::instructions::{self, BatchVoucher};
 use settlement_chain::interface::accounts::Channel;
 use settlement_chain::interface::instructions::VoucherEntry;
 use settlement_chain::reads::{self, ReadError};
-use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError, Terms, TransactionFormat};
+use settlement_chain::submit::{
+    self, FeeBudget, FeePolicy, FormatChoice, LanePolicy, Offer, Outcome, Prepared, Remedy, SubmitError, Terms,
+    TransactionFormat,
+};
+use settlement_chain::views::{self, Views};
 use settlement_chain::{Address, ChainClient, ChainError, Commitment, Instruction, Program, Signature};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -30,8 +34,18 @@ pub(crate) struct Settler {
     pub(crate) payer: FeeKey,
     /// The longest wait between two sends of the same bytes.
     pub(crate) resend: Duration,
-    /// The most that one transaction pays on top of its base fee.
-    pub(crate) max_priority_lamports: u64,
+    /// What may be spent on top of base fees.
+    pub(crate) fees: Arc<FeeBudget>,
+}
+
+/// Vouchers that fit one transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    /// How it is written.
+    pub(crate) format: TransactionFormat,
+    /// Whose fee it is: the operator that the node's account names, as somebody shows it.
+    pub(crate) operator: Address,
+    pub(crate) vouchers: Vec<SignedVoucher>,
 }
 
 /// How much a batch hurries.
@@ -41,8 +55,10 @@ pub(crate) struct Hurry {
     pub(crate) window: Duration,
     /// How long it is followed.
     pub(crate) patience: Duration,
-    /// How many before it have not landed: each doubles what is offered.
+    /// How many before it have not landed: each raises what is offered.
     pub(crate) failed_before: u32,
+    /// True if one of its channels is closing.
+    pub(crate) is_urgent: bool,
 }
 
 /// How a batch ended.
@@ -60,59 +76,107 @@ pub(crate) enum End {
     Uncertain(Signature),
 }
 
+impl Batch {
+    /// The channels that it names.
+    pub(crate) fn channels(&self) -> impl Iterator<Item = ChannelId> {
+        self.vouchers.iter().map(|signed| signed.voucher.channel)
+    }
+
+    /// The same vouchers, each alone.
+    pub(crate) fn singles(self) -> Vec<Self> {
+        let Self { format, operator, vouchers } = self;
+        vouchers.into_iter().map(|signed| Self { format, operator, vouchers: vec![signed] }).collect()
+    }
+}
+
+/// Pays as operators do for what is urgent, up to `max_priority_lamports` for a transaction.
+// r[impl settlement.priority.bounded]
+pub(crate) fn fee_budget(max_priority_lamports: u64) -> FeeBudget {
+    let capped = |lane: LanePolicy| LanePolicy {
+        max_per_transaction: max_priority_lamports,
+        max_per_hour: max_priority_lamports.saturating_mul(DEAREST_OF_AN_HOUR),
+        ..lane
+    };
+    let usual = FeePolicy::default();
+    FeeBudget::new(FeePolicy { normal: capped(usual.normal), urgent: capped(usual.urgent) })
+}
+
 impl Settler {
-    /// Divides vouchers into batches that fit a transaction, in their order. `operator` is what the node's account
-    /// says.
-    pub(crate) fn divide(&self, operator: &Address, vouchers: &[SignedVoucher]) -> Vec<Vec<SignedVoucher>> {
-        let mut batches: Vec<Vec<SignedVoucher>> = Vec::new();
+    /// The format that the chain takes.
+    // r[impl settlement.transaction.format]
+    pub(crate) async fn format(&self) -> TransactionFormat {
+        let payer = self.payer.address();
+        timeout(FEES_PATIENCE, FormatChoice::Auto.decide(&*self.chain, &payer)).await.unwrap_or_default()
+    }
+
+    /// Divides vouchers into batches that fit a transaction, in their order.
+    pub(crate) fn divide(
+        &self,
+        format: TransactionFormat,
+        operator: Address,
+        vouchers: &[SignedVoucher],
+    ) -> Vec<Batch> {
+        let mut batches: Vec<Batch> = Vec::new();
         for voucher in vouchers {
             if let Some(batch) = batches.last_mut() {
-                batch.push(*voucher);
-                let size = submit::wire_size(FORMAT, &self.payer.address(), &[self.instruction(operator, batch)]);
-                if size.is_ok_and(|bytes| bytes <= FORMAT.max_bytes()) {
+                batch.vouchers.push(*voucher);
+                let size = submit::wire_size(format, &self.payer.address(), &[self.instruction(batch)]);
+                if size.is_ok_and(|bytes| bytes <= format.max_bytes()) {
                     continue;
                 }
-                batch.pop();
+                batch.vouchers.pop();
             }
-            batches.push(vec![*voucher]);
+            batches.push(Batch { format, operator, vouchers: vec![*voucher] });
         }
         batches
     }
 
-    /// Reads the node's operator, signs, sends the same bytes again and again, and waits for the end. Sends often
-    /// enough that many dropped ones do not make it late.
+    /// Signs, sends the same bytes again and again, and waits for the end. Sends often enough that many dropped ones do
+    /// not make it late.
     // r[impl settlement.submit.same_bytes]
-    pub(crate) async fn settle(&self, vouchers: &[SignedVoucher], hurry: Hurry) -> End {
+    pub(crate) async fn settle(&self, batch: &Batch, hurry: Hurry) -> End {
         let pace = (hurry.window / 64).clamp(SHORTEST_RESEND, self.resend.max(SHORTEST_RESEND)).min(self.resend);
-        let operator = match reads::node_at(&*self.chain, &self.program, &self.node).await {
-            Ok(Some(node)) => Address::from(node.operator),
-            Ok(None) => return End::NotSent(not_there(self.node)),
-            Err(ReadError::Chain(error)) => return End::NotSent(SubmitError::NotSent(error)),
-            Err(other) => return End::NotSent(SubmitError::NotSent(ChainError::Malformed(other.to_string()))),
+        let instruction = self.instruction(batch);
+        let offer = match self.offer(&instruction, batch.format, hurry).await {
+            Ok(offer) => offer,
+            Err(refused) if refused.remedy() == Remedy::FundFees => return End::NotSent(refused),
+            Err(refused) => return End::Refused(refused),
         };
-        let instructions = [self.instruction(&operator, vouchers)];
-        let terms = self.terms(&instructions, hurry.failed_before).await;
-        match submit::prepare_with(&*self.chain, self.payer.signer(), &[], &instructions, &terms).await {
+        let prepared = submit::prepare_with(&*self.chain, self.payer.signer(), &[], &[instruction], &offer.terms).await;
+        let end = match prepared {
             Ok(prepared) => self.land(&prepared, pace, hurry.patience).await,
             Err(error) => End::NotSent(error),
+        };
+        let is_spent = match &end {
+            End::Landed(_) | End::Uncertain(_) | End::Refused(SubmitError::Failed { .. }) => true,
+            End::Refused(_) | End::Expired | End::NotSent(_) => false,
+        };
+        if !is_spent {
+            self.fees.give_back(offer.is_urgent, offer.priority_fee);
+        }
+        end
+    }
+
+    /// Limits and price. Without an answer estimates and the least price must do.
+    async fn offer(
+        &self,
+        instruction: &Instruction,
+        format: TransactionFormat,
+        hurry: Hurry,
+    ) -> Result<Offer, SubmitError> {
+        let base = Terms::estimate(format, std::slice::from_ref(instruction));
+        let (payer, is_urgent, generation) = (self.payer.address(), hurry.is_urgent, hurry.failed_before);
+        let offer = submit::offer(&*self.chain, &self.fees, &payer, instruction, base, is_urgent, generation);
+        match timeout(FEES_PATIENCE, offer).await {
+            Ok(offer) => offer,
+            Err(_) => Ok(submit::priced(&self.fees, base, is_urgent, &[], generation)),
         }
     }
 
-    /// What others have paid lately to write to these accounts, doubled for each failure, up to the most.
-    async fn terms(&self, instructions: &[Instruction], failed_before: u32) -> Terms {
-        let terms = Terms::estimate(FORMAT, instructions);
-        let accounts = instructions.iter().flat_map(|instruction| &instruction.accounts);
-        let writable: Vec<_> = accounts.filter(|meta| meta.is_writable).map(|meta| meta.pubkey).collect();
-        // Without an answer the base fee must do.
-        let answer = timeout(FEES_PATIENCE, self.chain.recent_fees(&writable)).await;
-        let mut recent = answer.ok().and_then(Result::ok).unwrap_or_default();
-        recent.sort_unstable();
-        let usual = recent.get(recent.len() * 3 / 4).copied().unwrap_or_default();
-        let offered = match failed_before {
-            0 => usual,
-            _ => usual.max(LEAST_PRICE).saturating_mul(1 << failed_before.min(MAX_DOUBLINGS)),
-        };
-        terms.at_price(offered.min(submit::price_within(self.max_priority_lamports, terms.compute_units)))
+    /// The node's account and these channels, as each server shows them now.
+    pub(crate) async fn views(&self, ids: impl Iterator<Item = ChannelId>) -> Result<Views, ChainError> {
+        let channels = ids.map(|id| Address::from(id.to_bytes())).collect();
+        views::read(&*self.chain, &self.program, &[self.node].into(), &channels).await
     }
 
     /// The channels as they are now.
@@ -158,34 +222,24 @@ impl Settler {
         }
     }
 
-    fn instruction(&self, operator: &Address, vouchers: &[SignedVoucher]) -> Instruction {
-        let entries: Vec<BatchVoucher> = vouchers
-            .iter()
-            .map(|signed| {
-                let voucher = signed.voucher;
-                let entry = VoucherEntry { signature: signed.signature, cumulative: voucher.cumulative.get() };
-                (Address::from(voucher.channel.to_bytes()), entry, voucher.expires_at)
-            })
-            .collect();
-        instructions::settle_batch(&self.program, &self.node, operator, &entries)
+    fn instruction(&self, batch: &Batch) -> Instruction {
+        let entry = |signed: &SignedVoucher| -> BatchVoucher {
+            let voucher = signed.voucher;
+            let entry = VoucherEntry { signature: signed.signature, cumulative: voucher.cumulative.get() };
+            (Address::from(voucher.channel.to_bytes()), entry, voucher.expires_at)
+        };
+        let entries: Vec<BatchVoucher> = batch.vouchers.iter().map(entry).collect();
+        instructions::settle_batch(&self.program, &self.node, &batch.operator, &entries)
     }
-}
-
-fn not_there(node: Address) -> SubmitError {
-    SubmitError::NotSent(ChainError::Malformed(format!("the chain does not show the node's account {node}")))
 }
 
 fn silent() -> ChainError {
     ChainError::Unreachable("the server does not answer".into())
 }
 
-/// Every cluster takes it; a node has few channels that close at once.
-const FORMAT: TransactionFormat = TransactionFormat::Legacy;
-/// Micro-lamports per compute unit that are offered, before doubling, where others paid nothing.
-const LEAST_PRICE: u64 = 1_000;
-/// A thousandfold, if the cap allows it.
-const MAX_DOUBLINGS: u32 = 10;
-/// How long a server may take to say what others paid.
+/// How many transactions at the cap an hour may cost.
+const DEAREST_OF_AN_HOUR: u64 = 40;
+/// How long a server may take to say what it takes, what a transaction takes and what others paid.
 const FEES_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a server may take to take a transaction before it is sent again.
 const SEND_PATIENCE: Duration = Duration::from_secs(2);

@@ -86,8 +86,9 @@ async fn a_settlement_whose_blockhash_has_died_is_made_anew() {
     alone.until_settled(&funded, 900).await;
     assert!(alone.chain.sends().iter().collect::<HashSet<_>>().len() >= 2);
     let offered = alone.chain.offered();
-    assert_eq!(offered.first(), Some(&0), "nobody else pays");
-    assert!(offered.last().unwrap() > &0, "what did not land offers more");
+    let (first, last) = (offered.first().unwrap(), offered.last().unwrap());
+    assert!((1..100).contains(first), "nobody else pays: the least for what is closing, not {first}");
+    assert!(last > first, "what did not land offers more");
     assert_eq!(alone.chain.landed(), 1, "one fee");
 }
 

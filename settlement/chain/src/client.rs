@@ -1,6 +1,6 @@
 //! The eight questions that ARO asks of a chain, and the values that answer them.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use solana_address::Address;
@@ -28,6 +28,16 @@ pub trait ChainClient: Send + Sync + 'static {
         program: &Address,
         filter: &AccountFilter,
     ) -> Result<Vec<(Address, Account)>, ChainError>;
+
+    /// The same accounts as each server that answers shows them, in no particular order: for what one of them must not
+    /// decide.
+    async fn program_accounts_by_server(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<Vec<(Address, Account)>>, ChainError> {
+        Ok(vec![self.program_accounts(program, filter).await?])
+    }
 
     /// A blockhash to sign with, and how long it is good for.
     async fn latest_blockhash(&self) -> Result<Blockhash, ChainError>;
@@ -83,6 +93,9 @@ pub trait ChainClient: Send + Sync + 'static {
     }
 }
 
+/// What a chain's answer is awaited as.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ChainError>> + Send + 'a>>;
+
 /// So that a chain of any kind can be handed on as one.
 #[async_trait]
 impl<T: ChainClient + ?Sized> ChainClient for Arc<T> {
@@ -98,6 +111,13 @@ impl<T: ChainClient + ?Sized> ChainClient for Arc<T> {
         filter: &AccountFilter,
     ) -> Result<Vec<(Address, Account)>, ChainError> {
         (**self).program_accounts(program, filter).await
+    }
+    async fn program_accounts_by_server(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<Vec<(Address, Account)>>, ChainError> {
+        (**self).program_accounts_by_server(program, filter).await
     }
     async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
         (**self).latest_blockhash().await

@@ -95,6 +95,44 @@ impl EmbeddedChain {
         *self.lock() = theirs;
     }
 
+    /// Takes a transaction as a leader does that a server has passed it to a while ago: it may fail in its block by now,
+    /// and costs its fee.
+    ///
+    /// # Errors
+    /// As [`ChainClient::send`], but for failures of the transaction's own.
+    pub fn send_unsimulated(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
+        self.take(transaction, false)
+    }
+
+    fn take(&self, transaction: &VersionedTransaction, simulates: bool) -> Result<Signature, ChainError> {
+        check_size(transaction)?;
+        let signature = *transaction
+            .signatures
+            .first()
+            .ok_or_else(|| ChainError::Malformed("the transaction is not signed".into()))?;
+        // Here, so that LiteSVM can simulate what is not signed yet.
+        if !transaction.verify_with_results().into_iter().all(|is_valid| is_valid) {
+            return Err(ChainError::Refused(TransactionError::SignatureFailure));
+        }
+        let mut state = self.lock();
+        if state.statuses.contains_key(&signature) {
+            return Ok(signature);
+        }
+        if !state.recent.contains(transaction.message.recent_blockhash()) {
+            return Err(ChainError::Refused(TransactionError::BlockhashNotFound));
+        }
+        state.tick();
+        // A server simulates before it forwards; so a refused transaction has no effect here either, not even a fee.
+        if simulates {
+            state.svm.simulate_transaction(transaction.clone()).map_err(|failed| ChainError::Refused(failed.err))?;
+        }
+        let err = state.svm.send_transaction(transaction.clone()).err().map(|failed| failed.err);
+        state.next_block();
+        let slot = state.block_height;
+        state.statuses.insert(signature, Status { slot, commitment: Commitment::Finalized, err });
+        Ok(signature)
+    }
+
     /// Creates an $ARO mint; `authority` pays and may mint.
     pub async fn create_mint(&self, authority: &Keypair) -> Result<Address, SetupError> {
         setup::create_mint(self, authority, &authority.pubkey()).await
@@ -153,30 +191,7 @@ impl ChainClient for EmbeddedChain {
     }
 
     async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
-        check_size(transaction)?;
-        let signature = *transaction
-            .signatures
-            .first()
-            .ok_or_else(|| ChainError::Malformed("the transaction is not signed".into()))?;
-        // Here, so that LiteSVM can simulate what is not signed yet.
-        if !transaction.verify_with_results().into_iter().all(|is_valid| is_valid) {
-            return Err(ChainError::Refused(TransactionError::SignatureFailure));
-        }
-        let mut state = self.lock();
-        if state.statuses.contains_key(&signature) {
-            return Ok(signature);
-        }
-        if !state.recent.contains(transaction.message.recent_blockhash()) {
-            return Err(ChainError::Refused(TransactionError::BlockhashNotFound));
-        }
-        state.tick();
-        // A server simulates before it forwards; so a refused transaction has no effect here either, not even a fee.
-        state.svm.simulate_transaction(transaction.clone()).map_err(|failed| ChainError::Refused(failed.err))?;
-        let err = state.svm.send_transaction(transaction.clone()).err().map(|failed| failed.err);
-        state.next_block();
-        let slot = state.block_height;
-        state.statuses.insert(signature, Status { slot, commitment: Commitment::Finalized, err });
-        Ok(signature)
+        self.take(transaction, true)
     }
 
     async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {

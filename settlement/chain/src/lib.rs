@@ -31,15 +31,18 @@
 //! | `signer`         | who signs: a key here, or a signer elsewhere                  |
 //! | [`tokens`]       | the few instructions of SPL token and system program in use   |
 //! | [`reads`]        | accounts, decoded and checked                                 |
+//! | [`views`]        | accounts as each server shows them, for what one must not decide |
 //! | [`submit`]       | sign, send, re-send, confirm; errors that say who must act    |
 //! | [`setup`]        | mint, treasury, config and vault of a fresh deployment        |
 //! | [`admin`]        | what the admin changes later                                  |
+//! | [`pass_on`]      | what a twin of a chain does not change                        |
 //! | `contract`       | what every implementation of the trait must pass (feature)    |
 //! | [`keyfile`]      | key files as the Solana tools write them                      |
 
 mod client;
 #[cfg(feature = "embedded")]
 mod embedded;
+mod pass_on;
 mod program;
 mod rpc;
 mod servers;
@@ -54,9 +57,10 @@ pub mod reads;
 pub mod setup;
 pub mod submit;
 pub mod tokens;
+pub mod views;
 
 pub use client::{
-    Account, AccountFilter, Blockhash, CLOCK, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS,
+    Account, AccountFilter, Answer, Blockhash, CLOCK, ChainClient, ChainError, Commitment, MAX_FEE_ACCOUNTS,
     MAX_LEGACY_TRANSACTION, MAX_RECENT_FEES, MAX_RETURN_DATA, MAX_V1_ACCOUNTS, MAX_V1_TRANSACTION, Simulation, Status,
     Statuses, check_size, clock_of,
 };

@@ -303,7 +303,7 @@ const ACCOUNT_OVERHEAD: u64 = 128;
 /// Offset of `agent` in a channel account.
 const AGENT_IN_CHANNEL: usize = 8;
 /// Offset of `node` in a channel account.
-const NODE_IN_CHANNEL: usize = 40;
+pub(crate) const NODE_IN_CHANNEL: usize = 40;
 /// Offset of `operator` in a node account.
 const OPERATOR_IN_NODE: usize = 72;
 

@@ -28,7 +28,7 @@ pub enum StartError {
     },
     /// The database could not be opened.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The database belongs to another chain, program or operator account: its owner must act. Nothing was changed.
     #[error(transparent)]
     OtherDeployment(#[from] OtherDeployment),
@@ -40,6 +40,15 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Other(other) => Self::OtherDeployment(other),
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl StartError {

@@ -190,6 +190,9 @@ impl From<StoreError> for Failure {
             StoreError::Full(_) => Self::of(Kind::Unreachable, error, "free disk space; nothing acknowledged is lost"),
             StoreError::Address(_) => Self::usage(error, "correct `store` in config.json, or --store"),
             StoreError::Newer { .. } => Self::usage(error, "start the version that wrote it, or a later one"),
+            StoreError::Other(_) => {
+                Self::usage(error, "correct `program_id` or `store` in config.json, or give a new --dir")
+            }
             StoreError::Database(_) => Self::internal(error),
             StoreError::Damaged(_) => {
                 Self::of(Kind::Internal, error, "restore the backup; what the chain has taken is safe")

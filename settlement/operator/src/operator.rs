@@ -44,7 +44,8 @@ impl Operator {
         authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<RunningOperator, StartError> {
-        let store = vouchers::open(&config.store, &config.database()).await?;
+        let ground = Ground::find(&config, &authority.address(), &*chain).await?;
+        let store = ground.open(&config).await?;
         Self::start_with_store(config, transport_key, authority, chain, store).await
     }
 
@@ -59,7 +60,8 @@ impl Operator {
         chain: Arc<dyn ChainClient>,
         metrics: Arc<Metrics>,
     ) -> Result<RunningOperator, StartError> {
-        let store = vouchers::open(&config.store, &config.database()).await?;
+        let ground = Ground::find(&config, &authority.address(), &*chain).await?;
+        let store = ground.open(&config).await?;
         let core = Core::open(&config, Arc::new(authority), chain, store, metrics).await?;
         Self::launch(config, transport_key, core).await
     }
@@ -134,6 +136,8 @@ impl Operator {
             tasks.push(tokio::spawn(watch.run()));
             let every = Duration::from_millis(config.settle_interval_ms);
             tasks.push(tokio::spawn(lanes.clone().rounds(Arc::clone(&core.intake), every, stopped.clone())));
+            let (intake, settler) = (Arc::clone(&core.intake), Arc::clone(&core.settler));
+            tasks.push(tokio::spawn(hear_wishes(intake, settler, stopped.clone())));
             let every = Duration::from_millis(config.sweep_interval_ms.max(MIN_SWEEP_MS));
             tasks.push(tokio::spawn(lanes.sweeps(every, stopped.clone())));
             tracing::info!("watchtower, rounds and sweeps are running");
@@ -160,7 +164,8 @@ impl Operator {
         authority: impl TransactionSigner + 'static,
         chain: Arc<dyn ChainClient>,
     ) -> Result<SettleReport, OnceError> {
-        let store = vouchers::open(&config.store, &config.database()).await.map_err(StartError::from)?;
+        let ground = Ground::find(config, &authority.address(), &*chain).await?;
+        let store = ground.open(config).await.map_err(StartError::from)?;
         let config = OperatorConfig { close_when_asked: false, ..config.clone() };
         let core = Core::open(&config, Arc::new(authority), chain, store, Arc::default()).await?;
         core.reconcile().await;
@@ -289,6 +294,31 @@ impl Drop for RunningOperator {
     }
 }
 
+/// What an operator stands on: looked up before its database is opened, which belongs to it alone.
+struct Ground {
+    program: Program,
+    mint: [u8; 32],
+    deployment: Deployment,
+}
+
+impl Ground {
+    async fn find(config: &OperatorConfig, authority: &Address, chain: &dyn ChainClient) -> Result<Self, StartError> {
+        let program = Program::new(config.program);
+        let genesis_hash = chain.genesis_hash().await?;
+        let on_chain = reads::config(chain, &program).await?;
+        if reads::operator(chain, &program, authority).await?.is_none() {
+            return Err(StartError::NotRegistered { authority: *authority });
+        }
+        let (operator, _) = program.operator(authority);
+        let deployment = Deployment { genesis_hash, program: program.id, operator };
+        Ok(Self { program, mint: on_chain.mint, deployment })
+    }
+
+    async fn open(&self, config: &OperatorConfig) -> Result<Arc<dyn OperatorStore>, StoreError> {
+        vouchers::open(&config.store, &config.database(), &self.deployment.into()).await
+    }
+}
+
 /// What intake and settling share.
 struct Core {
     intake: Arc<Intake>,
@@ -305,19 +335,13 @@ impl Core {
         store: Arc<dyn OperatorStore>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let program = Program::new(config.program);
-        let genesis_hash = chain.genesis_hash().await?;
-        let on_chain = reads::config(&*chain, &program).await?;
-        tracing::info!(genesis = %Hash::new_from_array(genesis_hash), program = %program.id, "the chain answers");
         let authority_address = authority.address();
-        if reads::operator(&*chain, &program, &authority_address).await?.is_none() {
-            return Err(StartError::NotRegistered { authority: authority_address });
-        }
-        let (operator, _) = program.operator(&authority_address);
+        let Ground { program, mint, deployment } = Ground::find(config, &authority_address, &*chain).await?;
+        let Deployment { genesis_hash, operator, .. } = deployment;
+        tracing::info!(genesis = %Hash::new_from_array(genesis_hash), program = %program.id, "the chain answers");
         tracing::info!(%operator, authority = %authority_address, "the operator account is there");
-        let deployment = Deployment { genesis_hash, program: program.id, operator };
         // r[impl settlement.database.bound]
-        store.bind(&deployment).await?.check(&deployment)?;
+        store.bind(&deployment).await?.check(&deployment.into())?;
         let book = Arc::new(Book::new(
             store,
             LeaseTerms { ttl: Duration::from_millis(config.lease_ttl_ms), ..LeaseTerms::new(operator.to_string()) },
@@ -334,7 +358,7 @@ impl Core {
         let intake = Arc::new(Intake {
             chain: Arc::clone(&chain),
             program,
-            chain_ids: ChainIds { genesis_hash, program: config.program.to_bytes(), mint: on_chain.mint },
+            chain_ids: ChainIds { genesis_hash, program: config.program.to_bytes(), mint },
             operator,
             min_settle: config.rules.min_settle,
             watch_for: config.watch_for.clone(),
@@ -348,7 +372,8 @@ impl Core {
         let fees = Arc::new(FeeBudget::new(config.fees));
         metrics.watch_servers(&chain);
         let (own_fees, own_metrics) = (Arc::clone(&fees), Arc::clone(&metrics));
-        let submitter = Submitter { chain, authority, book, planner, fees: own_fees, metrics: own_metrics };
+        let failures = Arc::default();
+        let submitter = Submitter { chain, authority, book, planner, fees: own_fees, metrics: own_metrics, failures };
         let old_wishes_from = Instant::now().checked_add(Duration::from_secs(config.wish_wait_s));
         let above = config.withdraw_fees_above;
         let settler = Settler::new(submitter, operator, cache, Arc::clone(&metrics), above, old_wishes_from);
@@ -438,6 +463,24 @@ impl Lanes {
     }
 }
 
+/// Wakes the rounds when another process of the same database was asked to close a channel.
+// r[impl settlement.lease.wishes]
+async fn hear_wishes(intake: Arc<Intake>, settler: Arc<Settler>, mut stop: Stop) {
+    let mut ticks = interval(WISHES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.told() => return,
+        }
+        match settler.is_wanted().await {
+            Ok(true) => intake.close_wanted.notify_one(),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "wishes that other processes took could not be asked for"),
+        }
+    }
+}
+
 /// Prolongs the lease between rounds, so that it does not wander while its holder lives; and takes it over soon after
 /// another has died.
 async fn keep_lease(intake: Arc<Intake>, metrics: Arc<Metrics>, settles: bool, mut stop: Stop) {
@@ -486,6 +529,8 @@ async fn trim_history(book: Arc<Book>, days: u32, mut stop: Stop) {
     }
 }
 
+/// How soon the one who settles hears of a wish that another took.
+const WISHES_EVERY: Duration = Duration::from_secs(1);
 /// Between two trims of the history.
 const TRIM_EVERY: Duration = Duration::from_secs(3_600);
 /// Seconds of a day.

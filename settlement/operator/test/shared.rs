@@ -149,15 +149,15 @@ async fn standby_takes_over_by_itself_when_the_holder_is_gone() {
     two.shutdown().await;
 }
 
-// r[verify settlement.lease]
+// r[verify settlement.lease.wishes]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn holder_closes_what_a_standby_was_asked_to_close_at_its_next_round() {
+async fn holder_closes_what_a_standby_was_asked_to_close_long_before_its_next_round() {
     let Some(database) = Database::create().await else { return };
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     let config = || OperatorConfig {
-        settle_interval_ms: 500,
-        lease_ttl_ms: 60_000,
+        settle_interval_ms: 3_600_000,
+        lease_ttl_ms: 3_600_000,
         ..config(&world, dir.path(), &database.url)
     };
     let (holder, holder_chain) = machine(&world, 1, config()).await;

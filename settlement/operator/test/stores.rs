@@ -14,8 +14,11 @@ use std::sync::Arc;
 use contract::{accepted, all, offer};
 use disk::Disk;
 use postgres_server::Database;
-use settlement_operator::vouchers::{Claim, MemoryStore, PostgresStore, RedbStore, StoreError};
-use sqlx::Executor;
+use settlement_chain::Address;
+use settlement_operator::vouchers::{
+    Binding, Claim, Deployment, MemoryStore, Owner, PostgresStore, RedbStore, StoreError,
+};
+use sqlx::{Executor, Row};
 
 /// Every test of the contract, on every store.
 macro_rules! on_every_store {
@@ -78,7 +81,8 @@ on_every_store! {
         one_holder_at_a_time_and_its_fence_rises,
         holder_that_was_superseded_records_nothing,
         lapsed_lease_is_still_good_while_nobody_else_has_it,
-        of_many_that_ask_at_once_one_gets_it;
+        of_many_that_ask_at_once_one_gets_it,
+        each_wish_to_close_is_counted_and_nothing_else_is;
     history:
         final_transaction_leaves_one_row_for_each_channel_however_often_it_is_resolved,
         history_is_read_by_time_and_node_in_pages_and_forgotten_by_time,
@@ -101,6 +105,18 @@ async fn reopened_file_holds_every_voucher_and_a_second_opener_is_refused() {
     let store: contract::Store = Arc::new(RedbStore::open(&path).await.unwrap());
     assert_eq!(all(&store).await, before);
     assert!(contract::lease(&store, "two").await.fence > grant.fence, "whoever held the file's lease is gone");
+}
+
+#[tokio::test]
+async fn file_whose_creation_was_cut_off_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.redb");
+    // What redb leaves where the power goes before its last step: room, and no head.
+    std::fs::write(dir.path().join("operator.redb.new"), vec![0; 1 << 20]).unwrap();
+    let store: contract::Store = Arc::new(RedbStore::open(&path).await.unwrap());
+    offer(&store, accepted(4, 9, true)).await;
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["operator.redb"]);
 }
 
 // r[verify settlement.handoff.durable]
@@ -155,8 +171,64 @@ async fn tables_of_a_later_program_are_left_alone() {
     database.connect().await.execute(later).await.unwrap();
     store.close().await;
     let refused = PostgresStore::open(&database.url).await.unwrap_err();
-    assert_eq!(refused, StoreError::Newer { found: 99, known: 4 });
+    assert_eq!(refused, StoreError::Newer { found: 99, known: 5 });
     assert!(!refused.is_retryable());
+}
+
+// r[verify settlement.database.bound]
+#[tokio::test]
+async fn database_of_somebody_else_is_refused_before_its_tables_are_brought_up() {
+    let Some(database) = Database::create().await else { return };
+    let store = PostgresStore::open(&database.url).await.unwrap();
+    assert_eq!(store.bind(&deployment(3)).await.unwrap(), deployment(3));
+    store.close().await;
+    // As the version before has left it.
+    let mut connection = database.connect().await;
+    connection.execute("DROP TABLE settle_wishes").await.unwrap();
+    connection.execute("DELETE FROM settle_schema WHERE version = 5").await.unwrap();
+    let mut tables = async || {
+        let rows = connection.fetch_all("SELECT relname::text FROM pg_class ORDER BY relname").await.unwrap();
+        rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>()
+    };
+    let before = tables().await;
+    for other in [deployment(4).into(), Owner { genesis_hash: None, ..deployment(4).into() }] {
+        let refused = PostgresStore::open_as(&database.url, &other).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Other(other) if other.what == "operator account"), "{refused}");
+        assert!(!refused.is_retryable());
+    }
+    assert_eq!(tables().await, before);
+    let store = PostgresStore::open_as(&database.url, &deployment(3).into()).await.unwrap();
+    assert!(tables().await.contains(&"settle_wishes".to_owned()), "its owner's is brought up");
+    store.close().await;
+}
+
+// r[verify settlement.database.bound]
+#[tokio::test]
+async fn file_of_somebody_else_keeps_its_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.redb");
+    let held = {
+        let store: contract::Store = Arc::new(RedbStore::open(&path).await.unwrap());
+        store.bind(&deployment(3)).await.unwrap();
+        contract::lease(&store, "one").await.fence
+    };
+    let refused = RedbStore::open_as(&path, &deployment(4).into()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Other(_)), "{refused}");
+    let leases: ::redb::TableDefinition<'_, &str, (&str, u64, i64)> = ::redb::TableDefinition::new("leases");
+    {
+        use ::redb::ReadableDatabase;
+        let database = ::redb::Database::open(&path).unwrap();
+        let table = database.begin_read().unwrap().open_table(leases).unwrap();
+        let lease = table.get("aro").unwrap().unwrap();
+        assert_eq!((lease.value().0, lease.value().1), ("one", held), "its owner's start would have lapsed it");
+    }
+    let store: contract::Store = Arc::new(RedbStore::open_as(&path, &deployment(3).into()).await.unwrap());
+    assert!(contract::lease(&store, "two").await.fence > held);
+}
+
+fn deployment(operator: u8) -> Deployment {
+    let address = |byte| Address::new_from_array([byte; 32]);
+    Deployment { genesis_hash: [1; 32], program: address(2), operator: address(operator) }
 }
 
 #[tokio::test]

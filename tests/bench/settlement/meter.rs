@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use settlement_chain::{
-    Account, AccountFilter, Address, Blockhash, ChainClient, ChainError, EmbeddedChain, Signature, Simulation,
-    Statuses, VersionedTransaction, check_size,
+    Address, ChainClient, ChainError, EmbeddedChain, Signature, VersionedTransaction, check_size, pass_on,
 };
 use settlement_interface::instructions::tag;
 
@@ -98,39 +97,9 @@ fn batch(transaction: &VersionedTransaction) -> Option<(u8, usize)> {
 
 #[async_trait]
 impl ChainClient for Meter {
-    async fn genesis_hash(&self) -> Result<[u8; 32], ChainError> {
-        self.inner.genesis_hash().await
-    }
-
-    async fn accounts(&self, addresses: &[Address]) -> Result<Vec<Option<Account>>, ChainError> {
-        self.inner.accounts(addresses).await
-    }
-
-    async fn program_accounts(
-        &self,
-        program: &Address,
-        filter: &AccountFilter,
-    ) -> Result<Vec<(Address, Account)>, ChainError> {
-        self.inner.program_accounts(program, filter).await
-    }
-
-    async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
-        self.inner.latest_blockhash().await
-    }
+    pass_on!(inner: genesis_hash, accounts, program_accounts, latest_blockhash, statuses, simulate, recent_fees);
 
     async fn send(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
         self.weigh(transaction).await
-    }
-
-    async fn statuses(&self, signatures: &[Signature]) -> Result<Statuses, ChainError> {
-        self.inner.statuses(signatures).await
-    }
-
-    async fn simulate(&self, transaction: &VersionedTransaction) -> Result<Simulation, ChainError> {
-        self.inner.simulate(transaction).await
-    }
-
-    async fn recent_fees(&self, writable: &[Address]) -> Result<Vec<u64>, ChainError> {
-        self.inner.recent_fees(writable).await
     }
 }

@@ -35,6 +35,15 @@ enum Change {
 }
 
 impl Disk {
+    /// A disk with an empty database on it: operators make theirs under another name, and rename it once it is whole.
+    #[must_use]
+    pub fn with_database() -> Self {
+        let disk = Self::default();
+        let database = disk.process(&Fuse::endless())().expect("there is room");
+        drop(database);
+        disk
+    }
+
     /// Opens the database on this disk, for a process that dies with the fuse. Every write and every sync burns it.
     /// The database may be opened again and again, by this process only.
     pub fn process(&self, fuse: &Arc<Fuse>) -> impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static {

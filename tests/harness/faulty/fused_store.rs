@@ -125,4 +125,8 @@ impl Leases for FusedStore {
     async fn release(&self, grant: &Grant) -> Result<(), StoreError> {
         self.write(self.inner.release(grant)).await
     }
+
+    async fn wishes(&self) -> Result<u64, StoreError> {
+        self.read(self.inner.wishes()).await
+    }
 }

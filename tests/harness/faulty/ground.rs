@@ -44,8 +44,16 @@ struct Record {
     watermarks: BTreeMap<ChannelId, u64>,
     fallen: Vec<ChannelId>,
     forked_away: Vec<Landing>,
-    in_flight: Vec<(u64, VersionedTransaction)>,
+    in_flight: Vec<InFlight>,
     ambush: Option<Ambush>,
+}
+
+/// A transaction that lands at a height.
+struct InFlight {
+    due: u64,
+    transaction: VersionedTransaction,
+    /// Whether it lands only where it succeeds.
+    is_simulated: bool,
 }
 
 /// A fork that waits for its moment.
@@ -79,12 +87,12 @@ impl Ground {
         self.chain.skip_blocks(blocks);
         let height = self.height().await;
         let mut record = self.record.lock().await;
-        let (due, later) = std::mem::take(&mut record.in_flight).into_iter().partition(|(at, _)| *at <= height);
+        let (due, later): (Vec<InFlight>, Vec<InFlight>) =
+            std::mem::take(&mut record.in_flight).into_iter().partition(|it| it.due <= height);
         record.in_flight = later;
-        let due: Vec<(u64, VersionedTransaction)> = due;
-        for (_, transaction) in due {
+        for InFlight { transaction, is_simulated, .. } in due {
             // Refused by then: it never lands, and nobody is told.
-            let _ = self.land_in(&mut record, &transaction).await;
+            let _ = self.land_in(&mut record, &transaction, is_simulated).await;
         }
     }
 
@@ -133,13 +141,15 @@ impl Ground {
     /// As [`ChainClient::send`].
     pub async fn land(&self, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
         let mut record = self.record.lock().await;
-        self.land_in(&mut record, transaction).await
+        self.land_in(&mut record, transaction, true).await
     }
 
-    /// Puts a transaction on the chain when `blocks` more have passed, if it is still good then.
-    pub async fn land_later(&self, transaction: &VersionedTransaction, blocks: u64) {
+    /// Puts a transaction on the chain when `blocks` more have passed, if it is still good then; where it is not
+    /// simulated by then it may fail in its block.
+    pub async fn land_later(&self, transaction: &VersionedTransaction, blocks: u64, is_simulated: bool) {
         let due = self.height().await.saturating_add(blocks);
-        self.record.lock().await.in_flight.push((due, transaction.clone()));
+        let transaction = transaction.clone();
+        self.record.lock().await.in_flight.push(InFlight { due, transaction, is_simulated });
     }
 
     /// What has truly become of transactions. One block more passes than was set for each question.
@@ -161,13 +171,22 @@ impl Ground {
         }
     }
 
-    async fn land_in(&self, record: &mut Record, transaction: &VersionedTransaction) -> Result<Signature, ChainError> {
+    async fn land_in(
+        &self,
+        record: &mut Record,
+        transaction: &VersionedTransaction,
+        is_simulated: bool,
+    ) -> Result<Signature, ChainError> {
         let before = match &record.ambush {
             Some(Ambush { spared: 0, sprung: None, .. }) => Some(self.checkpoint_of(record)),
             _ => None,
         };
         let known = self.knows(transaction).await;
-        let signature = self.chain.send(transaction).await?;
+        let signature = if is_simulated {
+            self.chain.send(transaction).await?
+        } else {
+            self.chain.send_unsimulated(transaction)?
+        };
         if known {
             return Ok(signature);
         }

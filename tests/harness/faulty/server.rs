@@ -34,6 +34,8 @@ pub enum Fate {
     Twice,
     /// It lands after so many blocks, if it still can.
     Late(u64),
+    /// It lands after so many blocks, though it may fail there by then.
+    Blindly(u64),
     /// The server refuses it, wrongly.
     Refused(TransactionError),
 }
@@ -212,7 +214,14 @@ impl ChainClient for Server {
         program: &Address,
         filter: &AccountFilter,
     ) -> Result<Vec<(Address, Account)>, ChainError> {
-        self.view().await?.program_accounts(program, filter).await
+        let found = self.view().await?.program_accounts(program, filter).await?;
+        let Some(Lie { tell, .. }) = self.lock().lie.clone() else { return Ok(found) };
+        let told = found.into_iter().filter_map(|(address, account)| {
+            let mut account = Some(account);
+            tell(&address, &mut account);
+            Some((address, account?))
+        });
+        Ok(told.collect())
     }
 
     async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
@@ -235,7 +244,11 @@ impl ChainClient for Server {
                 self.ground.land(transaction).await
             }
             Fate::Late(blocks) => {
-                self.ground.land_later(transaction, blocks).await;
+                self.ground.land_later(transaction, blocks, true).await;
+                Ok(signature)
+            }
+            Fate::Blindly(blocks) => {
+                self.ground.land_later(transaction, blocks, false).await;
                 Ok(signature)
             }
             Fate::Refused(error) => Err(ChainError::Refused(error)),

@@ -75,25 +75,34 @@ fn status(configured: usize, views: &[(u64, Option<&Status>)]) -> Option<Status>
     Some(Status { slot, commitment, err: first.err.clone() })
 }
 
-/// The newest of several reads. Each has as many accounts as there are addresses.
+/// The newest of several reads, account by account: the newest that two show alike, so that of three one that names a
+/// high slot moves nothing; where no two do, the newest. Each has as many accounts as there are addresses.
 ///
 /// # Errors
-/// [`ChainError::Disagreement`] if two that are of the same slot differ.
+/// [`ChainError::Disagreement`] if no two show the same, and two that are of the newest slot differ.
 pub(super) fn accounts(
     addresses: &[Address],
-    answers: Vec<(u64, Vec<Option<Account>>)>,
+    mut answers: Vec<(u64, Vec<Option<Account>>)>,
 ) -> Result<(u64, Vec<Option<Account>>), ChainError> {
-    let newest = answers.iter().map(|(slot, _)| *slot).max().unwrap_or_default();
-    let mut of_newest = answers.into_iter().filter(|(slot, _)| *slot == newest).map(|(_, accounts)| accounts);
-    let first = of_newest.next().unwrap_or_default();
-    for other in of_newest {
-        let differs = first.iter().zip(&other).position(|(one, other)| one != other);
-        // Slot 0 means that they do not know how old they are.
-        if let Some(address) = differs.filter(|_| newest > 0).and_then(|index| addresses.get(index)) {
-            return Err(ChainError::Disagreement(format!("two accounts at {address} in the same slot {newest}")));
-        }
+    answers.sort_by_key(|(slot, _)| std::cmp::Reverse(*slot));
+    let newest = answers.first().map(|(slot, _)| *slot).unwrap_or_default();
+    let mut believed = Vec::with_capacity(addresses.len());
+    for (index, address) in addresses.iter().enumerate() {
+        let shown: Vec<(u64, Option<&Account>)> =
+            answers.iter().map(|(slot, accounts)| (*slot, accounts.get(index).and_then(Option::as_ref))).collect();
+        let is_shared = |one: &&(u64, Option<&Account>)| shown.iter().filter(|other| other.1 == one.1).count() > 1;
+        let account = match shown.iter().find(is_shared) {
+            Some((_, account)) => *account,
+            // Slot 0 means that they do not know how old they are.
+            None if newest > 0 && shown.iter().filter(|(slot, _)| *slot == newest).count() > 1 => {
+                let reason = format!("two accounts at {address} in the same slot {newest}");
+                return Err(ChainError::Disagreement(reason));
+            }
+            None => shown.first().and_then(|(_, account)| *account),
+        };
+        believed.push(account.cloned());
     }
-    Ok((newest, first))
+    Ok((newest, believed))
 }
 
 /// The chain's time: of an odd number of clocks the middle one, else the earlier of the two in the middle. So one that is
@@ -109,7 +118,7 @@ pub(super) fn clock(clocks: &[i64]) -> Result<i64, ChainError> {
 }
 
 /// Accounts that all servers name alike, and the addresses of those that they do not.
-pub(super) fn program_accounts(mut answers: Vec<Vec<(Address, Account)>>) -> (Vec<(Address, Account)>, Vec<Address>) {
+pub(crate) fn program_accounts(mut answers: Vec<Vec<(Address, Account)>>) -> (Vec<(Address, Account)>, Vec<Address>) {
     let Some(first) = answers.pop() else { return (Vec::new(), Vec::new()) };
     let mut agreed: BTreeMap<Address, Account> = first.into_iter().collect();
     let mut doubtful = Vec::new();
@@ -297,6 +306,18 @@ mod tests {
         let error = newest(vec![read(8, 2), read(8, 0)]).unwrap_err();
         assert!(matches!(&error, ChainError::Disagreement(_)) && error.is_retryable(), "{error}");
         assert_eq!(newest(vec![read(0, 1), read(0, 2)]).unwrap(), read(0, 1), "they do not know their slots");
+        // Of three, one that lies does not decide, whatever slot it names.
+        for slot in [0, 7, 8, 1_000] {
+            for lie in [0, 9] {
+                for three in
+                    [vec![read(slot, lie), read(8, 2), read(7, 2)], vec![read(7, 2), read(slot, lie), read(8, 2)]]
+                {
+                    assert_eq!(newest(three).unwrap().1, read(8, 2).1);
+                }
+            }
+        }
+        let all_differ = vec![read(9, 3), read(8, 2), read(7, 1)];
+        assert_eq!(newest(all_differ).unwrap(), read(9, 3), "no two show the same");
     }
 
     // r[verify settlement.servers.clock]

@@ -1,8 +1,8 @@
 //! Several servers of one chain, asked together, so that none of them alone is believed where money hangs on it.
 //!
 //! What is sent goes to all. A transaction is dead only if every server says so that has not been silent for minutes;
-//! it has failed, and is final, only if two say so. Of two reads the newer counts, and where they cannot both be true
-//! that is an error, not a choice; what one of them must not decide is asked of each by itself, and the chain's time is
+//! it has failed, and is final, only if two say so. Of reads the newest counts that two show alike, else the newest, and
+//! where two cannot both be true that is an error, not a choice; what one of them must not decide is asked of each by itself, and the chain's time is
 //! never the latest that one of them tells. A server that is dead or slow costs a moment once, and no more until it
 //! answers in time again.
 
@@ -24,6 +24,7 @@ use solana_transaction::versioned::VersionedTransaction;
 
 use self::ask::{Answers, Members, Until};
 pub use self::ask::{Patience, ServerHealth};
+pub(crate) use self::judge::program_accounts as agreed;
 use crate::{
     Account, AccountFilter, Blockhash, ChainClient, ChainError, RpcChain, Simulation, Statuses,
     client::{CLOCK, MAX_FEE_ACCOUNTS, check_size, clock_of},
@@ -117,22 +118,26 @@ impl ChainClient for Servers {
         program: &Address,
         filter: &AccountFilter,
     ) -> Result<Vec<(Address, Account)>, ChainError> {
-        let (program, filter) = (*program, filter.clone());
-        let wanted = filter.clone();
-        let answers = self
-            .members
-            .ask(Until::All, move |chain| {
-                let filter = wanted.clone();
-                async move { chain.program_accounts(&program, &filter).await }
-            })
-            .await;
-        let (agreed, doubtful) = judge::program_accounts(answers.good()?);
+        let (agreed, doubtful) = judge::program_accounts(self.program_accounts_by_server(program, filter).await?);
         // What one names and another does not is looked at by its address, where answers tell their age.
         let mut found = agreed;
         for (address, account) in doubtful.iter().zip(self.accounts(&doubtful).await?) {
-            found.extend(account.filter(|a| a.owner == program && filter.matches(&a.data)).map(|a| (*address, a)));
+            found.extend(account.filter(|a| a.owner == *program && filter.matches(&a.data)).map(|a| (*address, a)));
         }
         Ok(found)
+    }
+
+    async fn program_accounts_by_server(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<Vec<(Address, Account)>>, ChainError> {
+        let (program, filter) = (*program, filter.clone());
+        let question = move |chain: Arc<dyn ChainClient>| {
+            let filter = filter.clone();
+            async move { chain.program_accounts(&program, &filter).await }
+        };
+        self.members.ask(Until::All, question).await.good()
     }
 
     async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {

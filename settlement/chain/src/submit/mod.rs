@@ -3,12 +3,18 @@
 //! [`submit`] does it all. Who must survive a crash in between (the settlement operator) takes the three steps
 //! apart: [`prepare`] signs, the caller makes [`Prepared::to_bytes`] durable, [`confirm`] sends the same bytes
 //! again and again until the chain has confirmed them or never will; [`outcome`] asks what became of them later.
+//!
+//! Who sends batches, or must not be late, also asks which format the chain takes ([`FormatChoice`]) and on which terms a
+//! batch goes out ([`offer`]): limits from a simulation, a price by a [`FeePolicy`] within a [`FeeBudget`].
 
 mod compute;
 mod confirm;
 mod effects;
 mod error;
+mod fees;
+mod format;
 mod message;
+mod offer;
 #[cfg(test)]
 mod scripted;
 
@@ -22,9 +28,12 @@ use solana_transaction::versioned::VersionedTransaction;
 pub use compute::compute_units;
 pub use confirm::{Outcome, confirm, outcome};
 pub use error::{Refusal, Remedy, Shortage, SubmitError};
+pub use fees::{BadFeePolicy, FeeBudget, FeePolicy, LanePolicy, Spent};
+pub use format::{FormatChoice, UnknownFormat, probe_v1};
 pub use message::{
     MAX_COMPUTE_UNITS, MAX_LOADED_DATA, Terms, TransactionFormat, offered_priority_fee, price_within, wire_size,
 };
+pub use offer::{Offer, offer, priced};
 
 use crate::{
     ChainClient, ChainError, Simulation,

@@ -1,6 +1,7 @@
 //! From channels to transactions: what is worth sending, packed to the byte.
 
 mod due;
+mod pack;
 pub(crate) mod planner;
 mod size;
 
@@ -105,7 +106,7 @@ pub struct Planned {
     /// The one instruction, beside the limits that the submitter adds.
     pub instruction: Instruction,
     /// The entries, so that a batch which the chain refuses can be planned again in halves.
-    pub(crate) source: planner::Source,
+    pub(crate) source: pack::Source,
 }
 
 impl Planned {

@@ -1,18 +1,19 @@
-//! Channels in, transactions out. Pure: everything it knows is in its arguments.
+//! What is to be sent, by what the chain says and what is stored. Pure: everything it knows is in its arguments.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 
 use aro_proto::channel::SignedVoucher;
 use aro_proto::{Amount, ChannelId};
-use settlement_chain::instructions::{self, BatchVoucher, NO_VOUCHER};
+use settlement_chain::instructions;
 use settlement_chain::submit::TransactionFormat;
-use settlement_chain::{Address, Instruction, Program};
+use settlement_chain::{Address, Program};
 use settlement_interface::accounts::{Channel, Node, status};
-use settlement_interface::instructions::{MAX_BATCH, VoucherEntry};
+use settlement_interface::instructions::MAX_BATCH;
 use settlement_interface::voucher::{NEVER, is_expired};
 
-use super::{Candidate, Cost, Due, Item, Kind, Planned, Rules, Trace, transaction_bytes};
+use super::pack::{Entry, Source, Target};
+use super::{Candidate, Cost, Due, Kind, Planned, Rules, Trace};
 use crate::vouchers::StoredVoucher;
 
 /// Decides what is sent, for one operator.
@@ -163,16 +164,6 @@ impl Planner {
         self.pack(Source { kind: Kind::Settle, at: 0, target, entries }).into_iter().next()
     }
 
-    /// The same work in two transactions, or none if it cannot be divided.
-    pub fn halves(&self, planned: &Planned) -> Option<[Planned; 2]> {
-        let middle = planned.source.entries.len() / 2;
-        if middle == 0 {
-            return None;
-        }
-        let (first, second) = planned.source.entries.split_at(middle);
-        Some([self.build(&planned.source, first), self.build(&planned.source, second)])
-    }
-
     /// A stored voucher as the rules see it; `None` if the chain would not take it at all.
     fn candidate<'a>(
         &self,
@@ -208,123 +199,7 @@ impl Planner {
         let trace = Trace { voucher_signature: signature, ..Trace::of(channel, Some(node)) };
         Some((signed, channel, candidate, trace))
     }
-
-    /// Fills transactions one after the other, each as full as its size allows.
-    // r[impl settlement.batch.size]
-    fn pack(&self, source: Source) -> Vec<Planned> {
-        let mut rest: &[Entry] = &source.entries;
-        let mut planned = Vec::new();
-        while !rest.is_empty() {
-            let mut count = 1;
-            while count < rest.len().min(MAX_BATCH) && self.fits(&source, &rest[..=count]) {
-                count += 1;
-            }
-            let (taken, left) = rest.split_at(count);
-            planned.push(self.build(&source, taken));
-            rest = left;
-        }
-        planned
-    }
-
-    fn fits(&self, source: &Source, entries: &[Entry]) -> bool {
-        transaction_bytes(self.format, &self.authority, &self.instruction(source, entries)) <= self.format.max_bytes()
-    }
-
-    fn build(&self, source: &Source, entries: &[Entry]) -> Planned {
-        Planned {
-            kind: source.kind,
-            at: source.at,
-            items: entries.iter().map(|entry| entry.item).collect(),
-            dues: entries.iter().filter_map(|entry| entry.due).collect(),
-            instruction: self.instruction(source, entries),
-            source: Source { entries: entries.to_vec(), ..*source },
-        }
-    }
-
-    fn instruction(&self, source: &Source, entries: &[Entry]) -> Instruction {
-        let channels = || entries.iter().map(|entry| entry.voucher.0).collect::<Vec<_>>();
-        match source.target {
-            Target::Node { node, operator } => {
-                let vouchers: Vec<BatchVoucher> = entries.iter().map(|entry| entry.voucher.clone()).collect();
-                if source.kind == Kind::Close {
-                    instructions::close_batch(&self.program, &self.authority, &node, &operator, &vouchers)
-                } else {
-                    instructions::settle_batch(&self.program, &node, &operator, &vouchers)
-                }
-            }
-            Target::Anyone => instructions::finalize_batch(&self.program, &channels()),
-            Target::Agent { agent, rent_payer } => {
-                instructions::reclaim_batch(&self.program, &agent, &rent_payer, &channels())
-            }
-        }
-    }
 }
-
-/// Entries that may share a transaction.
-#[derive(Clone, Debug)]
-pub(crate) struct Source {
-    kind: Kind,
-    at: i64,
-    target: Target,
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Target {
-    Node { node: Address, operator: Address },
-    Agent { agent: Address, rent_payer: Address },
-    Anyone,
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    item: Item,
-    voucher: BatchVoucher,
-    /// Unix second from which the chain takes it no more; [`NO_DEADLINE`] while its channel is not closing.
-    deadline: i64,
-    /// Why; none where no voucher is settled.
-    due: Option<Due>,
-}
-
-impl Source {
-    /// True if an entry's channel is closing.
-    pub(super) fn is_urgent(&self) -> bool {
-        self.deadline() != NO_DEADLINE
-    }
-
-    /// The earliest of its entries.
-    fn deadline(&self) -> i64 {
-        self.entries.iter().map(|entry| entry.deadline).min().unwrap_or(NO_DEADLINE)
-    }
-}
-
-impl Entry {
-    /// A stored voucher at the chain's unix second `now`. It goes along as long as it lives, even if the chain seems to
-    /// have settled as much: the program then does not look at it, and where a server has lied about the watermark the
-    /// channel does not close below it. One that has expired is left out: its channel closes where the chain stands.
-    // r[impl settlement.close.best_voucher]
-    fn of(signed: &SignedVoucher, account: &Channel, trace: Trace, due: Due, now: i64) -> Self {
-        let channel = signed.voucher.channel;
-        let item = Item { channel, voucher: Some(signed.voucher.cumulative), trace };
-        let address = Address::new_from_array(channel.to_bytes());
-        let deadline = if account.status == status::CLOSING { account.deadline } else { NO_DEADLINE };
-        let due = Some(due);
-        if is_expired(signed.voucher.expires_at, now) {
-            return Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline, due };
-        }
-        let entry = VoucherEntry { signature: signed.signature, cumulative: signed.voucher.cumulative.get() };
-        Self { item, voucher: (address, entry, signed.voucher.expires_at), deadline, due }
-    }
-
-    fn bare(channel: ChannelId, trace: Trace) -> Self {
-        let address = Address::new_from_array(channel.to_bytes());
-        let item = Item { channel, voucher: None, trace };
-        Self { item, voucher: (address, NO_VOUCHER, NEVER), deadline: NO_DEADLINE, due: None }
-    }
-}
-
-/// After every deadline.
-const NO_DEADLINE: i64 = i64::MAX;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -332,8 +207,11 @@ pub(crate) mod tests {
     use aro_proto::channel::Voucher;
     use aro_proto::limits::SETTLE_MARGIN_S;
     use proptest::prelude::*;
+    use settlement_chain::instructions::NO_VOUCHER;
+    use settlement_interface::instructions::VoucherEntry;
 
     use super::*;
+    use crate::batch::transaction_bytes;
     use crate::vouchers::Accepted;
 
     const NOW: i64 = 1_800_000_000;

@@ -11,7 +11,7 @@ use settlement_operator::OperatorConfig;
 use settlement_operator::control::{Command, ask};
 use settlement_operator::doctor::{ChainSubject, Finding, Level, examine_chain, examine_fees, examine_store, worst};
 use settlement_operator::submit::{FeeBudget, spent_lately};
-use settlement_operator::vouchers::{self, Book, LeaseTerms, StoreError};
+use settlement_operator::vouchers::{self, Book, LeaseTerms, Owner, StoreError};
 
 use super::home::{ConfigFile, Home};
 use super::once::asked;
@@ -44,7 +44,7 @@ impl Doctor {
             servers.iter().map(|(name, chain)| (name.clone(), chain as &dyn ChainClient)).collect();
         let mut lamports_per_day = None;
         if let Some((_, chain)) = named.first() {
-            let (stored, spent) = store(&config, *chain, &program, now).await;
+            let (stored, spent) = store(&config, &home.owner(&config), *chain, &program, now).await;
             findings.extend(stored);
             lamports_per_day = spent;
         }
@@ -79,12 +79,13 @@ fn servers(file: &ConfigFile) -> Vec<(String, RpcChain)> {
 /// What the store can tell, through the running operator if there is one.
 async fn store(
     config: &OperatorConfig,
+    owner: &Owner,
     chain: &dyn ChainClient,
     program: &Program,
     now: i64,
 ) -> (Vec<Finding>, Option<u64>) {
     let fail = |message: String, next: &str| (vec![Finding::fail("database", message, next)], None);
-    match vouchers::open(&config.store, &config.database()).await {
+    match vouchers::open(&config.store, &config.database(), owner).await {
         Ok(store) => {
             let book = Book::new(store, LeaseTerms::new("doctor"));
             let (mut findings, spent) = examine_store(&book, chain, program, now).await;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use aro_proto::{Amount, NodeId, SecretKey};
 use serde::{Deserialize, Serialize};
-use settlement_chain::{Address, Keypair, keyfile};
+use settlement_chain::{Address, Keypair, Program, Signer, keyfile};
 use settlement_operator::batch::Rules;
 use settlement_operator::submit::{FeePolicy, FormatChoice, LanePolicy};
-use settlement_operator::vouchers::StoreUrl;
+use settlement_operator::vouchers::{Owner, StoreUrl};
 use settlement_operator::{OperatorConfig, WatchFor};
 
 use crate::failure::Failure;
@@ -153,6 +153,13 @@ impl Home {
         })?;
         serde_json::from_str(&text)
             .map_err(|error| Failure::usage(format!("{}: {error}", path.display()), "correct the config file"))
+    }
+
+    /// Whom the database must belong to, as far as the folder tells.
+    pub(super) fn owner(&self, config: &OperatorConfig) -> Owner {
+        let program = Program::new(config.program);
+        let operator = self.authority().ok().map(|authority| program.operator(&authority.pubkey()).0);
+        Owner { genesis_hash: None, program: program.id, operator }
     }
 
     /// The library's configuration.

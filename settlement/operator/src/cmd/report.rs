@@ -40,7 +40,7 @@ impl Report {
         let home = Home::new(self.dir.clone());
         let config = home.operator_config(&home.read_config()?)?;
         // A running operator has the file; a server lets both in.
-        let book = match vouchers::open(&config.store, &config.database()).await {
+        let book = match vouchers::open(&config.store, &config.database(), &home.owner(&config)).await {
             Ok(store) => Some(Book::new(store, LeaseTerms::new("report"))),
             Err(StoreError::InUse) => None,
             Err(error) => return Err(error.into()),

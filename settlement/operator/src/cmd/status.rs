@@ -30,7 +30,7 @@ impl Status {
         let config = home.operator_config(&file)?;
         let mut status = match ask(&config.control_socket(), Command::Status).await {
             Ok(answer) => asked(Ok(answer))?,
-            Err(nobody) => match vouchers::open(&config.store, &config.database()).await {
+            Err(nobody) => match vouchers::open(&config.store, &config.database(), &home.owner(&config)).await {
                 Ok(store) => {
                     let book = Book::new(store, LeaseTerms::new("status"));
                     let vouchers: Vec<Value> = book.vouchers().await?.iter().map(StoredVoucher::to_json).collect();

@@ -67,6 +67,14 @@ impl ChainClient for MeteredChain {
         self.counted(self.inner.program_accounts(program, filter).await)
     }
 
+    async fn program_accounts_by_server(
+        &self,
+        program: &Address,
+        filter: &AccountFilter,
+    ) -> Result<Vec<Vec<(Address, Account)>>, ChainError> {
+        self.counted(self.inner.program_accounts_by_server(program, filter).await)
+    }
+
     async fn latest_blockhash(&self) -> Result<Blockhash, ChainError> {
         self.counted(self.inner.latest_blockhash().await)
     }

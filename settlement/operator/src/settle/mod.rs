@@ -8,15 +8,16 @@ mod reconcile;
 mod report;
 pub(crate) mod snapshot;
 mod sweep;
-mod tries;
 mod urgent;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::{Amount, ChannelId};
 use settlement_chain::reads::ReadError;
 use settlement_chain::submit::Remedy;
+use settlement_chain::views::Tries;
 use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use settlement_interface::accounts::status;
 use tokio::task::JoinSet;
@@ -33,7 +34,6 @@ use crate::vouchers::{Book, Lease, StoreError, StoredVoucher};
 use claims::Claims;
 use costs::Costs;
 use prune::Remembered;
-use tries::Tries;
 
 /// Why a round could not be made. Nothing is lost: the next one starts from what the chain says.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,8 @@ pub(crate) struct Settler {
     costs: Costs,
     claims: Claims,
     tries: Tries,
+    /// The store's count of wishes when a round last read them.
+    wishes: AtomicU64,
     /// Journal entries that a report has already told of.
     told: Mutex<HashSet<Signature>>,
     /// One round at a time, and what it leaves to the next.
@@ -108,6 +110,7 @@ impl Settler {
             costs,
             claims: Claims::default(),
             tries: Tries::default(),
+            wishes: AtomicU64::new(0),
             told: Mutex::default(),
             rounds: tokio::sync::Mutex::default(),
             sweeping: tokio::sync::Mutex::default(),
@@ -132,6 +135,8 @@ impl Settler {
         let (landed, mut busy) = self.resume(&mut report).await?;
         busy.extend(self.claims.of(&[Lane::Urgent]));
 
+        // Before the wishes themselves, so that none is counted and not read.
+        self.wishes.store(self.book.wishes().await?, Ordering::SeqCst);
         let vouchers = self.book.vouchers().await?;
         let mut facts = snapshot::stored(&*self.chain, &self.program, &vouchers).await?;
         self.costs.ask(&*self.chain, &self.planner).await;
@@ -145,11 +150,16 @@ impl Settler {
         self.metrics.standing(&standing(&facts, &vouchers));
 
         let looked_at: HashSet<ChannelId> = vouchers.iter().map(StoredVoucher::channel).collect();
-        self.tries.keep(|channel| looked_at.contains(channel));
+        self.tries.keep(|channel| looked_at.contains(&ChannelId::from_bytes(channel.to_bytes())));
         self.finish(&mut remembered, &facts, &looked_at).await?;
         let aside = self.book.quarantined().await?.len();
         self.metrics.quarantined(u64::try_from(aside).unwrap_or(u64::MAX));
         Ok(report)
+    }
+
+    /// True if this process settles, and wishes to close have come in since its last round, to whichever process.
+    pub(crate) async fn is_wanted(&self) -> Result<bool, StoreError> {
+        Ok(self.book.leads() && self.book.wishes().await? != self.wishes.load(Ordering::SeqCst))
     }
 
     /// True if this process is the one that settles; else the report says who is.
@@ -180,7 +190,7 @@ impl Settler {
         let mut tasks = JoinSet::new();
         for entry in self.book.pending().await? {
             if channels(&entry).any(|channel| in_flight.contains(&channel)) {
-                if !self.is_told(&entry) {
+                if !self.is_told(&entry) && !self.submitter.has_failed(&entry) {
                     busy.extend(channels(&entry));
                 }
                 continue;
@@ -256,7 +266,7 @@ impl Settler {
                 // Intake must not judge by what was true before.
                 self.cache.forget(channels(&entry));
                 for (channel, cumulative) in entry.items.iter().filter_map(|item| Some((item.channel, item.voucher?))) {
-                    self.tries.landed(channel, cumulative, Instant::now());
+                    self.tries.landed(address(channel), cumulative.get(), Instant::now());
                 }
                 report.signatures.push(entry.prepared.signature);
                 Some(entry)
@@ -326,6 +336,10 @@ pub(crate) fn standing(facts: &Facts, vouchers: &[StoredVoucher]) -> Standing {
         }
     }
     standing
+}
+
+fn address(channel: ChannelId) -> Address {
+    Address::new_from_array(channel.to_bytes())
 }
 
 fn channels(entry: &JournalEntry) -> impl Iterator<Item = ChannelId> {

@@ -8,7 +8,7 @@ use settlement_interface::accounts::{Channel, status};
 
 use super::{SettleError, Settler, channels, snapshot};
 use crate::batch::Facts;
-use crate::submit::JournalEntry;
+use crate::submit::{Final, JournalEntry};
 use crate::vouchers::{Effect, Finality, HistoryRow, StoredVoucher};
 
 /// What one round leaves to the next.
@@ -30,13 +30,18 @@ impl Settler {
         facts: &Facts,
         looked_at: &HashSet<ChannelId>,
     ) -> Result<(), SettleError> {
-        let (mut finals, height) = self.submitter.finals(self.book.pending().await?).await?;
-        finals.sort_by_key(|(_, slot)| *slot);
+        let (finals, height) = self.submitter.finals(self.book.pending().await?).await?;
+        let (failed, mut landed): (Vec<Final>, Vec<Final>) = finals.into_iter().partition(|it| it.failure.is_some());
+        for Final { entry, slot, failure } in &failed {
+            let error = failure.as_deref().unwrap_or_default();
+            self.submitter.record_failure(entry, *slot, error, facts.now).await?;
+        }
+        landed.sort_by_key(|it| it.slot);
         let mut shown = facts.clone();
-        let concerned: Vec<ChannelId> = finals.iter().flat_map(|(entry, _)| channels(entry)).collect();
+        let concerned: Vec<ChannelId> = landed.iter().flat_map(|it| channels(&it.entry)).collect();
         snapshot::refresh(&*self.chain, &self.program, &concerned, &mut shown).await?;
         let mut certain: HashSet<ChannelId> = HashSet::new();
-        for (entry, slot) in &finals {
+        for Final { entry, slot, .. } in &landed {
             certain.extend(channels(entry));
             self.cache.forget(channels(entry));
             let effect = |channel| Effect {

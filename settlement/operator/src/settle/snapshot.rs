@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use aro_proto::ChannelId;
 use settlement_chain::reads::{self, ReadError};
-use settlement_chain::{Account, Address, CLOCK, ChainClient, ChainError, Program, clock_of};
-use settlement_interface::accounts::{Channel, Node};
+use settlement_chain::views::{self, View, Views};
+use settlement_chain::{Account, Address, ChainClient, ChainError, Program};
+use settlement_interface::accounts::Channel;
 use tokio::time::timeout;
 
 use crate::batch::Facts;
@@ -31,37 +32,26 @@ pub(crate) async fn stored(
 ///
 /// # Errors
 /// They could not be read: nothing can be settled now.
-// r[impl settlement.servers.each]
 pub(super) async fn by_server(
     chain: &dyn ChainClient,
     program: &Program,
     vouchers: &[StoredVoucher],
 ) -> Result<Vec<Facts>, ReadError> {
-    let now = chain.clock().await?;
     let nodes: BTreeSet<Address> = vouchers.iter().map(|stored| stored.node).collect();
-    let ids: BTreeSet<ChannelId> = vouchers.iter().map(StoredVoucher::channel).collect();
-    let of_channels = ids.iter().map(|id| Address::new_from_array(id.to_bytes()));
-    let addresses: Vec<Address> = nodes.iter().copied().chain(of_channels).chain([CLOCK]).collect();
-    let mut views = Vec::new();
-    for accounts in chain.accounts_by_server(&addresses, 1).await? {
-        // Who shows no clock is taken to be where the others are.
-        let own = clock_of(accounts.last().and_then(Option::as_ref)).unwrap_or(now);
-        let mut facts = Facts { now: if views.is_empty() { now } else { own }, clocks: own..=own, ..Facts::default() };
-        let (of_nodes, of_channels) = accounts.split_at(nodes.len().min(accounts.len()));
-        for (address, account) in nodes.iter().zip(of_nodes) {
-            facts.nodes.extend(ours(program, account, Node::decode).map(|node| (*address, node)));
-        }
-        for (id, account) in ids.iter().zip(of_channels) {
-            facts.channels.extend(ours(program, account, Channel::decode).map(|channel| (*id, channel)));
-        }
-        views.push(facts);
-    }
-    let told = || views.iter().map(|facts| *facts.clocks.start()).chain([now]);
-    let clocks = told().min().unwrap_or(now)..=told().max().unwrap_or(now);
-    for facts in &mut views {
-        facts.clocks = clocks.clone();
-    }
-    Ok(views)
+    let channels = vouchers.iter().map(|stored| Address::new_from_array(stored.channel().to_bytes())).collect();
+    let Views { now, clocks, each } = views::read(chain, program, &nodes, &channels).await?;
+    let facts = |(number, view): (usize, View)| Facts {
+        now: if number == 0 { now } else { view.clock },
+        clocks: clocks.clone(),
+        nodes: view.nodes.into_iter().collect(),
+        channels: view
+            .channels
+            .into_iter()
+            .map(|(id, channel)| (ChannelId::from_bytes(id.to_bytes()), channel))
+            .collect(),
+        ..Facts::default()
+    };
+    Ok(each.into_iter().enumerate().map(facts).collect())
 }
 
 /// Every channel of the nodes that name this operator: heavy questions, for servers that answer them slowly or not at

@@ -60,7 +60,8 @@ impl Settler {
     pub(super) async fn undecided(&self) -> Result<HashSet<ChannelId>, SettleError> {
         let mut busy = self.claims.of(&[Lane::Settle, Lane::Urgent, Lane::Sweep]);
         let pending = self.book.pending().await?;
-        busy.extend(pending.iter().filter(|entry| !self.is_told(entry)).flat_map(channels));
+        let is_open = |entry: &&JournalEntry| !self.is_told(entry) && !self.submitter.has_failed(entry);
+        busy.extend(pending.iter().filter(is_open).flat_map(channels));
         Ok(busy)
     }
 

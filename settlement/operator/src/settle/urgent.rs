@@ -2,7 +2,7 @@
 //!
 //! It waits for no search, no round and no other batch, not even for one that names the same channel: watermarks only
 //! rise, so that at worst one more fee is spent. Where there are several servers it does what each of them shows to be
-//! needed, for one may hide it; see [`Tries`](super::tries::Tries) for what that may cost.
+//! needed, for one may hide it; see [`Tries`](settlement_chain::views::Tries) for what that may cost.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use settlement_interface::accounts::status;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::{SettleError, SettleReport, Settler, channels, interrupted, snapshot};
+use super::{SettleError, SettleReport, Settler, address, channels, interrupted, snapshot};
 use crate::batch::{Facts, Planned};
 use crate::metrics::Lane;
 use crate::submit::{End, JournalEntry, Resumed};
@@ -93,7 +93,8 @@ impl Settler {
             for stored in vouchers {
                 let (operator, cumulative) = way(facts, stored);
                 let interval = facts.channels.get(&stored.channel()).map(|it| look_interval(it.grace_s));
-                let rests = interval.is_some_and(|it| self.tries.rests(stored.channel(), cumulative, it, now));
+                let id = address(stored.channel());
+                let rests = interval.is_some_and(|it| self.tries.rests(id, cumulative.get(), it, now));
                 let is_sent = sent.get(&stored.channel()).is_some_and(|ways| ways.contains(&(operator, cumulative)));
                 if rests || is_sent {
                     busy.insert(stored.channel());
@@ -138,11 +139,14 @@ impl Settler {
             else {
                 continue;
             };
-            while self.submitter.resume(&entry).await? == Resumed::Open {
-                tracing::warn!(%signature, "the fate of an urgent transaction is unknown");
+            let resumed = loop {
+                match self.submitter.resume(&entry).await? {
+                    Resumed::Open => tracing::warn!(%signature, "the fate of an urgent transaction is unknown"),
+                    known => break known,
+                }
                 sleep(RETRY).await;
-            }
-            if self.book.pending().await?.contains(&entry) {
+            };
+            if resumed == Resumed::Landed && self.book.pending().await?.contains(&entry) {
                 landed.extend(self.conclude(kind, End::Landed(entry), report));
             }
         }

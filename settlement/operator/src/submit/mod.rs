@@ -3,26 +3,25 @@
 //! Sign, record, send: in this order. The chain takes the same bytes at most once and its watermarks only rise, so
 //! sending again after a crash is harmless, and at-least-once is exactly-once in effect.
 
-mod fees;
-mod format;
 mod journal;
 #[cfg(test)]
 mod scripted;
-mod terms;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aro_proto::Amount;
-use settlement_chain::submit::{self, Outcome, Prepared, Remedy, SubmitError, Terms};
+use settlement_chain::submit::{self, Outcome, Prepared, Refusal, Remedy, SubmitError, Terms};
 use settlement_chain::{Account, Address, ChainClient, ChainError, Commitment, Signature, Status, TransactionSigner};
 use settlement_interface::accounts::{Channel, status};
 use settlement_interface::errors::SettlementError;
 
-pub use fees::{BadFeePolicy, FeeBudget, FeePolicy, LanePolicy, Spent};
-pub use format::{FormatChoice, UnknownFormat, probe_v1};
 pub use journal::{Begun, Journal, JournalEntry};
+
+pub use settlement_chain::submit::{
+    BadFeePolicy, FeeBudget, FeePolicy, FormatChoice, LanePolicy, Spent, UnknownFormat, probe_v1,
+};
 
 use crate::batch::{Item, Kind, Planned, Planner};
 use crate::metrics::Metrics;
@@ -43,6 +42,42 @@ pub struct Submitter {
     pub fees: Arc<FeeBudget>,
     /// Counts what failed transactions cost.
     pub metrics: Arc<Metrics>,
+    /// Entries of the journal that have failed in their blocks.
+    pub failures: Arc<Failures>,
+}
+
+/// Transactions that have failed and whose failure is not final yet. What a process does not remember here, the next
+/// asks the chain about.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<HashSet<Signature>>);
+
+impl Failures {
+    fn note(&self, signature: Signature) {
+        self.lock().insert(signature);
+    }
+
+    fn forget(&self, signature: &Signature) {
+        self.lock().remove(signature);
+    }
+
+    fn contains(&self, signature: &Signature) -> bool {
+        self.lock().contains(signature)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<Signature>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A transaction whose end is final.
+#[derive(Clone, Debug)]
+pub struct Final {
+    /// What it was for.
+    pub entry: JournalEntry,
+    /// The slot that it landed in.
+    pub slot: u64,
+    /// Why it failed there, if it did.
+    pub failure: Option<String>,
 }
 
 /// How one transaction ended.
@@ -73,7 +108,8 @@ pub enum End {
 pub enum Resumed {
     /// It is confirmed.
     Landed,
-    /// It had no effect and never will; the journal has forgotten it.
+    /// It had no effect: it is dead, and the journal has forgotten it, or it has failed, and the journal keeps it until
+    /// that is final.
     Void,
     /// Nobody knows.
     Open,
@@ -135,7 +171,9 @@ impl Submitter {
         let payer = self.authority.address();
         let instructions = std::slice::from_ref(&planned.instruction);
         let base = Terms::estimate(self.planner.format, instructions);
-        let offer = match terms::find(&*self.chain, &self.fees, &payer, planned, base, generation).await {
+        let (batch, is_urgent) = (&planned.instruction, planned.is_urgent());
+        let offered = submit::offer(&*self.chain, &self.fees, &payer, batch, base, is_urgent, generation).await;
+        let offer = match offered {
             Ok(offer) => offer,
             Err(error) => return Ok(Attempt::Refused { error }),
         };
@@ -180,7 +218,7 @@ impl Submitter {
             }
             Err(error) => {
                 match &error {
-                    SubmitError::Failed { refusal, .. } => self.record_failure(&entry, &refusal.to_string()).await?,
+                    SubmitError::Failed { .. } => self.failures.note(signature),
                     _ => self.forget(&entry).await?,
                 }
                 // Leaders left it out: nothing is wrong with it, and the next may well go in.
@@ -236,41 +274,44 @@ impl Submitter {
     pub async fn resume(&self, entry: &JournalEntry) -> Result<Resumed, StoreError> {
         let prepared = &entry.prepared;
         let confirmed = |commitment| commitment >= Commitment::Confirmed;
-        let height = prepared.last_valid_block_height;
-        let failure = match submit::outcome(&*self.chain, &prepared.signature, height).await {
+        let (signature, height) = (prepared.signature, prepared.last_valid_block_height);
+        match submit::outcome(&*self.chain, &signature, height).await {
             Ok(Outcome::Landed { commitment, .. }) if confirmed(commitment) => return Ok(Resumed::Landed),
-            Ok(Outcome::Failed { error, commitment }) if confirmed(commitment) => Some(error.to_string()),
-            Ok(Outcome::Dead) => None,
+            Ok(Outcome::Failed { commitment, .. }) if confirmed(commitment) => self.failures.note(signature),
+            Ok(Outcome::Dead) => self.forget(entry).await?,
+            // A fork has taken its failure back. Its work has been planned anew; sent again it would fail again.
+            Ok(_) if self.failures.contains(&signature) => {}
             Ok(Outcome::Landed { .. } | Outcome::Failed { .. } | Outcome::Live) => {
                 match submit::confirm(&*self.chain, prepared).await {
                     Ok(_) => return Ok(Resumed::Landed),
-                    Err(SubmitError::Failed { refusal, .. }) => Some(refusal.to_string()),
-                    Err(SubmitError::Expired { .. }) => None,
+                    Err(SubmitError::Failed { .. }) => self.failures.note(signature),
+                    Err(SubmitError::Expired { .. }) => self.forget(entry).await?,
                     // It was sent before, so a refusal now proves nothing: only its height does.
                     Err(_) => return Ok(Resumed::Open),
                 }
             }
             Err(_) => return Ok(Resumed::Open),
-        };
-        match failure {
-            Some(error) => self.record_failure(entry, &error).await?,
-            None => self.forget(entry).await?,
         }
         Ok(Resumed::Void)
     }
 
-    /// Entries whose landing is final, with their slots; and the chain's block height.
+    /// True if this entry is known to have failed in its block: it waits to be final, and holds nothing up.
+    pub fn has_failed(&self, entry: &JournalEntry) -> bool {
+        self.failures.contains(&entry.prepared.signature)
+    }
+
+    /// Entries whose end is final; and the chain's block height.
     ///
     /// # Errors
     /// The chain did not answer.
-    pub async fn finals(&self, entries: Vec<JournalEntry>) -> Result<(Vec<(JournalEntry, u64)>, u64), ChainError> {
+    pub async fn finals(&self, entries: Vec<JournalEntry>) -> Result<(Vec<Final>, u64), ChainError> {
         let signatures: Vec<Signature> = entries.iter().map(|entry| entry.prepared.signature).collect();
         let answer = self.chain.statuses(&signatures).await?;
-        let slots = answer.statuses.iter().map(|status| {
-            let is_final = |status: &&Status| status.commitment == Commitment::Finalized && status.err.is_none();
-            status.as_ref().filter(is_final).map(|status| status.slot)
+        let finals = entries.into_iter().zip(answer.statuses).filter_map(|(entry, status)| {
+            let Status { slot, err, .. } = status.filter(|status| status.commitment == Commitment::Finalized)?;
+            let failure = err.map(|error| Refusal::new(&entry.prepared.transaction.message, error).to_string());
+            Some(Final { entry, slot, failure })
         });
-        let finals = entries.into_iter().zip(slots).filter_map(|(entry, slot)| Some((entry, slot?)));
         Ok((finals.collect(), answer.block_height))
     }
 
@@ -280,19 +321,28 @@ impl Submitter {
     /// The journal could not be written.
     pub async fn forget(&self, entry: &JournalEntry) -> Result<(), StoreError> {
         self.book.forget(&entry.prepared.signature).await?;
+        self.failures.forget(&entry.prepared.signature);
         self.fees.give_back_of(&entry.prepared.signature);
         Ok(())
     }
 
-    /// Moves an entry that failed in its block from the journal to the history: its fee is spent.
+    /// Moves an entry whose failure is final from the journal to the history: its fee is spent. Not before: a fork may
+    /// take a failure back. `now` is the chain's unix second.
+    ///
+    /// # Errors
+    /// The journal could not be written.
     // r[impl settlement.audit]
-    async fn record_failure(&self, entry: &JournalEntry, error: &str) -> Result<(), StoreError> {
+    pub async fn record_failure(
+        &self,
+        entry: &JournalEntry,
+        slot: u64,
+        error: &str,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let end = Finality { slot, at: now.max(entry.at) };
         let signature = entry.prepared.signature;
-        let statuses = self.chain.statuses(std::slice::from_ref(&signature)).await;
-        let status = statuses.ok().and_then(|answer| answer.statuses.into_iter().next().flatten());
-        let at = self.chain.clock().await.map_or(entry.at, |now| now.max(entry.at));
-        let end = Finality { slot: status.map_or(0, |status| status.slot), at };
         self.book.conclude(&signature, &HistoryRow::of_failed(entry, end, error)).await?;
+        self.failures.forget(&signature);
         self.metrics.spent_on(entry);
         Ok(())
     }
@@ -371,10 +421,33 @@ fn stops_all(error: &SubmitError) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use aro_proto::{Amount, ChannelId};
-    use settlement_chain::{Keypair, Message, Signer, VersionedMessage, VersionedTransaction, tokens};
+    use settlement_chain::submit::TransactionFormat;
+    use settlement_chain::{
+        EmbeddedChain, Keypair, Message, Signer, TransactionError, VersionedMessage, VersionedTransaction, tokens,
+    };
 
     use super::*;
     use crate::batch::{Item, Kind, Trace};
+    use crate::submit::scripted::Scripted;
+
+    // r[verify settlement.transaction.format]
+    #[tokio::test]
+    async fn version_1_is_written_where_the_chain_takes_it() {
+        let (chain, payer) = (EmbeddedChain::new().unwrap(), Keypair::new().pubkey());
+        assert_eq!(FormatChoice::Auto.decide(&chain, &payer).await, TransactionFormat::V1, "the payer has no SOL yet");
+        chain.airdrop(&payer, 1_000_000_000).unwrap();
+        assert_eq!(FormatChoice::Auto.decide(&chain, &payer).await, TransactionFormat::V1);
+        assert_eq!(probe_v1(&chain, &payer).await.unwrap(), None, "and as long as they may be");
+
+        for refusal in [TransactionError::UnsupportedVersion, TransactionError::SanitizeFailure] {
+            let old = Scripted::default().simulating(Some(refusal));
+            assert_eq!(FormatChoice::Auto.decide(&old, &payer).await, TransactionFormat::Legacy);
+        }
+        let mute = Scripted::default();
+        assert_eq!(FormatChoice::Auto.decide(&mute, &payer).await, TransactionFormat::Legacy);
+        let always = FormatChoice::Always(TransactionFormat::V1);
+        assert_eq!(always.decide(&mute, &payer).await, TransactionFormat::V1);
+    }
 
     #[test]
     fn only_trouble_that_others_would_meet_too_stops_a_round() {

@@ -17,7 +17,7 @@ use settlement_chain::{
 use settlement_interface::accounts::{Channel, VERSION, discriminator, status};
 use settlement_interface::errors::SettlementError;
 
-use super::{End, FeeBudget, FeePolicy, JournalEntry, LanePolicy, Resumed, Submitter, spent_lately};
+use super::{End, FeeBudget, FeePolicy, Final, JournalEntry, LanePolicy, Resumed, Submitter, spent_lately};
 use crate::batch::planner::tests as plans;
 use crate::batch::{Facts, Kind, Planned, Planner};
 use crate::vouchers::{
@@ -47,7 +47,7 @@ struct State {
 enum Fate {
     Lands(Commitment),
     /// It is in a block and the program refused it there.
-    Fails,
+    Fails(Commitment),
     /// Nobody knows it, and its last block has passed.
     Dies,
 }
@@ -117,9 +117,9 @@ impl ChainClient for Scripted {
         let fates: Vec<Option<Fate>> = signatures.iter().map(|signature| state.of.get(signature).copied()).collect();
         let status = |fate: &Option<Fate>| match fate {
             Some(Fate::Lands(commitment)) => Some(Status { slot: 5, commitment: *commitment, err: None }),
-            Some(Fate::Fails) => {
+            Some(Fate::Fails(commitment)) => {
                 let err = Some(refused_by_the_program(SettlementError::Unauthorised));
-                Some(Status { slot: 6, commitment: Commitment::Confirmed, err })
+                Some(Status { slot: 6, commitment: *commitment, err })
             }
             _ => None,
         };
@@ -199,6 +199,7 @@ impl Scene {
             book,
             planner,
             fees: Arc::new(FeeBudget::new(policy)),
+            failures: Arc::default(),
             metrics: Arc::default(),
         };
         Self { chain, submitter, planned, channels: ids }
@@ -264,8 +265,13 @@ async fn what_its_channels_show_is_not_signed_anew_however_dead_it_is_called() {
     assert_eq!((scene.chain.sent().len(), scene.pending().await.len()), (1, 1));
 }
 
-/// The history of the last hour.
+/// The history of the last hour, once all that is final is written down.
 async fn history(scene: &Scene) -> Vec<HistoryRow> {
+    let (finals, _) = scene.submitter.finals(scene.pending().await).await.unwrap();
+    for Final { entry, slot, failure } in finals {
+        let Some(error) = failure else { continue };
+        scene.submitter.record_failure(&entry, slot, &error, entry.at).await.unwrap();
+    }
     let page = scene.submitter.book.history(&HistoryQuery::default()).await.unwrap();
     page.into_iter().map(|(_, row)| row).collect()
 }
@@ -273,9 +279,14 @@ async fn history(scene: &Scene) -> Vec<HistoryRow> {
 // r[verify settlement.audit]
 #[tokio::test]
 async fn what_fails_in_its_block_costs_its_fee_and_leaves_its_reason() {
-    let scene = Scene::new(Scripted::default().simulating(None).fates(&[Fate::Fails]), 2, true, POLICY).await;
+    let scene =
+        Scene::new(Scripted::default().simulating(None).fates(&[Fate::Fails(Commitment::Confirmed)]), 2, true, POLICY)
+            .await;
     let ends = scene.run().await;
     assert!(matches!(ends.as_slice(), [End::Landed(_), End::Landed(_)]), "its halves land: {ends:?}");
+    assert_eq!(history(&scene).await, [], "a fork may take it back");
+    assert_eq!(scene.pending().await.len(), 3);
+    scene.chain.change(&scene.chain.sent()[0].signatures[0], Fate::Fails(Commitment::Finalized));
     let rows = history(&scene).await;
     assert_eq!(rows.iter().map(|row| row.channel).collect::<Vec<_>>(), scene.channels);
     for row in &rows {
@@ -295,10 +306,29 @@ async fn failure_that_an_earlier_life_did_not_hear_of_is_recorded_too() {
     let scene = Scene::new(Scripted::default(), 1, false, POLICY).await;
     scene.run().await;
     let entry = scene.pending().await.remove(0);
-    scene.chain.change(&entry.prepared.signature, Fate::Fails);
+    scene.chain.change(&entry.prepared.signature, Fate::Fails(Commitment::Finalized));
     assert_eq!(scene.submitter.resume(&entry).await.unwrap(), Resumed::Void);
-    assert!(scene.pending().await.is_empty());
     assert!(history(&scene).await[0].error.is_some());
+    assert!(scene.pending().await.is_empty());
+}
+
+// r[verify settlement.audit]
+#[tokio::test]
+async fn failure_that_a_fork_takes_back_is_not_sent_again_and_leaves_no_row() {
+    let scene = Scene::new(Scripted::default(), 1, false, POLICY).await;
+    scene.run().await;
+    let entry = scene.pending().await.remove(0);
+    let becomes = |fate| scene.chain.change(&entry.prepared.signature, fate);
+    let resumed = async || scene.submitter.resume(&entry).await.unwrap();
+    becomes(Fate::Fails(Commitment::Confirmed));
+    assert_eq!(resumed().await, Resumed::Void);
+    becomes(Fate::Lands(Commitment::Processed));
+    assert_eq!(resumed().await, Resumed::Void, "its work is planned anew");
+    assert!(scene.submitter.has_failed(&entry));
+    assert_eq!((scene.chain.sent().len(), scene.pending().await.len()), (1, 1));
+    becomes(Fate::Dies);
+    assert_eq!(resumed().await, Resumed::Void);
+    assert!(scene.pending().await.is_empty() && history(&scene).await.is_empty() && scene.spent() == 0);
 }
 
 // r[verify settlement.priority.bounded]

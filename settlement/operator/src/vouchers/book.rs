@@ -161,6 +161,11 @@ impl Book {
         self.store.doubt_wishes().await
     }
 
+    /// Rises with each wish to close that is stored, whichever process was asked; see [`super::Leases::wishes`].
+    pub async fn wishes(&self) -> Result<u64, StoreError> {
+        self.store.wishes().await
+    }
+
     /// Sets a voucher aside until a higher one comes.
     pub async fn quarantine(&self, entry: &Quarantined) -> Result<(), StoreError> {
         self.store.quarantine(&entry.bounded()).await

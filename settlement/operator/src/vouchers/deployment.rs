@@ -16,6 +16,24 @@ pub struct Deployment {
     pub operator: Address,
 }
 
+/// Who opens a database, as far as that is known: a command may have no chain to ask, or no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The chain's genesis hash, once it is known.
+    pub genesis_hash: Option<[u8; 32]>,
+    /// The settlement program.
+    pub program: Address,
+    /// The operator's account, where its key is at hand.
+    pub operator: Option<Address>,
+}
+
+impl From<Deployment> for Owner {
+    fn from(deployment: Deployment) -> Self {
+        let Deployment { genesis_hash, program, operator } = deployment;
+        Self { genesis_hash: Some(genesis_hash), program, operator: Some(operator) }
+    }
+}
+
 /// A database of something else.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -36,12 +54,12 @@ impl Deployment {
     ///
     /// # Errors
     /// They differ: nothing in it may be touched.
-    pub fn check(&self, given: &Self) -> Result<(), OtherDeployment> {
-        let chain = |deployment: &Self| Hash::new_from_array(deployment.genesis_hash).to_string();
+    pub fn check(&self, given: &Owner) -> Result<(), OtherDeployment> {
+        let chain = |genesis_hash| Hash::new_from_array(genesis_hash).to_string();
         for (what, stored, given) in [
-            ("chain", chain(self), chain(given)),
+            ("chain", chain(self.genesis_hash), chain(given.genesis_hash.unwrap_or(self.genesis_hash))),
             ("program", self.program.to_string(), given.program.to_string()),
-            ("operator account", self.operator.to_string(), given.operator.to_string()),
+            ("operator account", self.operator.to_string(), given.operator.unwrap_or(self.operator).to_string()),
         ] {
             if stored != given {
                 return Err(OtherDeployment { what, stored, given });
@@ -59,13 +77,15 @@ mod tests {
     fn whatever_differs_is_named() {
         let address = |byte| Address::new_from_array([byte; 32]);
         let mine = Deployment { genesis_hash: [1; 32], program: address(2), operator: address(3) };
-        assert_eq!(mine.check(&mine), Ok(()));
+        assert_eq!(mine.check(&mine.into()), Ok(()));
+        let little = Owner { genesis_hash: None, operator: None, ..mine.into() };
+        assert_eq!(mine.check(&little), Ok(()), "what is not known is not compared");
         for (other, what) in [
             (Deployment { genesis_hash: [9; 32], ..mine }, "chain"),
             (Deployment { program: address(9), ..mine }, "program"),
             (Deployment { operator: address(9), ..mine }, "operator account"),
         ] {
-            let error = mine.check(&other).unwrap_err();
+            let error = mine.check(&other.into()).unwrap_err();
             assert_eq!(error.what, what);
             assert!(error.to_string().contains(&error.stored) && error.to_string().contains(&error.given), "{error}");
         }

@@ -1,5 +1,7 @@
 //! Why what an operator remembers could not be read or written.
 
+use super::OtherDeployment;
+
 /// A store's failure. Nothing of a failed call may be acknowledged: what it did is unknown, and doing it again is
 /// harmless.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,9 @@ pub enum StoreError {
         /// The latest that this program knows.
         known: i64,
     },
+    /// The database belongs to another chain, program or operator account. Nothing of it was changed.
+    #[error(transparent)]
+    Other(#[from] OtherDeployment),
     /// The address of the database cannot be understood.
     #[error("`{0}` is no store; give `redb` or postgres://user@host/database")]
     Address(String),

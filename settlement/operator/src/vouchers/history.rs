@@ -38,7 +38,7 @@ pub struct HistoryRow {
     pub refunded: Amount,
     /// The transaction.
     pub signature: Signature,
-    /// The slot that it landed in; 0 for a failed one where the chain did not say.
+    /// The slot that it landed in.
     pub slot: u64,
     /// Lamports that the whole transaction cost.
     pub transaction_fee: u64,
@@ -108,7 +108,7 @@ impl HistoryRow {
         rows.collect()
     }
 
-    /// The rows of a transaction that failed in its block.
+    /// The rows of a transaction that failed in its block, once that is final.
     pub fn of_failed(entry: &JournalEntry, end: Finality, error: &str) -> Vec<Self> {
         let mut rows = Self::of(entry, end, |_| Effect { watermark: Some(Amount::ZERO) });
         for row in &mut rows {

@@ -31,6 +31,7 @@ struct State {
     rows: u64,
     leases: HashMap<String, (Grant, Instant)>,
     deployment: Option<Deployment>,
+    wishes: u64,
 }
 
 impl MemoryStore {
@@ -79,7 +80,9 @@ impl VoucherStore for MemoryStore {
                 state.quarantine.remove(&changed.channel());
             }
         }
-        Ok((judged.rulings, judged.changed.iter().any(|changed| changed.is_to_close(false))))
+        let closes = judged.changed.iter().any(|changed| changed.is_to_close(false));
+        state.wishes = state.wishes.saturating_add(u64::from(closes));
+        Ok((judged.rulings, closes))
     }
 
     async fn get(&self, channels: &[ChannelId]) -> Result<Vec<Option<StoredVoucher>>, StoreError> {
@@ -220,6 +223,10 @@ impl Leases for MemoryStore {
             *until = Instant::now();
         }
         Ok(())
+    }
+
+    async fn wishes(&self) -> Result<u64, StoreError> {
+        Ok(self.lock().wishes)
     }
 }
 

@@ -23,7 +23,7 @@ use aro_proto::ChannelId;
 use async_trait::async_trait;
 
 pub use book::{Book, Committed};
-pub use deployment::{Deployment, OtherDeployment};
+pub use deployment::{Deployment, OtherDeployment, Owner};
 pub use error::StoreError;
 pub use history::{Cursor, Effect, Finality, HistoryQuery, HistoryRow, MAX_PAGE, NotAQuery};
 pub use lease::{Grant, Lease, LeaseTerms};
@@ -75,7 +75,7 @@ pub trait History: Send + Sync + 'static {
     async fn forget_history(&self, before: i64) -> Result<u64, StoreError>;
 }
 
-/// Who may plan and send.
+/// Who may plan and send, and whether it should.
 #[async_trait]
 pub trait Leases: Send + Sync + 'static {
     /// Takes a lease that is free, lapsed or the holder's own already, for `ttl` from now by the store's clock. A new
@@ -87,6 +87,10 @@ pub trait Leases: Send + Sync + 'static {
 
     /// Gives a lease back; nothing happens if it has been taken already.
     async fn release(&self, grant: &Grant) -> Result<(), StoreError>;
+
+    /// A number that has risen with each commit of a wish to close, no later than the wish could be read: so whoever
+    /// settles hears of what another process was asked.
+    async fn wishes(&self) -> Result<u64, StoreError>;
 }
 
 /// What a database belongs to.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OperatorStore, PostgresStore, RedbStore, StoreError};
+use super::{OperatorStore, Owner, PostgresStore, RedbStore, StoreError};
 
 /// What keeps an operator's memory.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,14 +21,15 @@ pub enum StoreUrl {
     Postgres(String),
 }
 
-/// Opens the store; `file` is where it lies if it is one.
+/// Opens the owner's store; `file` is where it lies if it is one.
 ///
 /// # Errors
-/// [`StoreError::InUse`] if a running operator has the file: ask that one.
-pub async fn open(url: &StoreUrl, file: &Path) -> Result<Arc<dyn OperatorStore>, StoreError> {
+/// [`StoreError::InUse`] if a running operator has the file: ask that one. [`StoreError::Other`] if it belongs to somebody
+/// else: nothing of it was changed.
+pub async fn open(url: &StoreUrl, file: &Path, owner: &Owner) -> Result<Arc<dyn OperatorStore>, StoreError> {
     match url {
-        StoreUrl::Redb => Ok(Arc::new(RedbStore::open(file).await?)),
-        StoreUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(url).await?)),
+        StoreUrl::Redb => Ok(Arc::new(RedbStore::open_as(file, owner).await?)),
+        StoreUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open_as(url, owner).await?)),
     }
 }
 

@@ -6,7 +6,7 @@ use settlement_operator::batch::Kind;
 use settlement_operator::submit::Begun;
 use settlement_operator::vouchers::Lease;
 
-use super::{Store, TTL, begin, entry, lease};
+use super::{Store, TTL, accepted, begin, entry, lease, offer};
 
 const SHORT: Duration = Duration::from_millis(1);
 
@@ -71,4 +71,21 @@ pub async fn of_many_that_ask_at_once_one_gets_it(store: Store) {
     }
     let held = askers.join_all().await.into_iter().filter(|lease| matches!(lease, Lease::Held(_))).count();
     assert_eq!(held, 1);
+}
+
+// r[verify settlement.lease.wishes]
+pub async fn each_wish_to_close_is_counted_and_nothing_else_is(store: Store) {
+    let mut before = store.wishes().await.unwrap();
+    for (channel, cumulative, close, counts) in
+        [(2, 5, false, false), (2, 5, true, true), (2, 5, true, false), (3, 7, true, true), (3, 6, true, false)]
+    {
+        offer(&store, accepted(channel, cumulative, close)).await;
+        let after = store.wishes().await.unwrap();
+        assert_eq!(after > before, counts, "{channel} at {cumulative}");
+        before = after;
+    }
+    store.doubt_wishes().await.unwrap();
+    assert_eq!(store.wishes().await.unwrap(), before);
+    offer(&store, accepted(2, 5, true)).await;
+    assert!(store.wishes().await.unwrap() > before, "said anew");
 }

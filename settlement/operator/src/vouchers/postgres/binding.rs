@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use settlement_chain::Address;
-use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row};
 
 use super::super::{Binding, Deployment, StoreError};
 use super::PostgresStore;
@@ -27,12 +28,30 @@ impl Binding for PostgresStore {
                 .fetch_one(&mut *transaction)
                 .await?;
             transaction.commit().await?;
-            let bytes = |column: &str| -> Result<[u8; 32], Failure> { Ok(array(row.try_get(column)?, "deployment")?) };
-            Ok(Deployment {
-                genesis_hash: bytes("genesis_hash")?,
-                program: Address::new_from_array(bytes("program")?),
-                operator: Address::new_from_array(bytes("operator")?),
-            })
+            deployment_of(&row)
         })
     }
+}
+
+/// What the database belongs to, if anything; its tables may be those of another version, or not be there at all.
+pub(super) async fn stored(pool: &PgPool) -> Result<Option<Deployment>, StoreError> {
+    retrying!(async {
+        let table: Option<String> =
+            sqlx::query_scalar("SELECT to_regclass('settle_deployment')::text").fetch_one(pool).await?;
+        if table.is_none() {
+            return Ok(None);
+        }
+        let row =
+            sqlx::query("SELECT genesis_hash, program, operator FROM settle_deployment").fetch_optional(pool).await?;
+        row.as_ref().map(deployment_of).transpose()
+    })
+}
+
+fn deployment_of(row: &PgRow) -> Result<Deployment, Failure> {
+    let bytes = |column: &str| -> Result<[u8; 32], Failure> { Ok(array(row.try_get(column)?, "deployment")?) };
+    Ok(Deployment {
+        genesis_hash: bytes("genesis_hash")?,
+        program: Address::new_from_array(bytes("program")?),
+        operator: Address::new_from_array(bytes("operator")?),
+    })
 }

@@ -67,6 +67,13 @@ impl Leases for PostgresStore {
             Ok(())
         })
     }
+
+    async fn wishes(&self) -> Result<u64, StoreError> {
+        retrying!(async {
+            let stored: i64 = sqlx::query_scalar("SELECT stored FROM settle_wishes").fetch_one(&self.pool).await?;
+            Ok(u64::try_from(stored).map_err(|_| StoreError::Damaged("count of wishes"))?)
+        })
+    }
 }
 
 /// Prolongs a lease; false if it has another fence or holder by now. Within a transaction its row stays locked.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{PgPool, Postgres, Transaction};
 
-use super::StoreError;
+use super::{Owner, StoreError};
 use failure::Failure;
 
 /// A pool of connections to the operator's database.
@@ -33,6 +33,26 @@ impl PostgresStore {
     /// [`StoreError::Address`] if the URL is none, [`StoreError::Newer`] if a later program has changed the tables,
     /// [`StoreError::Unavailable`] if there is no server.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let store = Self::connect(url).await?;
+        schema::migrate(&store.pool).await?;
+        Ok(store)
+    }
+
+    /// The same for an owner: a database that belongs to somebody else is left as it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; and [`StoreError::Other`].
+    // r[impl settlement.database.bound]
+    pub async fn open_as(url: &str, owner: &Owner) -> Result<Self, StoreError> {
+        let store = Self::connect(url).await?;
+        if let Some(deployment) = binding::stored(&store.pool).await? {
+            deployment.check(owner)?;
+        }
+        schema::migrate(&store.pool).await?;
+        Ok(store)
+    }
+
+    async fn connect(url: &str) -> Result<Self, StoreError> {
         let options: PgConnectOptions = url.parse().map_err(|_| StoreError::Address(shown(url)))?;
         let options = options.application_name("aro-settle");
         let encrypted =
@@ -47,7 +67,6 @@ impl PostgresStore {
             .connect_with(options)
             .await
             .map_err(Failure::from)?;
-        schema::migrate(&pool).await?;
         Ok(Self { pool })
     }
 

@@ -35,10 +35,11 @@ pub(super) async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::E
 }
 
 /// Number, name and statements of each step.
-const STEPS: [(i64, &str, &str); 4] = [
+const STEPS: [(i64, &str, &str); 5] = [
     (1, "memory", include_str!("schema_1.sql")),
     (2, "doubt", include_str!("schema_2.sql")),
     (3, "failures", include_str!("schema_3.sql")),
     (4, "deployment", include_str!("schema_4.sql")),
+    (5, "wishes", include_str!("schema_5.sql")),
 ];
 const LATEST: i64 = STEPS[STEPS.len() - 1].0;

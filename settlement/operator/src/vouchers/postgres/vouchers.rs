@@ -33,8 +33,13 @@ impl VoucherStore for PostgresStore {
             if holdings.values().any(|holding| *holding == Holding::default()) {
                 channels::sweep(&mut transaction, &ids).await?;
             }
+            let closes = judged.changed.iter().any(|changed| changed.is_to_close(false));
+            if closes {
+                // Last, for its row is everybody's.
+                sqlx::query("UPDATE settle_wishes SET stored = stored + 1").execute(&mut *transaction).await?;
+            }
             transaction.commit().await?;
-            Ok((judged.rulings, judged.changed.iter().any(|changed| changed.is_to_close(false))))
+            Ok((judged.rulings, closes))
         })
     }
 

@@ -1,10 +1,10 @@
 //! What the file belongs to.
 
 use async_trait::async_trait;
-use redb::ReadableTable;
+use redb::{ReadableTable, TableHandle, WriteTransaction};
 use settlement_chain::Address;
 
-use super::super::{Binding, Deployment, StoreError};
+use super::super::{Binding, Deployment, Owner, StoreError};
 use super::RedbStore;
 use super::tables::{DEPLOYMENT, database_error};
 
@@ -32,4 +32,19 @@ impl Binding for RedbStore {
         })
         .await
     }
+}
+
+/// Refuses a file that belongs to somebody else.
+pub(super) fn check(transaction: &WriteTransaction, owner: &Owner) -> Result<(), StoreError> {
+    let mut tables = transaction.list_tables().map_err(database_error)?;
+    // Opening would make it.
+    if !tables.any(|table| table.name() == DEPLOYMENT.name()) {
+        return Ok(());
+    }
+    let table = transaction.open_table(DEPLOYMENT).map_err(database_error)?;
+    let entry = |name| Ok::<_, StoreError>(table.get(name).map_err(database_error)?.map(|stored| *stored.value()));
+    let (chain, program, operator) = (entry("genesis_hash")?, entry("program")?, entry("operator")?);
+    let (Some(genesis_hash), Some(program), Some(operator)) = (chain, program, operator) else { return Ok(()) };
+    let (program, operator) = (Address::new_from_array(program), Address::new_from_array(operator));
+    Ok(Deployment { genesis_hash, program, operator }.check(owner)?)
 }

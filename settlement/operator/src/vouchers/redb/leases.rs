@@ -1,6 +1,7 @@
 //! Leases. The file's lock lets one process in at a time, so here they only keep the fence rising, and let the same
 //! tests run on every store.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -43,6 +44,10 @@ impl Leases for RedbStore {
             Ok(())
         })
         .await
+    }
+
+    async fn wishes(&self) -> Result<u64, StoreError> {
+        Ok(self.wishes.load(Ordering::SeqCst))
     }
 }
 

@@ -10,13 +10,15 @@ mod vouchers;
 mod writer;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
 use tokio::sync::mpsc;
 
-use super::StoreError;
+use super::{Owner, StoreError};
 use tables::database_error;
 use writer::{Task, Writer};
 
@@ -25,6 +27,8 @@ use writer::{Task, Writer};
 pub struct RedbStore {
     shelf: Arc<Shelf>,
     writer: Writer,
+    /// Commits of wishes to close, by this process: no other has the file.
+    wishes: AtomicU64,
 }
 
 /// The open database; nothing while it is opened anew after a failed write.
@@ -39,11 +43,26 @@ impl RedbStore {
     /// # Errors
     /// [`StoreError::InUse`] if another process, or another part of this one, has it open.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_file(path, None).await
+    }
+
+    /// The same for an owner: a file that belongs to somebody else is left as it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; and [`StoreError::Other`].
+    // r[impl settlement.database.bound]
+    pub async fn open_as(path: &Path, owner: &Owner) -> Result<Self, StoreError> {
+        Self::open_file(path, Some(*owner)).await
+    }
+
+    async fn open_file(path: &Path, owner: Option<Owner>) -> Result<Self, StoreError> {
         let file: PathBuf = path.to_owned();
-        let store = Self::open_with(move || Database::create(&file)).await?;
+        let fresh = file.clone();
+        blocking(move || create_whole(&fresh)).await?;
+        let store = Self::prepare(move || Database::create(&file), owner).await?;
         // A new file is only as durable as its name.
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| StoreError::Database(e.to_string()))?;
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(file_error)?;
         }
         Ok(store)
     }
@@ -56,11 +75,22 @@ impl RedbStore {
     pub async fn open_with(
         open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
+        Self::prepare(open, None).await
+    }
+
+    async fn prepare(
+        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+        owner: Option<Owner>,
+    ) -> Result<Self, StoreError> {
         let shelf = Arc::new(Shelf { database: RwLock::new(None), open: Box::new(open) });
         let prepared = Arc::clone(&shelf);
         blocking(move || {
             prepared.reopen()?;
             prepared.write(|transaction| {
+                // Where it fails nothing is committed.
+                if let Some(owner) = owner {
+                    binding::check(transaction, &owner)?;
+                }
                 tables::create(transaction)?;
                 // The file's lock is ours, so whoever held a lease is gone.
                 leases::lapse_all(transaction)
@@ -68,7 +98,7 @@ impl RedbStore {
         })
         .await?;
         let writer = Writer::start(Arc::clone(&shelf))?;
-        Ok(Self { shelf, writer })
+        Ok(Self { shelf, writer, wishes: AtomicU64::new(0) })
     }
 
     /// Carries a change out in a transaction, perhaps together with others, and returns when it is durable. It may be
@@ -144,6 +174,33 @@ impl std::fmt::Debug for Shelf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shelf").finish_non_exhaustive()
     }
+}
+
+/// Makes the file if there is none, under another name until it is one: a database that loses its power while it is
+/// created could not be opened again.
+fn create_whole(path: &Path) -> Result<(), StoreError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let unfinished = PathBuf::from(unfinished);
+    let created = match Database::create(&unfinished) {
+        Ok(database) => Ok(database),
+        Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse),
+        // Left behind by a process that was cut off.
+        Err(_) if unfinished.exists() => {
+            std::fs::remove_file(&unfinished).map_err(file_error)?;
+            Database::create(&unfinished)
+        }
+        Err(error) => Err(error),
+    };
+    drop(created.map_err(database_error)?);
+    std::fs::rename(&unfinished, path).map_err(file_error)
+}
+
+fn file_error(error: io::Error) -> StoreError {
+    database_error(redb::Error::Io(error))
 }
 
 /// Runs what waits for the disk on a thread that may wait.

@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use aro_proto::ChannelId;
 use async_trait::async_trait;
@@ -22,7 +23,7 @@ impl VoucherStore for RedbStore {
         if !rules::may_store(&offers) {
             return Ok((self.answer(offers, now).await?, false));
         }
-        self.write(move |transaction| {
+        let written = self.write(move |transaction| {
             // Opened once: a table costs more to open than a voucher to write.
             let mut vouchers = transaction.open_table(VOUCHERS).map_err(database_error)?;
             let mut holdings = HashMap::with_capacity(offers.len());
@@ -50,8 +51,10 @@ impl VoucherStore for RedbStore {
                 }
             }
             Ok((judged.rulings, judged.changed.iter().any(|changed| changed.is_to_close(false))))
-        })
-        .await
+        });
+        let (rulings, closes) = written.await?;
+        self.wishes.fetch_add(u64::from(closes), Ordering::SeqCst);
+        Ok((rulings, closes))
     }
 
     async fn get(&self, channels: &[ChannelId]) -> Result<Vec<Option<StoredVoucher>>, StoreError> {

@@ -2,36 +2,38 @@
 
 use std::time::Instant;
 
-use settlement_chain::submit::{self, Refusal, SubmitError, Terms, price_within};
-use settlement_chain::{Address, ChainClient, Instruction, Simulation};
+use solana_address::Address;
+use solana_instruction::Instruction;
 
-use super::FeeBudget;
-use crate::batch::Planned;
+use super::{FeeBudget, Refusal, SubmitError, Terms, price_within, simulate};
+use crate::{ChainClient, Simulation};
 
 /// The terms of one transaction, and what they have set aside of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Offer {
-    pub(super) terms: Terms,
-    pub(super) is_urgent: bool,
+pub struct Offer {
+    /// What it may take, and offers.
+    pub terms: Terms,
+    /// For which kind of work.
+    pub is_urgent: bool,
     /// Lamports, to be given back if the transaction never lands.
-    pub(super) priority_fee: u64,
+    pub priority_fee: u64,
 }
 
-/// Finds the terms of a batch's next transaction.
+/// Finds the terms of the next transaction of a batch. `generation` counts those before it that died.
 ///
 /// # Errors
 /// [`SubmitError::Refused`] if the chain would refuse it: nothing was signed, no fee is lost.
-pub(super) async fn find(
+pub async fn offer(
     chain: &dyn ChainClient,
     budget: &FeeBudget,
     payer: &Address,
-    planned: &Planned,
+    batch: &Instruction,
     base: Terms,
+    is_urgent: bool,
     generation: u32,
 ) -> Result<Offer, SubmitError> {
-    let is_urgent = planned.is_urgent();
-    let instructions = std::slice::from_ref(&planned.instruction);
-    let limited = match submit::simulate(chain, payer, instructions, base.format).await {
+    let instructions = std::slice::from_ref(batch);
+    let limited = match simulate(chain, payer, instructions, base.format).await {
         Ok((draft, Simulation { err: Some(error), .. })) => {
             return Err(SubmitError::Refused(Refusal::new(&draft.message, error)));
         }
@@ -45,19 +47,24 @@ pub(super) async fn find(
             base
         }
     };
-    let recent = match chain.recent_fees(&writable(payer, &planned.instruction)).await {
+    let recent = match chain.recent_fees(&writable(payer, batch)).await {
         Ok(recent) => recent,
         Err(error) => {
             tracing::debug!(%error, "recent fees are not known; the minimum is offered");
             Vec::new()
         }
     };
-    let price = budget.policy().lane(is_urgent).price(&recent, generation);
+    Ok(priced(budget, limited, is_urgent, &recent, generation))
+}
+
+/// The price that the policy asks for, as far as the budget allows it; `recent` is what others paid.
+pub fn priced(budget: &FeeBudget, limited: Terms, is_urgent: bool, recent: &[u64], generation: u32) -> Offer {
+    let price = budget.policy().lane(is_urgent).price(recent, generation);
     let wanted = limited.at_price(price).priority_fee();
     // r[impl settlement.priority.bounded]
     let granted = budget.take(is_urgent, wanted, Instant::now());
     let price = if granted == wanted { price } else { price_within(granted, limited.compute_units) };
-    Ok(Offer { terms: limited.at_price(price), is_urgent, priority_fee: granted })
+    Offer { terms: limited.at_price(price), is_urgent, priority_fee: granted }
 }
 
 /// True if the simulated batch skipped entries: they took no compute, and may take it when the transaction lands.

@@ -1,12 +1,14 @@
 //! Which transaction format a cluster takes.
 
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
-use settlement_chain::submit::{SubmitError, TransactionFormat, simulate, wire_size};
-use settlement_chain::{Address, ChainClient, MAX_V1_TRANSACTION, TransactionError, tokens};
+use solana_address::Address;
+use solana_transaction_error::TransactionError;
 
-/// What an operator is told to write.
+use super::{SubmitError, TransactionFormat, simulate, wire_size};
+use crate::{ChainClient, MAX_V1_TRANSACTION, tokens};
+
+/// What a sender is told to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FormatChoice {
     /// Version 1 where the cluster takes it, else legacy.
@@ -96,29 +98,7 @@ fn is_of_the_payer(error: &TransactionError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use settlement_chain::{EmbeddedChain, Keypair, Signer};
-
     use super::*;
-    use crate::submit::scripted::Scripted;
-
-    // r[verify settlement.transaction.format]
-    #[tokio::test]
-    async fn version_1_is_written_where_the_chain_takes_it() {
-        let (chain, payer) = (EmbeddedChain::new().unwrap(), Keypair::new().pubkey());
-        assert_eq!(FormatChoice::Auto.decide(&chain, &payer).await, TransactionFormat::V1, "the payer has no SOL yet");
-        chain.airdrop(&payer, 1_000_000_000).unwrap();
-        assert_eq!(FormatChoice::Auto.decide(&chain, &payer).await, TransactionFormat::V1);
-        assert_eq!(probe_v1(&chain, &payer).await.unwrap(), None, "and as long as they may be");
-
-        for refusal in [TransactionError::UnsupportedVersion, TransactionError::SanitizeFailure] {
-            let old = Scripted::default().simulating(Some(refusal));
-            assert_eq!(FormatChoice::Auto.decide(&old, &payer).await, TransactionFormat::Legacy);
-        }
-        let mute = Scripted::default();
-        assert_eq!(FormatChoice::Auto.decide(&mute, &payer).await, TransactionFormat::Legacy);
-        let always = FormatChoice::Always(TransactionFormat::V1);
-        assert_eq!(always.decide(&mute, &payer).await, TransactionFormat::V1);
-    }
 
     #[test]
     fn names_are_read_and_written() {

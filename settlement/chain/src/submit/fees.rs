@@ -1,10 +1,12 @@
 //! What is offered for a place in a block, and how much of it may be spent. Integers only; time is an argument.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
-use settlement_chain::Signature;
+use solana_signature::Signature;
 
 /// How two kinds of work pay for their place in a block. What would cost more than its cap is offered the cap: work
 /// goes out with less, and never stops for want of a priority fee.

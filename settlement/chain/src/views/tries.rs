@@ -1,30 +1,32 @@
 //! How often a voucher has landed and was wanted again: a server that lags, or lies, may show it unsettled for as long
 //! as it likes, and must not have a fee for each look.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use aro_proto::{Amount, ChannelId};
+use solana_address::Address;
 use tokio::time::Instant;
 
 /// Vouchers that have landed. Each landing of the same one doubles the time until it is tried again because somebody
 /// still shows it unsettled; a higher one starts anew.
 #[derive(Debug, Default)]
-pub(super) struct Tries {
-    landed: Mutex<HashMap<ChannelId, Landed>>,
+pub struct Tries {
+    landed: Mutex<HashMap<Address, Landed>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Landed {
-    cumulative: Amount,
+    cumulative: u64,
     times: u32,
     last: Instant,
 }
 
 impl Tries {
     /// A transaction with this voucher has landed, by all that is known.
-    pub(super) fn landed(&self, channel: ChannelId, cumulative: Amount, now: Instant) {
+    pub fn landed(&self, channel: Address, cumulative: u64, now: Instant) {
         let mut landed = self.lock();
         let before = landed.get(&channel).filter(|before| before.cumulative == cumulative);
         let times = before.map_or(0, |before| before.times).saturating_add(1);
@@ -32,7 +34,7 @@ impl Tries {
     }
 
     /// True if this voucher landed so lately that another try must wait. `interval`: between two looks at the channel.
-    pub(super) fn rests(&self, channel: ChannelId, cumulative: Amount, interval: Duration, now: Instant) -> bool {
+    pub fn rests(&self, channel: Address, cumulative: u64, interval: Duration, now: Instant) -> bool {
         let landed = self.lock();
         let Some(before) = landed.get(&channel).filter(|before| before.cumulative >= cumulative) else { return false };
         // Half an interval, so that the first look after a landing may find it forked away.
@@ -42,11 +44,11 @@ impl Tries {
     }
 
     /// Forgets all channels but these.
-    pub(super) fn keep(&self, is_kept: impl Fn(&ChannelId) -> bool) {
+    pub fn keep(&self, is_kept: impl Fn(&Address) -> bool) {
         self.lock().retain(|channel, _| is_kept(channel));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ChannelId, Landed>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Address, Landed>> {
         self.landed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,8 +64,8 @@ mod tests {
     #[test]
     fn same_voucher_is_tried_again_ever_more_seldom_and_a_higher_one_at_once() {
         let tries = Tries::default();
-        let channel = ChannelId::from_bytes([1; 32]);
-        let (paid, interval, start) = (Amount::new(500), Duration::from_secs(60), Instant::now());
+        let channel = Address::new_from_array([1; 32]);
+        let (paid, interval, start) = (500, Duration::from_secs(60), Instant::now());
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         assert!(!tries.rests(channel, paid, interval, at(0)));
         // A server that shows it unsettled at every look, for a whole day.
@@ -77,10 +79,10 @@ mod tests {
         assert_eq!(landings[..8], [0, 1, 2, 4, 8, 16, 32, 64]);
         assert!(landings.len() < 8 + 24, "then once an hour: {landings:?}");
 
-        assert!(tries.rests(channel, Amount::new(499), interval, at(60 * 24 * 60)), "a lower one as well");
-        assert!(!tries.rests(channel, Amount::new(501), interval, at(60 * 24 * 60)));
-        tries.landed(channel, Amount::new(501), at(60 * 24 * 60));
-        assert!(!tries.rests(channel, Amount::new(501), interval, at(60 * 24 * 60 + 30)), "it starts anew");
+        assert!(tries.rests(channel, 499, interval, at(60 * 24 * 60)), "a lower one as well");
+        assert!(!tries.rests(channel, 501, interval, at(60 * 24 * 60)));
+        tries.landed(channel, 501, at(60 * 24 * 60));
+        assert!(!tries.rests(channel, 501, interval, at(60 * 24 * 60 + 30)), "it starts anew");
         tries.keep(|_| false);
         assert!(tries.lock().is_empty());
     }
