@@ -273,7 +273,8 @@ impl Agent {
         FetchManyBuilder::new(self.clone(), node.clone(), contents)
     }
 
-    /// Begins a fetch of a whole tree: the address is its manifest's. Its files come from the same node.
+    /// Begins a fetch of a whole tree: the address is its manifest's. Its files come from the same node, and from others
+    /// that are named.
     pub fn fetch_tree(&self, manifest: &Address) -> FetchTreeBuilder {
         FetchTreeBuilder::new(self.clone(), manifest.clone())
     }

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use agent_client::{
     Agent, AgentConfig, Approval, Approver, By, Cap, Check, Entry, EntryKind, FetchError, LedgerError, MoneyError,
-    Policy, Spending, Wallet, WalletError,
+    Policy, Preference, Spending, Wallet, WalletError,
 };
 use aro_proto::merkle::ByteRanges;
-use aro_proto::{Amount, SecretKey};
+use aro_proto::{Amount, ContentId, NodeAddress, SecretKey};
 use async_trait::async_trait;
 use support::scripted::{ScriptedNode, content};
 use support::world::World;
@@ -144,6 +144,84 @@ async fn what_is_above_the_threshold_is_asked_about_before_anything_is_signed() 
     let little = ByteRanges::single(0, 16_384).unwrap();
     let _ = agent.fetch(&node.address()).ranges(little).to_bytes(u64::MAX).await.unwrap();
     assert_eq!(clerk.asked.load(Ordering::Relaxed), asked, "nobody is asked about little");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_contents_are_asked_about_by_what_the_node_wants_for_all_of_them() {
+    let (world, agent, node) = scene(Policy::default()).await;
+    agent.close().await;
+    drop(agent);
+    let clerk = Arc::new(Clerk::default());
+    let policy = Policy { ask_above: Some(units(PER_MIB / 2)), ..Policy::default() };
+    let wallet = Wallet::open(&world.path("agent")).unwrap();
+    let builder = world.builder(wallet).policy(policy).approver(Arc::clone(&clerk) as Arc<dyn Approver>);
+    let agent = builder.build().await.unwrap();
+    let contents: Vec<Vec<u8>> = (0..4_u8).map(|i| vec![i; MIB / 4]).collect();
+    contents.iter().for_each(|bytes| node.also_has(bytes));
+    let ids: Vec<_> = contents.iter().map(|bytes| ContentId::of(bytes)).collect();
+    // Two requests, whose prices are known before either is paid.
+    let fetch = |ids: &[ContentId]| agent.fetch_many(&node.address(), ids.to_vec()).in_flight(4);
+    let error = fetch(&ids).to_bytes(u64::MAX).await.unwrap_err();
+    assert!(matches!(error, FetchError::NotApproved(refused) if refused.amount == units(PER_MIB)), "{error}");
+    assert_eq!((clerk.asked.load(Ordering::Relaxed), node.seen().paid()), (PER_MIB, 0));
+    let error = fetch(&ids).max_price(units(PER_MIB - 1)).to_bytes(u64::MAX).await.unwrap_err();
+    assert!(matches!(error, FetchError::PriceTooHigh { price, .. } if price == units(PER_MIB)), "{error}");
+    assert_eq!(clerk.asked.load(Ordering::Relaxed), PER_MIB, "nobody is asked about what is not allowed anyway");
+
+    clerk.says_yes.store(true, Ordering::Relaxed);
+    let (report, fetched) = fetch(&ids).to_bytes(u64::MAX).await.unwrap();
+    assert_eq!((report.fetched, report.paid, report.requests), (4, units(PER_MIB), 2));
+    assert!(fetched.iter().zip(&contents).all(|(fetched, bytes)| fetched.as_ref().unwrap() == bytes));
+    let asked = clerk.asked.load(Ordering::Relaxed);
+    let _ = fetch(&ids[..2]).to_bytes(u64::MAX).await.unwrap();
+    assert_eq!(clerk.asked.load(Ordering::Relaxed), asked, "nobody is asked about little");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_nodes_the_dearest_is_approved_and_none_may_raise_its_price_after_that() {
+    let (world, agent, node) = scene(Policy::default()).await;
+    agent.close().await;
+    drop(agent);
+    let clerk = Arc::new(Clerk::default());
+    clerk.says_yes.store(true, Ordering::Relaxed);
+    let policy = Policy { ask_above: Some(units(10)), ..Policy::default() };
+    let wallet = Wallet::open(&world.path("agent")).unwrap();
+    let builder = world.builder(wallet).policy(policy).approver(Arc::clone(&clerk) as Arc<dyn Approver>);
+    let agent = builder.build().await.unwrap();
+    let mut others = Vec::new();
+    for (seed, per_mib) in [(52, PER_MIB * 3 / 2), (53, 9 * PER_MIB)] {
+        world.register_node(&key(seed), 900).await;
+        others.push(ScriptedNode::start(&world, &key(seed), content(MIB), per_mib).await);
+    }
+    let addresses = others.iter().map(|node| NodeAddress::from(&node.address()));
+    let fetch = agent.fetch(&node.address()).sources(addresses).prefer(Preference::Fastest);
+    let (report, _) = fetch.max_price(units(2 * PER_MIB)).to_bytes(u64::MAX).await.unwrap();
+    // The dearest of all is above what the caller allows, and so not what is asked about.
+    assert_eq!(clerk.asked.load(Ordering::Relaxed), PER_MIB * 3 / 2);
+    assert!(report.paid <= units(PER_MIB * 3 / 2), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetches_at_once_come_or_are_refused_before_the_node_sends_anything() {
+    let (total, deposits) = (Some(units(5 * PER_MIB)), Some(units(50 * PER_MIB)));
+    let (_world, agent, node) = scene(Policy { total, deposits, ..Policy::default() }).await;
+    let mut fetches = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        fetches.spawn(agent.fetch(&node.address()).to_bytes(u64::MAX));
+    }
+    let (mut came, mut refused) = (0, 0);
+    while let Some(fetched) = fetches.join_next().await {
+        match fetched.unwrap() {
+            Ok(_) => came += 1,
+            Err(FetchError::BudgetExceeded(_)) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // To the unit: what the first ones guessed is free again when the last ones need it.
+    assert_eq!((came, refused), (5, 7));
+    let seen = node.wait_for(|seen| seen.paid() >= 5 * PER_MIB).await;
+    assert_eq!((seen.paid(), seen.ends.len()), (5 * PER_MIB, 0), "nothing was cut off");
+    assert_eq!(agent.budget().reserved(Spending::Vouchers), Amount::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agent_client::{
-    Agent, AgentBuilder, AgentConfig, FetchError, FetchReport, Preference, Purpose, SourceReport, Spending,
+    Agent, AgentBuilder, AgentConfig, ChannelPolicy, FetchError, FetchReport, Preference, Purpose, SourceReport,
+    Spending,
 };
 use aro_proto::merkle::ByteRanges;
 use aro_proto::{Address, Amount, ByteCount, NodeAddress, RefusalCode, SecretKey, Tariff};
@@ -452,6 +453,45 @@ async fn a_slow_end_is_asked_for_twice_only_where_that_is_allowed() {
         let twice = report.verified_bytes - 6 * MIB;
         assert!(price(twice) <= hedge.unwrap_or_default(), "{twice} bytes came twice");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_end_that_costs_more_than_the_hedge_may_is_left_to_the_slow_node() {
+    for most in [price(8 * MIB), price(GROUP) - 1] {
+        let scene = Scene::new(8 * MIB, &[PER_MIB; 2]).await;
+        // Slow, and not silent: it is given time, and its end is worth a second request only if that may be paid.
+        scene.nodes[1].follow(Script::Slow(100 << 10));
+        let fetch = scene.agent.fetch(&scene.address()).sources(scene.others()).prefer(Preference::Fastest);
+        let (report, bytes) = fetch.hedge(Amount::new(most)).to_bytes(u64::MAX).await.unwrap();
+        assert!(bytes == scene.nodes[0].content());
+        scene.check(&report).await;
+        let twice = report.verified_bytes - 8 * MIB;
+        assert!(price(twice) <= most, "{twice} bytes came twice, for {most} units");
+        // Beyond the cap not even one group is asked for twice, however late the slow one is with it.
+        assert!(most >= price(GROUP) || twice == 0, "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_price_decides_only_the_node_that_brings_something_gets_a_channel() {
+    let world = World::new().await;
+    let wallet = world.wallet("agent", 100 * PER_MIB).await;
+    let channels = ChannelPolicy { idle_close_s: None, ..ChannelPolicy::default() };
+    let agent = world.builder(wallet).channels(channels).build().await.unwrap();
+    agent.wallet().deposit(Amount::new(100 * PER_MIB)).await.unwrap();
+    let mut nodes = Vec::new();
+    for (seed, per_mib) in [(71, 3), (72, 1), (73, 2)].map(|(seed, price)| (seed, price * PER_MIB)) {
+        let key = SecretKey::from_bytes(&[seed; 32]);
+        world.register_node(&key, 900).await;
+        nodes.push(ScriptedNode::start(&world, &key, content(3 * MIB as usize), per_mib).await);
+    }
+    let others = nodes[1..].iter().map(|node| NodeAddress::from(&node.address()));
+    let fetch = agent.fetch(&nodes[0].address()).sources(others).prefer(Preference::Cheapest);
+    let (report, bytes) = fetch.to_bytes(u64::MAX).await.unwrap();
+    assert!(bytes == nodes[0].content());
+    let opened: Vec<_> = agent.channels().await.unwrap().iter().map(|channel| channel.node).collect();
+    assert_eq!(opened, [nodes[1].address().node()], "{report:?}");
+    assert_eq!(report.paid.get(), price(3 * MIB));
 }
 
 #[tokio::test(flavor = "multi_thread")]

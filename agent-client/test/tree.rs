@@ -6,8 +6,10 @@
 mod support;
 
 use std::os::unix::fs::symlink;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use agent_client::{Agent, FetchError, NameError, Spending, TreeError};
+use agent_client::{Agent, AgentConfig, FetchError, FetchTreeReport, NameError, Preference, Spending, TreeError};
 use aro_proto::manifest::{Entry, ManifestError, SignedManifest};
 use aro_proto::message::{NameRefused, NameTaken, Refused, Resolved};
 use aro_proto::naming::{NameRecord, TargetKind, VerifiedName};
@@ -185,6 +187,121 @@ async fn a_planted_link_keeps_a_tree_from_being_written_elsewhere() {
     let error = scene.agent.fetch_tree(&manifest).to_folder(scene.target()).await.unwrap_err();
     assert!(matches!(&error, TreeError::Target { path, .. } if path.ends_with("dir/evil")), "{error}");
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+/// Several nodes with the same files, and an agent with a channel to each.
+struct Fleet {
+    world: World,
+    agent: Agent,
+    nodes: Vec<ScriptedNode>,
+    files: Vec<Vec<u8>>,
+}
+
+impl Fleet {
+    /// So many nodes with small files and large ones, each of which is another content.
+    async fn new(count: u8, small: usize, large: usize) -> Self {
+        let world = World::new().await;
+        let keys: Vec<SecretKey> = (0..count).map(|i| SecretKey::from_bytes(&[61 + i; 32])).collect();
+        let config = AgentConfig { connect_timeout_ms: 2_000, answer_timeout_ms: 5_000, ..AgentConfig::default() };
+        let agent = world.agent_with_channels(&keys, 100 * PER_MIB, |builder| builder.config(config)).await;
+        let file = |number: usize, len| {
+            let mut bytes = content(len);
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            bytes
+        };
+        let files = (0..small).map(|i| file(i, SMALL)).chain((small..small + large).map(|i| file(i, LARGE))).collect();
+        let mut nodes = Vec::new();
+        for key in &keys {
+            nodes.push(ScriptedNode::start(&world, key, content(10), PER_MIB).await);
+        }
+        let fleet = Self { world, agent, nodes, files };
+        for (node, bytes) in fleet.nodes.iter().flat_map(|node| fleet.files.iter().map(move |bytes| (node, bytes))) {
+            node.also_has(bytes);
+        }
+        fleet
+    }
+
+    /// Fetches everything from all nodes; whatever they do, it comes whole, and what was signed is what is reported.
+    async fn fetch(&self, prefer: Preference) -> FetchTreeReport {
+        let entries = self.files.iter().enumerate().map(|(i, bytes)| entry(&format!("d/{i:04}"), bytes)).collect();
+        let manifest = SignedManifest::sign(entries, &publisher()).unwrap().to_bytes();
+        self.nodes[0].also_has(&manifest);
+        let first = NodeAddress::from(&self.nodes[0].address());
+        let tree = self.agent.fetch_tree(&first.with_content(ContentId::of(&manifest))).prefer(prefer);
+        let others = self.nodes[1..].iter().map(|node| NodeAddress::from(&node.address()));
+        let target = self.world.path("target");
+        let steps = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&steps);
+        let tree = tree.also_from(others).progress(move |now| seen.lock().unwrap().push(now));
+        let report = tree.to_folder(&target).await.unwrap();
+        for (i, bytes) in self.files.iter().enumerate() {
+            assert!(&std::fs::read(target.join(format!("d/{i:04}"))).unwrap() == bytes, "file {i}");
+        }
+        let last = *steps.lock().unwrap().last().unwrap();
+        let all: u64 = self.files.iter().map(|bytes| bytes.len() as u64).sum();
+        assert_eq!((last.files, last.bytes, last.total_bytes), (self.files.len() as u64, all, all));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.agent.budget().reserved(Spending::Vouchers).is_zero() {
+            assert!(Instant::now() < deadline, "the budget is held for nobody");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(self.agent.budget().spent(Spending::Vouchers), report.paid, "{report:?}");
+        let verified: u64 = report.sources.iter().map(|source| source.verified_bytes).sum();
+        assert_eq!(verified + manifest.len() as u64, report.verified_bytes);
+        report
+    }
+}
+
+const SMALL: usize = 20_000;
+const LARGE: usize = 6 << 20;
+/// Bytes a second of a node that keeps a rate.
+const RATE: u64 = 8 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_and_large_files_come_from_all_nodes_at_once() {
+    let fleet = Fleet::new(3, 120, 2).await;
+    fleet.nodes.iter().for_each(|node| node.follow(Script::Slow(RATE)));
+    let report = fleet.fetch(Preference::Balanced).await;
+    let all = (120 * SMALL + 2 * LARGE) as u64;
+    assert_eq!(report.bytes, all);
+    for source in &report.sources {
+        // Each at the same rate: none is left with more than half of the work, which one alone would have had.
+        assert!((all / 8..all / 2).contains(&source.verified_bytes), "{report:?}");
+        assert_eq!(source.left_out, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_lie_die_or_dawdle_hold_up_no_tree() {
+    let fleet = Fleet::new(4, 64, 2).await;
+    let [honest, slow, dying, lying] = &fleet.nodes[..] else { panic!("four nodes") };
+    honest.follow(Script::Slow(RATE));
+    slow.follow(Script::Slow(30_000));
+    dying.follow(Script::DiesAfter(150_000));
+    lying.follow(Script::FlipContent(10));
+    let report = fleet.fetch(Preference::Fastest).await;
+    let [of_honest, of_slow, of_dying, of_lying] = &report.sources[..] else { panic!("{report:?}") };
+    assert!(of_honest.verified_bytes > 20 * of_slow.verified_bytes, "{report:?}");
+    assert!(of_dying.verified_bytes < 500_000, "{report:?}");
+    let blame = of_lying.left_out.as_ref().and_then(|left_out| left_out.blame.as_ref());
+    assert_eq!(blame.map(|blame| blame.node), Some(lying.address().node()), "{report:?}");
+    assert_eq!(of_honest.left_out, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_lacks_comes_from_one_that_has_it_and_only_cheap_ones_are_asked() {
+    let mut fleet = Fleet::new(3, 40, 0).await;
+    // Only the first one has these, and the last one wants more than twice as much.
+    for number in 0..10_u8 {
+        let bytes = vec![number; 3_000];
+        fleet.nodes[0].also_has(&bytes);
+        fleet.files.push(bytes);
+    }
+    fleet.nodes[2].asks(3 * PER_MIB);
+    let report = fleet.fetch(Preference::Balanced).await;
+    assert!(report.sources[1].verified_bytes > 0, "{report:?}");
+    assert_eq!((report.sources[2].verified_bytes, report.sources[2].requests), (0, 0));
+    assert_eq!(fleet.nodes[2].seen().vouchers.len(), 0);
 }
 
 fn record(sequence: u64, target: &[u8]) -> NameRecord {

@@ -27,8 +27,7 @@ pub(crate) struct Arguments {
     /// Handles on the wallet, each with a node of its own.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
     handles: u8,
-    /// Bytes of the content, each of which costs a base unit. What fetches that are refused had on its way, a node forgives
-    /// up to its window and a 16th of what is paid; beyond that it waits for payment, and this run fails.
+    /// Bytes of the content, each of which costs a base unit.
     #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..))]
     size: u32,
     /// Of a hundred fetches, for how many the budget suffices.
@@ -156,5 +155,19 @@ impl Scene {
     fn signed(&self) -> Result<Amount> {
         let (agent, _) = self.parties.first().context("no agent")?;
         Ok(agent.signed_in_all()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_its_size_a_fetch_comes_whole_or_the_budget_refuses_it() {
+        for (tasks, size) in [(50, 64 << 10), (20, 1_000_000), (6, 16 << 20)] {
+            let report = measure(&Arguments { tasks, handles: 3, size, enough_for: 50 }).unwrap();
+            let value = |name| report.figures.iter().find(|figure| figure.name == name).unwrap().value;
+            assert_eq!((value("overspend"), value("fetched")), (0, u64::from(tasks) / 2), "{size} bytes each");
+        }
     }
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use aro_proto::Amount;
 use rusqlite::Transaction;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::cap::{BudgetError, Cap, Standing, Verdict};
 use super::leases;
@@ -31,6 +33,8 @@ struct Inner {
     /// The most that this guard lets go, of each kind.
     own: Option<Amount>,
     books: Mutex<Books>,
+    /// A guess is over.
+    settled: Notify,
 }
 
 /// Where the budget stands, of one kind of spending.
@@ -62,6 +66,8 @@ struct Books {
     lines: HashMap<Line, Account>,
     vouchers: Own,
     deposits: Own,
+    /// Requests whose price nobody knows yet.
+    guesses: usize,
 }
 
 struct Holder {
@@ -79,7 +85,34 @@ struct Account {
     /// What is asked for beyond the need next time.
     block: u64,
     /// What was left, and when that was looked up.
-    seen: Option<(Instant, u64)>,
+    seen: Option<(Instant, Left)>,
+}
+
+/// What may still be set aside on a line, as seen lately.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    /// Base units; none if nothing caps the line but what a ledger can count.
+    pub(super) amount: Option<u64>,
+    /// No other guard is at work on the wallet.
+    pub(super) is_alone: bool,
+}
+
+impl Left {
+    fn plus(self, amount: u64) -> Self {
+        Self { amount: self.amount.map(|left| left.saturating_add(amount)), ..self }
+    }
+
+    fn minus(self, amount: u64) -> Self {
+        Self { amount: self.amount.map(|left| left.saturating_sub(amount)), ..self }
+    }
+}
+
+/// What is taken on lease beside what is needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// More each time.
+    Grows,
+    None,
 }
 
 /// Changes of leases beside a spending.
@@ -98,7 +131,8 @@ struct Own {
 
 impl BudgetGuard {
     pub(crate) fn new(ledger: Ledger, policies: Vec<Policy>, own: Option<Amount>) -> Self {
-        Self { inner: Arc::new(Inner { ledger, policies, own, books: Mutex::default() }) }
+        let (books, settled) = (Mutex::default(), Notify::new());
+        Self { inner: Arc::new(Inner { ledger, policies, own, books, settled }) }
     }
 
     /// Sets `amount` base units aside. Mostly a matter of memory; else one transaction without a sync.
@@ -106,8 +140,17 @@ impl BudgetGuard {
     /// # Errors
     /// A cap does not allow it, or the ledger cannot be asked.
     pub fn reserve(&self, purpose: &Purpose, amount: Amount) -> Result<SpendPermit, BudgetError> {
+        self.reserve_with(purpose, amount, Block::Grows)
+    }
+
+    /// The same for what is mostly given back in a moment: nothing is taken on lease beside it.
+    pub(super) fn reserve_for_now(&self, purpose: &Purpose, amount: Amount) -> Result<SpendPermit, BudgetError> {
+        self.reserve_with(purpose, amount, Block::None)
+    }
+
+    fn reserve_with(&self, purpose: &Purpose, amount: Amount, block: Block) -> Result<SpendPermit, BudgetError> {
         purpose.take(amount)?;
-        match self.lease(&purpose.line, amount.get()) {
+        match self.lease(&purpose.line, amount.get(), block) {
             Ok(()) => Ok(SpendPermit::new(self.clone(), &purpose.line, amount)),
             Err(error) => {
                 purpose.give_back(amount);
@@ -118,27 +161,76 @@ impl BudgetGuard {
 
     /// About how much may still be set aside for a purpose, as seen lately; what holds is [`reserve`](Self::reserve).
     pub fn left(&self, purpose: &Purpose) -> Amount {
+        let shared = self.look(purpose).amount.map_or(Amount::new(u64::MAX), Amount::new);
+        shared.min(purpose.left())
+    }
+
+    /// The same without the request's own cap, which nobody shares.
+    pub(super) fn look(&self, purpose: &Purpose) -> Left {
         let mut books = self.lock();
         let line: &Line = &purpose.line;
-        let own = self.own_standing(&books, line.spending).map_or(u64::MAX, |standing| standing.left());
-        let ours = own.min(purpose.left().get());
+        let own = self.own_standing(&books, line.spending).map(|standing| standing.left());
         if self.inner.policies.iter().all(Policy::is_open) {
-            return Amount::new(ours);
+            return Left { amount: own, is_alone: true };
         }
         let fresh = books.lines.get(line).and_then(|account| account.seen).filter(|(at, _)| at.elapsed() < FRESH);
         let left = match fresh {
             Some((_, left)) => left,
             None => {
-                let looked_up = self.inner.ledger.read(|tx| self.standings(tx, line));
+                let holder = books.holder.as_ref().map(|holder| holder.id);
+                let looked_up = self.inner.ledger.read(|tx| {
+                    let standings = self.standings(tx, line)?;
+                    let is_capped = standings.iter().any(|standing| standing.limit < leases::MOST);
+                    let amount = is_capped.then(|| leases::tightest(&standings).left());
+                    Ok::<_, LedgerError>(Left { amount, is_alone: !leases::has_others(tx, holder)? })
+                });
                 // Where the ledger cannot be read, the reservation says so.
-                let left = looked_up.map_or(u64::MAX, |standings| leases::tightest(&standings).left());
+                let left = looked_up.unwrap_or(Left { amount: None, is_alone: false });
                 let account = books.lines.entry(line.clone()).or_default();
-                let left = left.saturating_add(account.leased.saturating_sub(account.used));
+                let left = left.plus(account.leased.saturating_sub(account.used));
                 account.seen = Some((Instant::now(), left));
                 left
             }
         };
-        Amount::new(ours.min(left))
+        Left { amount: own.into_iter().chain(left.amount).min(), ..left }
+    }
+
+    /// Another request's price is not known yet. Says how many there were before.
+    pub(super) fn guess_begins(&self) -> usize {
+        let mut books = self.lock();
+        books.guesses += 1;
+        books.guesses - 1
+    }
+
+    /// A request's price is known, or it is over: what it kept beyond that others may have, here and elsewhere.
+    pub(super) fn guess_is_over(&self, purpose: &Purpose) {
+        let mut books = self.lock();
+        books.guesses = books.guesses.saturating_sub(1);
+        let keeps_much = |account: &Account| account.leased.saturating_sub(account.used) > account.block;
+        if books.lines.get(&*purpose.line).is_some_and(keeps_much) {
+            self.let_slack_go(&mut books);
+        }
+        drop(books);
+        self.inner.settled.notify_waiters();
+    }
+
+    /// Whether what is set aside now may be free in a moment: for prices that are not known yet, or by other processes.
+    pub(super) fn may_be_freed(&self, cap: Cap) -> bool {
+        let books = self.lock();
+        let of_others = || {
+            let holder = books.holder.as_ref().map(|holder| holder.id);
+            self.inner.ledger.read(|tx| leases::have_others_leases(tx, holder)).unwrap_or(false)
+        };
+        match cap {
+            Cap::Request => false,
+            Cap::Agent => books.guesses > 0,
+            Cap::Node | Cap::Class | Cap::Window { .. } | Cap::Total => books.guesses > 0 || of_others(),
+        }
+    }
+
+    /// Resolves when a guess is over that is not yet when this is called.
+    pub(super) fn settled(&self) -> Notified<'_> {
+        self.inner.settled.notified()
     }
 
     /// What every cap would say to an amount, the tightest first. Sets nothing aside.
@@ -303,7 +395,7 @@ impl BudgetGuard {
         for (line, amount) in parts {
             if let Some(account) = books.lines.get_mut(line) {
                 account.used = account.used.saturating_sub(*amount);
-                account.seen = account.seen.map(|(at, left)| (at, left.saturating_add(*amount)));
+                account.seen = account.seen.map(|(at, left)| (at, left.plus(*amount)));
             }
             let own = books.own_mut(line.spending);
             own.used = own.used.saturating_sub(*amount);
@@ -311,12 +403,15 @@ impl BudgetGuard {
         let is_idle = books.vouchers.used == 0 && books.deposits.used == 0;
         let has_slack = books.lines.values().any(|account| account.leased > account.used);
         if is_idle && has_slack {
-            // Nobody misses what an idle guard keeps; if the ledger is not to be had now, it is asked again later.
-            match self.inner.ledger.write::<_, LedgerError>(Durability::Written, |tx| self.give_back_slack(tx, &books))
-            {
-                Ok(()) => books.forget_slack(),
-                Err(error) => tracing::debug!(%error, "an idle budget guard's lease is given back later"),
-            }
+            self.let_slack_go(&mut books);
+        }
+    }
+
+    /// Gives back what others may miss; if the ledger is not to be had now, that is tried again later.
+    fn let_slack_go(&self, books: &mut Books) {
+        match self.inner.ledger.write::<_, LedgerError>(Durability::Written, |tx| self.give_back_slack(tx, books)) {
+            Ok(()) => books.forget_slack(),
+            Err(error) => tracing::debug!(%error, "a budget guard's lease is given back later"),
         }
     }
 
@@ -332,7 +427,7 @@ impl BudgetGuard {
     }
 
     /// Sets aside within the lease, or takes more of it.
-    fn lease(&self, line: &Line, amount: u64) -> Result<(), BudgetError> {
+    fn lease(&self, line: &Line, amount: u64, block: Block) -> Result<(), BudgetError> {
         let mut guarded = self.lock();
         let books = &mut *guarded;
         if let Some(own) = self.own_standing(books, line.spending).filter(|own| amount > own.left()) {
@@ -341,16 +436,19 @@ impl BudgetGuard {
         let account = books.lines.entry(line.clone()).or_default();
         let slack = account.leased.saturating_sub(account.used);
         if amount > slack {
-            let block = account.block;
-            let granted = self.ask(books, line, amount - slack, block)?;
+            let beside = if block == Block::Grows { account.block } else { 0 };
+            let granted = self.ask(books, line, amount - slack, beside)?;
             let account = books.lines.entry(line.clone()).or_default();
             account.leased = account.leased.saturating_add(granted);
-            // A line that asks again soon asks for more: as often as its size doubles, not as often as it is used.
-            account.block = block.saturating_mul(2).clamp(amount.saturating_mul(8), amount.saturating_mul(MOST_BLOCKS));
+            if block == Block::Grows {
+                // A line that asks again soon asks for more: as often as its size doubles, not as often as it is used.
+                let (least, most) = (amount.saturating_mul(8), amount.saturating_mul(MOST_BLOCKS));
+                account.block = beside.saturating_mul(2).clamp(least, most);
+            }
         }
         let account = books.lines.entry(line.clone()).or_default();
         account.used = account.used.saturating_add(amount);
-        account.seen = account.seen.map(|(at, left)| (at, left.saturating_sub(amount)));
+        account.seen = account.seen.map(|(at, left)| (at, left.minus(amount)));
         let own = books.own_mut(line.spending);
         own.used = own.used.saturating_add(amount);
         Ok(())
@@ -496,7 +594,7 @@ fn random_name() -> Result<String, LedgerError> {
 }
 
 /// A block is at most this part of what the tightest cap has left: what others could miss of it.
-const SHARE: u64 = 64;
+pub(super) const SHARE: u64 = 64;
 /// And at most so many times the amount that was asked for.
 const MOST_BLOCKS: u64 = 1_024;
 /// How long a look at what is left serves as a hint.

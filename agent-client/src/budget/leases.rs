@@ -189,6 +189,18 @@ pub(super) fn sums(tx: &Transaction<'_>, spending: Spending) -> Result<(u64, u64
     Ok((spent, leased))
 }
 
+/// Whether another guard is entered. One that has died counts until it is reaped.
+pub(super) fn has_others(tx: &Transaction<'_>, own: Option<i64>) -> Result<bool, LedgerError> {
+    let query = "SELECT EXISTS (SELECT 1 FROM holders WHERE holder IS NOT ?1)";
+    Ok(tx.prepare_cached(query)?.query_row([own], |row| row.get(0))?)
+}
+
+/// Whether another guard has something on lease.
+pub(super) fn have_others_leases(tx: &Transaction<'_>, own: Option<i64>) -> Result<bool, LedgerError> {
+    let query = "SELECT EXISTS (SELECT 1 FROM leases WHERE holder IS NOT ?1 AND amount > 0)";
+    Ok(tx.prepare_cached(query)?.query_row([own], |row| row.get(0))?)
+}
+
 /// All that is spent, by line.
 pub(super) fn spent_by_line(tx: &Transaction<'_>) -> Result<Vec<(Line, Amount)>, LedgerError> {
     let mut statement = tx.prepare_cached("SELECT kind, node, class, amount FROM spent WHERE amount > 0")?;
@@ -218,6 +230,6 @@ const OF_CLASS: &str = "SELECT (SELECT IFNULL(SUM(amount), 0) FROM spent WHERE k
 const OF_WINDOW: &str = "SELECT (SELECT IFNULL(SUM(amount), 0) FROM flow WHERE minute >= ?1)
     + (SELECT IFNULL(SUM(amount), 0) FROM leases WHERE kind = 0)";
 /// The most that a ledger counts of one kind.
-const MOST: u64 = i64::MAX.unsigned_abs();
+pub(super) const MOST: u64 = i64::MAX.unsigned_abs();
 /// Seconds of the unit in which time is counted.
 const MINUTE_S: i64 = 60;

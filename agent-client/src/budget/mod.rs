@@ -10,6 +10,7 @@ mod leases;
 mod permit;
 mod policy;
 mod purpose;
+mod reservation;
 
 pub use approval::{Approval, Approver, NotApproved};
 pub use cap::{BudgetError, BudgetExceeded, Cap, Verdict};
@@ -19,6 +20,7 @@ pub use permit::SpendPermit;
 pub use policy::{Policy, PolicyError, WindowCap};
 pub(crate) use purpose::Class;
 pub use purpose::{Purpose, Spending};
+pub(crate) use reservation::{Guess, Reservation};
 
 #[cfg(test)]
 mod tests;

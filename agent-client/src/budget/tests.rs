@@ -168,6 +168,48 @@ fn fifty_threads_over_five_guards_cannot_exceed_the_cap_by_one_unit() {
 }
 
 #[test]
+fn a_guess_takes_most_where_it_is_alone_and_little_beside_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, one) = (guard(dir.path(), total(6_400)), Purpose::vouchers(node(1)));
+    let guess = |guard: &BudgetGuard| guard.guess(&one, units(u64::MAX), Guess::Brief).unwrap();
+    let mut alone = guess(&first);
+    let beside = guess(&first);
+    assert_eq!((alone.amount(), beside.amount()), (units(5_600), units(800 / 64)));
+    alone.settle_at(units(64)).unwrap();
+    // What it did not need is not even on lease any more.
+    assert_eq!(first.standing(V).unwrap().reserved, units(64 + 12));
+    drop(beside);
+    assert_eq!(first.guess(&one, units(u64::MAX), Guess::Long).unwrap().amount(), units(6_336 / 64));
+    assert_eq!(first.guess(&one, units(7), Guess::Brief).unwrap().amount(), units(7));
+
+    let second = guard(dir.path(), total(6_400));
+    assert_eq!(guess(&second).amount(), units(6_336 / 64), "another process is at work");
+    let open = tempfile::tempdir().unwrap();
+    assert!(guard(open.path(), Policy::default()).guess(&one, units(9), Guess::Brief).is_none());
+    let own = BudgetGuard::new(Ledger::open(open.path()).unwrap(), Vec::new(), Some(units(80)));
+    assert_eq!(guess(&own).amount(), units(70));
+}
+
+#[tokio::test]
+async fn a_price_waits_for_what_is_only_kept_for_a_guess_and_for_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (guard, one) = (guard(dir.path(), total(80)), Purpose::vouchers(node(1)));
+    let mut guess = guard.guess(&one, units(u64::MAX), Guess::Brief).unwrap();
+    let (same, purpose) = (guard.clone(), one.clone());
+    let waiting = tokio::spawn(async move { same.set_aside_in_time(&purpose, units(50)).await });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    guess.settle_at(units(30)).unwrap();
+    let set_aside = waiting.await.unwrap().unwrap();
+    assert_eq!(set_aside.amount(), units(50));
+    // What has a price is kept for good, as far as anybody knows.
+    let started = std::time::Instant::now();
+    let refused = guard.set_aside_in_time(&one, units(1)).await.map(|_| ());
+    assert!(matches!(refused, Err(BudgetError::Exceeded(_))));
+    assert!(started.elapsed() < std::time::Duration::from_millis(500));
+}
+
+#[test]
 fn what_a_dead_guard_had_set_aside_is_free_again_and_what_it_spent_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, theirs) = (guard(dir.path(), total(100)), guard(dir.path(), total(100)));
@@ -234,7 +276,22 @@ fn a_policy_is_read_as_it_was_written_and_anything_else_is_refused() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Reserve { guard: usize, node: u8, class: usize, amount: u64 },
+    Reserve {
+        guard: usize,
+        node: u8,
+        class: usize,
+        amount: u64,
+    },
+    Guess {
+        guard: usize,
+        node: u8,
+        class: usize,
+        most: u64,
+        guess: Guess,
+    },
+    /// The price of a guess is known, and paid later.
+    Know(usize, u64),
+    Forget(usize),
     Commit(usize, u64),
     Release(usize),
     Split(usize, u64),
@@ -249,6 +306,10 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..3usize, 1..3u8, 0..3usize, amount())
             .prop_map(|(guard, node, class, amount)| Step::Reserve { guard, node, class, amount }),
+        3 => (0..3usize, 1..3u8, 0..3usize, amount(), prop_oneof![Just(Guess::Brief), Just(Guess::Long)])
+            .prop_map(|(guard, node, class, most, guess)| Step::Guess { guard, node, class, most, guess }),
+        2 => (any::<usize>(), amount()).prop_map(|(i, a)| Step::Know(i, a)),
+        1 => any::<usize>().prop_map(Step::Forget),
         2 => (any::<usize>(), amount()).prop_map(|(i, a)| Step::Commit(i, a)),
         1 => any::<usize>().prop_map(Step::Release),
         1 => (any::<usize>(), amount()).prop_map(|(i, a)| Step::Split(i, a)),
@@ -262,6 +323,14 @@ fn step() -> impl Strategy<Value = Step> {
 /// A permit, and what a reference says that it is for.
 struct Held {
     permit: SpendPermit,
+    guard: usize,
+    node: u8,
+    class: usize,
+}
+
+/// What is set aside for a request of unknown price.
+struct Guessed {
+    reservation: Reservation,
     guard: usize,
     node: u8,
     class: usize,
@@ -289,6 +358,7 @@ proptest! {
             BudgetGuard::new(Ledger::open_with(dir.path(), clock).unwrap(), vec![policy.clone()], None)
         }).collect();
         let mut held: Vec<Held> = Vec::new();
+        let mut guessed: Vec<Guessed> = Vec::new();
         let mut spent: BTreeMap<(u8, usize), u64> = BTreeMap::new();
         let mut flow: Vec<(i64, u64)> = Vec::new();
         let ledger = Ledger::open(dir.path()).unwrap();
@@ -305,6 +375,20 @@ proptest! {
                         held.push(Held { permit, guard, node: id, class });
                     }
                 }
+                Step::Guess { guard, node: id, class, most, guess } => {
+                    let purpose = Purpose::vouchers(node(id)).class(CLASSES[class]);
+                    let reservation = guards[guard].guess(&purpose, units(most), guess).expect("there are caps");
+                    guessed.push(Guessed { reservation, guard, node: id, class });
+                }
+                Step::Know(i, price) if !guessed.is_empty() => {
+                    let i = i % guessed.len();
+                    let Guessed { mut reservation, guard, node, class } = guessed.swap_remove(i);
+                    if reservation.settle_at(units(price)).is_ok() {
+                        prop_assert_eq!(reservation.amount(), units(price));
+                        held.push(Held { permit: reservation.take(), guard, node, class });
+                    }
+                }
+                Step::Forget(i) if !guessed.is_empty() => drop(guessed.swap_remove(i % guessed.len())),
                 Step::Commit(i, used) if count > 0 => {
                     let Held { permit, node, class, .. } = held.swap_remove(i % count);
                     let used = used.min(permit.amount().get());
@@ -336,14 +420,20 @@ proptest! {
             let out = |wanted: &dyn Fn(u8, usize) -> bool| -> u64 {
                 let gone = spent.iter().filter(|((node, class), _)| wanted(*node, *class)).map(|(_, amount)| amount);
                 let kept = held.iter().filter(|held| wanted(held.node, held.class));
-                gone.sum::<u64>() + kept.map(|held| held.permit.amount().get()).sum::<u64>()
+                let guesses = guessed.iter().filter(|guessed| wanted(guessed.node, guessed.class));
+                gone.sum::<u64>()
+                    + kept.map(|held| held.permit.amount().get()).sum::<u64>()
+                    + guesses.map(|guessed| guessed.reservation.amount().get()).sum::<u64>()
             };
             prop_assert!(out(&|_, _| true) <= caps[0]);
             for id in 1..3 {
                 prop_assert!(out(&|node, _| node == id) <= caps[1]);
             }
             prop_assert!(out(&|_, class| class == 1) <= caps[2]);
-            let reserved: u64 = held.iter().map(|held| held.permit.amount().get()).sum();
+            let of_permits = held.iter().map(|held| (held.guard, held.permit.amount().get()));
+            let of_guesses = guessed.iter().map(|guessed| (guessed.guard, guessed.reservation.amount().get()));
+            let kept: Vec<(usize, u64)> = of_permits.chain(of_guesses).collect();
+            let reserved: u64 = kept.iter().map(|(_, amount)| amount).sum();
             // In any hour there was, and in this one with all that is set aside.
             let in_hour = |end: i64| -> u64 {
                 flow.iter().filter(|(at, _)| (end - 3_600..=end).contains(at)).map(|(_, amount)| amount).sum()
@@ -352,12 +442,13 @@ proptest! {
             prop_assert!(in_hour(latest()) + reserved <= caps[3]);
             prop_assert_eq!(guards[0].spent(V).get(), spent.values().sum::<u64>());
             for (index, guard) in guards.iter().enumerate() {
-                let of_it = held.iter().filter(|held| held.guard == index).map(|held| held.permit.amount().get());
+                let of_it = kept.iter().filter(|(guard, _)| *guard == index).map(|(_, amount)| amount);
                 prop_assert_eq!(guard.reserved(V).get(), of_it.sum::<u64>());
             }
         }
         // Nothing is lost either: what is left can be spent to the last unit.
         held.clear();
+        guessed.clear();
         for guard in &guards {
             guard.settle().unwrap();
         }

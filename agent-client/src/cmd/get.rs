@@ -45,9 +45,6 @@ pub(crate) struct Get {
     hedge: Option<Amount>,
     #[command(flatten)]
     opening: Opening,
-    /// Which class of content it is, for a budget that caps classes
-    #[arg(long, value_name = "NAME")]
-    class: Option<String>,
     /// Say what it would cost and whether the budget allows it; fetch and pay nothing
     #[arg(long)]
     dry_run: bool,
@@ -83,7 +80,14 @@ impl Get {
             let Some(folder) = self.output.as_ref().filter(|_| !self.dry_run) else {
                 return Err(Failure::usage("only a content's price can be asked for", "leave --dry-run out"));
             };
-            return tree::get(&agent, &address, &self.from, folder, &self.terms, self.max_bytes, output).await;
+            let mut fetch = agent.fetch_tree(&address).also_from(self.from.iter().cloned()).prefer(self.prefer);
+            if let Some(max_bytes) = self.max_bytes {
+                fetch = fetch.max_bytes(max_bytes);
+            }
+            if let Some(class) = &self.terms.class {
+                fetch = fetch.class(class);
+            }
+            return tree::get(&agent, fetch, folder, &self.terms, output).await;
         }
         let view = Arc::new(View::new(self.terms.progress, "proven")?);
         let shown = Arc::clone(&view);
@@ -99,7 +103,7 @@ impl Get {
         if let Some(most) = self.hedge {
             fetch = fetch.hedge(most);
         }
-        if let Some(class) = &self.class {
+        if let Some(class) = &self.terms.class {
             fetch = fetch.class(class);
         }
         let Some(path) = self.output.as_ref().filter(|_| !self.dry_run) else {

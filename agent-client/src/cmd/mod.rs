@@ -31,6 +31,9 @@ pub(crate) struct Terms {
     /// Spend no more $ARO than this
     #[arg(long, value_name = "ARO")]
     pub(crate) budget: Option<Amount>,
+    /// Which class of content it is, for a budget that caps classes
+    #[arg(long, value_name = "NAME")]
+    pub(crate) class: Option<String>,
     /// What to show on the error output meanwhile
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub(crate) progress: ProgressMode,

@@ -65,6 +65,9 @@ impl Put {
         if let Some(budget) = self.terms.budget {
             publish = publish.budget(budget);
         }
+        if let Some(class) = &self.terms.class {
+            publish = publish.class(class);
+        }
         if let Some(max_bytes) = self.max_bytes {
             publish = publish.max_bytes(max_bytes);
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use agent_client::{Agent, FetchTreeReport, PublishTreeReport};
+use agent_client::{Agent, FetchTreeBuilder, FetchTreeReport, PublishTreeReport};
 use aro_proto::naming::{NameRecord, TargetKind};
 use aro_proto::{Address, ContentId, Name, NameAddress, NodeAddress};
 use serde::Serialize;
@@ -52,22 +52,16 @@ pub(crate) async fn resolve(
 /// Fetches a tree into a folder, and says what it brought.
 pub(crate) async fn get(
     agent: &Agent,
-    manifest: &Address,
-    others: &[NodeAddress],
+    fetch: FetchTreeBuilder,
     folder: &Path,
     terms: &Terms,
-    max_bytes: Option<u64>,
     output: &Output,
 ) -> Result<(), Failure> {
     let view = Arc::new(View::new(terms.progress, "proven")?);
     let shown = Arc::clone(&view);
-    let fetch = agent.fetch_tree(manifest).also_from(others.iter().cloned());
     let mut fetch = fetch.progress(move |progress| shown.show(&progress));
     if let Some(max_price) = terms.max_price {
         fetch = fetch.max_price(max_price);
-    }
-    if let Some(max_bytes) = max_bytes {
-        fetch = fetch.max_bytes(max_bytes);
     }
     let fetched: Result<FetchTreeReport, Failure> = tokio::select! {
         fetched = fetch.to_folder(folder) => fetched.map_err(Failure::from),
@@ -99,6 +93,9 @@ pub(crate) async fn put(
     let mut publish = publish.progress(move |progress| shown.show(&progress));
     if let Some(max_price) = terms.max_price {
         publish = publish.max_price(max_price);
+    }
+    if let Some(class) = &terms.class {
+        publish = publish.class(class);
     }
     let published = async {
         let report = publish.run().await?;

@@ -9,7 +9,7 @@ use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{Delivery, SignedPublishReceipt};
 use aro_proto::{Amount, ByteCount, Tariff};
 
-use crate::budget::Purpose;
+use crate::budget::{Purpose, Reservation};
 use crate::error::FetchError;
 use crate::receipts::{Check, Entry, EntryKind, Subject, Word};
 use crate::transport::{BindStatus, Control, Session};
@@ -56,18 +56,26 @@ impl StreamAccount {
         Self { tally, subject, receipt: None, awaited: None, vouchers_before: 0, expected: None }
     }
 
-    /// The head is accepted: `bytes` will be proven, on this channel, if any.
+    /// The head is accepted: `bytes` will be proven, on this channel, if any. What is set aside for the request is
+    /// brought to its price.
     pub(crate) fn accept(
         &mut self,
         bytes: ByteCount,
         price: Amount,
         lane: Option<Arc<Lane>>,
+        reserved: &mut Option<Reservation>,
     ) -> Result<(), FetchError> {
-        let tariff = lane.as_ref().map(|lane| lane.tariff()).unwrap_or_default();
-        self.accept_at(bytes, price, tariff, lane)
+        if let Some(reserved) = reserved {
+            reserved.settle_at(price)?;
+        }
+        if let Some(lane) = lane {
+            self.begin(bytes, price, lane.tariff(), &lane, reserved)?;
+        }
+        self.expected = Some(bytes.get());
+        Ok(())
     }
 
-    /// The same for an upload, which has a price of its own.
+    /// The same for an upload, which has a price of its own, and of which nothing is sent before that is set aside.
     pub(crate) fn accept_at(
         &mut self,
         bytes: ByteCount,
@@ -75,32 +83,53 @@ impl StreamAccount {
         tariff: Tariff,
         lane: Option<Arc<Lane>>,
     ) -> Result<(), FetchError> {
-        if let Some(lane) = &lane {
-            lane.begin(self.key(), tariff, bytes, price, &self.tally.purpose)?;
-            self.vouchers_before = lane.vouchers();
+        if let Some(lane) = lane {
+            self.begin(bytes, price, tariff, &lane, &mut None)?;
         }
-        self.tally.lock().lane = lane;
         self.expected = Some(bytes.get());
         Ok(())
     }
 
-    /// The head of one of several contents is accepted: `bytes` more will be proven. The answer is whole only with
-    /// [`complete`](Self::complete).
+    /// The head of one of several contents is accepted: `bytes` more will be proven. What is set aside for the request is
+    /// for all of them. The answer is whole only with [`complete`](Self::complete).
     pub(crate) fn accept_one_of_many(
         &mut self,
         bytes: ByteCount,
         price: Amount,
         lane: Option<&Arc<Lane>>,
+        reserved: &mut Option<Reservation>,
     ) -> Result<(), FetchError> {
         match (self.lane(), lane) {
-            (Some(lane), _) => lane.grow(self.key(), bytes)?,
-            (None, Some(lane)) => {
-                lane.begin(self.key(), lane.tariff(), bytes, price, &self.tally.purpose)?;
-                self.vouchers_before = lane.vouchers();
-                self.tally.lock().lane = Some(Arc::clone(lane));
-            }
-            (None, None) => {}
+            (Some(lane), _) => lane.grow(self.key(), bytes),
+            (None, Some(lane)) => self.begin(bytes, price, lane.tariff(), lane, reserved),
+            (None, None) => Ok(()),
         }
+    }
+
+    /// The last head of several is accepted.
+    pub(crate) fn all_announced(&self) {
+        if let Some(lane) = self.lane() {
+            lane.all_announced(self.key());
+        }
+    }
+
+    /// Begins on a channel with what is set aside, which is then spent from there; where nothing is, the price is now.
+    fn begin(
+        &mut self,
+        bytes: ByteCount,
+        price: Amount,
+        tariff: Tariff,
+        lane: &Arc<Lane>,
+        reserved: &mut Option<Reservation>,
+    ) -> Result<(), FetchError> {
+        let reserved = match reserved {
+            Some(reserved) => reserved,
+            None => reserved.insert(lane.set_aside(&self.tally.purpose, price)?),
+        };
+        reserved.cover(price)?;
+        lane.begin(self.key(), tariff, bytes, reserved)?;
+        self.vouchers_before = lane.vouchers();
+        self.tally.lock().lane = Some(Arc::clone(lane));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 mod many;
+mod offer;
 pub(crate) mod progress;
 mod reader;
 mod receive;
@@ -10,21 +11,27 @@ mod scheduler;
 mod sink;
 mod sources;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aro_proto::merkle::{ByteRanges, GroupSize};
 use aro_proto::message::Quote;
-use aro_proto::{Address, Amount, ContentId, NodeAddress, NodeId};
+use aro_proto::{Address, Amount, ContentId, NodeAddress, NodeId, Tariff};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
+pub(crate) use many::Tap;
 pub use many::{FetchManyBuilder, FetchManyReport, Fetched};
 pub use progress::{Progress, ProgressStream};
 pub use reader::FetchReader;
+pub(crate) use scheduler::Failure;
 pub use scheduler::{Preference, PreferenceError};
 pub use sources::{Blame, LeftOut, SourceReport};
+pub(crate) use sources::{Weight, weigh};
 
 use crate::agent::Agent;
 use crate::budget::{Approval, BudgetExceeded, Cap, NotApproved, Purpose, Spending, Verdict};
@@ -47,6 +54,8 @@ pub struct FetchBuilder {
     address: Address,
     ranges: ByteRanges,
     max_price: Option<Amount>,
+    /// What it costs, if somebody knows.
+    price: Option<Amount>,
     budget: Option<Amount>,
     class: String,
     resume: bool,
@@ -121,6 +130,7 @@ impl FetchBuilder {
             address,
             ranges: ByteRanges::all(),
             max_price: None,
+            price: None,
             budget: None,
             class: String::new(),
             resume: true,
@@ -164,6 +174,12 @@ impl FetchBuilder {
     /// The most that the node may ask, in base units; default whatever the budget leaves.
     pub fn max_price(mut self, max_price: Amount) -> Self {
         self.max_price = Some(max_price);
+        self
+    }
+
+    /// What it costs at most, which the caller knows.
+    pub(crate) fn price(mut self, price: Amount) -> Self {
+        self.price = Some(price);
         self
     }
 
@@ -296,17 +312,19 @@ impl FetchBuilder {
         let missing = output.missing();
         let approved = match &missing {
             Some(missing) => self.approved(&addresses, max_price.min(left), missing).await?,
-            None => UNBOUNDED,
+            None => Approved::default(),
         };
-        let allowed = max_price.min(left).min(approved);
+        // What is left of the budget, a fetch from one node finds out when it knows its price.
+        let allowed = max_price.min(approved.most);
         // An empty content has nothing to share out.
         let is_alone = addresses.len() == 1 || self.address.content() == ContentId::of(&[]);
         let brought = if is_alone {
-            self.bring(&output, allowed, limit, &purpose).await
+            self.bring(&output, allowed, approved.price.or(self.price), limit, &purpose).await
         } else {
             let group = output.group(group_for(&self.ranges));
             let purpose = purpose.clone();
-            let allowed = Allowed { asked: &self.ranges, group, price: allowed, limit, purpose };
+            let (asked, price, quoted) = (&self.ranges, allowed.min(left), approved.quoted);
+            let allowed = Allowed { asked, group, price, limit, purpose, quoted };
             self.sources.bring(&self.agent, addresses, &output, &allowed, &self.progress).await
         };
         let (brought, written) = match brought {
@@ -344,19 +362,22 @@ impl FetchBuilder {
         addresses: &[Address],
         allowed: Amount,
         missing: &ByteRanges,
-    ) -> Result<Amount, FetchError> {
+    ) -> Result<Approved, FetchError> {
         let agent = &self.agent;
         let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
-            return Ok(UNBOUNDED);
+            return Ok(Approved::default());
         };
-        let (node, price) = first_price(agent, addresses, missing).await?;
-        if price > allowed {
+        let quotes = quotes(agent, addresses, missing).await?;
+        // Whichever of them bring it, it costs no more than at the dearest that may be paid.
+        let dearest = quotes.iter().filter(|(_, quote)| quote.price <= allowed).max_by_key(|(_, quote)| quote.price);
+        let Some((node, quote)) = dearest else {
             // Refused anyway, in words that fit.
-            return Ok(UNBOUNDED);
-        }
-        let content = Some(self.address.content());
-        agent.approve(Approval { amount: price, threshold, node, content, spending: Spending::Vouchers }).await?;
-        Ok(price.max(threshold))
+            return Ok(Approved::default());
+        };
+        let (content, amount) = (Some(self.address.content()), quote.price);
+        agent.approve(Approval { amount, threshold, node: *node, content, spending: Spending::Vouchers }).await?;
+        let quoted = quotes.iter().map(|(node, quote)| (*node, quote.tariff)).collect();
+        Ok(Approved { most: amount.max(threshold), price: Some(amount), quoted })
     }
 
     /// Fetches what the output lacks: usually one request, and as many as it takes where it lacks more than one can name.
@@ -364,6 +385,7 @@ impl FetchBuilder {
         &self,
         output: &Output,
         allowed: Amount,
+        mut price: Option<Amount>,
         limit: u64,
         purpose: &Purpose,
     ) -> Result<(Brought, Written), FetchError> {
@@ -374,7 +396,9 @@ impl FetchBuilder {
                 content: self.address.content(),
                 ranges: missing,
                 group: output.group(group_for(&self.ranges)),
-                allowed: allowed.saturating_sub(brought.paid),
+                allowed: allowed.saturating_sub(brought.paid).min(purpose.left()),
+                // Of all that was missing, which is the first request's.
+                price: price.take(),
                 limit,
                 purpose: purpose.clone(),
             };
@@ -416,6 +440,22 @@ impl FetchBuilder {
     }
 }
 
+/// What may be spent as far as anybody was asked.
+struct Approved {
+    /// In base units.
+    most: Amount,
+    /// What the node was said to want, if it was asked.
+    price: Option<Amount>,
+    /// What each node asked.
+    quoted: Vec<(NodeId, Tariff)>,
+}
+
+impl Default for Approved {
+    fn default() -> Self {
+        Self { most: UNBOUNDED, price: None, quoted: Vec::new() }
+    }
+}
+
 /// Which of our own bounds is below the price: a cap, or what was approved.
 pub(crate) fn refusal(agent: &Agent, purpose: &Purpose, price: Amount) -> FetchError {
     match (agent.budget().reserve(purpose, price), agent.budget().ask_above()) {
@@ -429,20 +469,38 @@ pub(crate) fn refusal(agent: &Agent, purpose: &Purpose, price: Amount) -> FetchE
     }
 }
 
-/// What the first node that answers wants for these ranges; the first node's error if none does.
-async fn first_price(
-    agent: &Agent,
-    addresses: &[Address],
-    ranges: &ByteRanges,
-) -> Result<(NodeId, Amount), FetchError> {
-    let mut first_error = None;
-    for address in addresses {
-        match quote(agent, address, ranges.clone()).await {
-            Ok(quote) => return Ok((address.node(), quote.price)),
-            Err(error) => first_error = first_error.or(Some(error)),
+/// What each node wants for these ranges, of those that say so in time; the first node's error if none does.
+async fn quotes(agent: &Agent, addresses: &[Address], ranges: &ByteRanges) -> Result<Vec<(NodeId, Quote)>, FetchError> {
+    let mut asked = JoinSet::new();
+    for (place, address) in addresses.iter().enumerate() {
+        let (agent, address, ranges) = (agent.clone(), address.clone(), ranges.clone());
+        asked.spawn(async move { (place, address.node(), quote(&agent, &address, ranges).await) });
+    }
+    let (mut quotes, mut failed) = (Vec::new(), BTreeMap::new());
+    let mut until = None;
+    loop {
+        let answer = match until {
+            None => asked.join_next().await,
+            // One that says nothing holds nobody up; what it may get is bounded by what the others want.
+            Some(until) => timeout_at(until, asked.join_next()).await.unwrap_or_default(),
+        };
+        match answer {
+            Some(Ok((_, node, Ok(quote)))) => {
+                quotes.push((node, quote));
+                until.get_or_insert(tokio::time::Instant::now() + QUOTE_WAIT);
+            }
+            Some(Ok((place, _, Err(error)))) => drop(failed.insert(place, error)),
+            Some(Err(panicked)) => match panicked.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(WalletError::Ending.into()),
+            },
+            None => break,
         }
     }
-    Err(first_error.expect("a fetch has at least one address"))
+    match failed.pop_first().filter(|_| quotes.is_empty()) {
+        Some((_, error)) => Err(error),
+        None => Ok(quotes),
+    }
 }
 
 /// Asks what a fetch of these ranges would cost.
@@ -450,7 +508,8 @@ pub(crate) async fn quote(agent: &Agent, address: &Address, ranges: ByteRanges) 
     let session = agent.session(address).await?;
     let group = group_for(&ranges);
     let purpose = Purpose::vouchers(address.node());
-    let request = Request { content: address.content(), ranges, group, allowed: UNBOUNDED, limit: u64::MAX, purpose };
+    let (content, allowed, limit) = (address.content(), UNBOUNDED, u64::MAX);
+    let request = Request { content, ranges, group, allowed, price: None, limit, purpose };
     request.quote(&session, agent.config()).await
 }
 
@@ -469,5 +528,7 @@ fn as_millis<S: Serializer>(elapsed: &Duration, to: S) -> Result<S::Ok, S::Error
 }
 
 const UNBOUNDED: Amount = Amount::new(u64::MAX);
+/// How long further quotes are waited for, from the first on.
+const QUOTE_WAIT: Duration = Duration::from_secs(1);
 /// Bytes asked from which on proofs weigh more than rounding: 1 MiB.
 const BULK_BYTES: u64 = 1 << 20;

@@ -10,6 +10,7 @@ use aro_proto::{Address, Amount, ByteCount, ContentId, Refusal, RefusalCode, Tar
 use quinn::{ReadError, RecvStream, VarInt};
 
 use super::account::StreamAccount;
+use super::offer::Offer;
 use crate::agent::Agent;
 use crate::budget::Purpose;
 use crate::config::AgentConfig;
@@ -25,6 +26,8 @@ pub(crate) struct Request {
     pub(crate) group: GroupSize,
     /// The most that it may cost, in base units.
     pub(crate) allowed: Amount,
+    /// What it costs, if somebody knows.
+    pub(crate) price: Option<Amount>,
     /// Most bytes that the caller takes.
     pub(crate) limit: u64,
     /// What its cost counts as.
@@ -42,32 +45,33 @@ pub(crate) struct Answer {
 
 impl Request {
     /// Asks the node of an address until it answers: what it takes for the answer to be paid is provided, within the
-    /// agent's channel policy.
+    /// agent's channel policy and its budget.
     pub(crate) async fn ask_paying(
         &self,
         agent: &Agent,
         address: &Address,
     ) -> Result<(Arc<Session>, Answer), FetchError> {
         let mut provider = Provider::new(agent, address.node());
+        let mut offer = Offer::new(agent, &self.purpose, self.allowed, self.price).await?;
         loop {
             let session = agent.session(address).await?;
-            let asked = if provider.may_provide() {
-                // Whatever better reason than the want of a channel the node has, its quote brings at once.
-                self.ask_within(&session, agent.config(), Duration::ZERO).await
-            } else {
-                self.ask(&session, agent.config()).await
-            };
-            let error = match asked {
+            // Whatever better reason than the want of a channel the node has, its quote brings at once.
+            let unbound_wait = if provider.may_provide() { Duration::ZERO } else { UNBOUND_WAIT };
+            let error = match self.ask(&session, agent.config(), unbound_wait, &mut offer).await {
                 Ok(answer) => return Ok((session, answer)),
                 Err(error) => error,
             };
+            if let FetchError::PriceTooHigh { price, .. } = error
+                && offer.may_rise_to(price)
+            {
+                offer.rise_to(price).await?;
+                continue;
+            }
             match provider.lack(error).await? {
                 Lack::Channel => {
                     // Free to ask for, and it says if there is no such content before anything is locked.
                     let price = self.quote(&session, agent.config()).await?.price;
-                    if price > self.allowed {
-                        return Err(FetchError::PriceTooHigh { price, allowed: self.allowed });
-                    }
+                    offer.rise_to(price).await?;
                     provider.open(price).await?;
                 }
                 Lack::Deposit { channel, missing } => provider.top_up(&session, channel, missing).await?,
@@ -76,25 +80,21 @@ impl Request {
         }
     }
 
-    /// Sends the request and waits for a head that holds.
-    pub(crate) async fn ask(&self, session: &Session, config: &AgentConfig) -> Result<Answer, FetchError> {
-        self.ask_within(session, config, UNBOUND_WAIT).await
-    }
-
-    /// Sends the request and waits for a head that holds. A node that wants money where no channel is bound has
-    /// `unbound_wait` to say something better than that.
-    async fn ask_within(
+    /// Sends the request with what is offered for it, and waits for a head that holds. A node that wants money where no
+    /// channel is bound has `unbound_wait` to say something better than that.
+    async fn ask(
         &self,
         session: &Session,
         config: &AgentConfig,
         unbound_wait: Duration,
+        offer: &mut Offer,
     ) -> Result<Answer, FetchError> {
         let item = FetchItem { content: self.content, ranges: self.ranges.clone() };
-        let fetch = Fetch { items: vec![item], group_log2: self.group.log2(), max_price: self.allowed };
+        let fetch = Fetch { items: vec![item], group_log2: self.group.log2(), max_price: offer.most() };
         let Exchange { stream, mut recv } = session.request(&fetch, config.answer_timeout_ms).await?;
         let subject = Subject::fetch(self.content, self.ranges.clone());
         let mut account = StreamAccount::open(session.control().clone(), stream, self.purpose.clone(), subject);
-        match self.accept(session, config, &mut recv, &mut account, unbound_wait).await {
+        match self.accept(session, config, &mut recv, &mut account, unbound_wait, offer).await {
             Ok((decoder, tariff, wire_bytes)) => Ok(Answer { recv, decoder, account, tariff, wire_bytes }),
             Err(error) => {
                 // Refused and broken streams are closed already; the rest is told to stop.
@@ -128,6 +128,7 @@ impl Request {
         recv: &mut RecvStream,
         account: &mut StreamAccount,
         unbound_wait: Duration,
+        offer: &mut Offer,
     ) -> Result<(Decoder, Tariff, u64), FetchError> {
         let first = tokio::select! {
             frame = self.first_frame(session, config, recv) => frame,
@@ -146,14 +147,14 @@ impl Request {
         // r[impl identity.chain.before_money]
         let tariff = hello(session, config).await?;
         let head: FetchHead = decode(session, &frame)?;
-        let (answered, price) = self.check_head(session, &head, &tariff)?;
+        let (answered, price) = self.check_head(session, &head, &tariff, offer.most())?;
         let delivered = delivered_bytes(&self.ranges, head.size.get());
         if delivered > self.limit {
             return Err(FetchError::TooLarge { size: delivered, limit: self.limit });
         }
         let lane = if price.is_zero() { None } else { Some(self.lane(session, config).await?) };
         let bytes = ByteCount::new(answered.content_bytes());
-        account.accept(bytes, price, lane)?;
+        account.accept(bytes, price, lane, offer.reserved())?;
         let size = head.size.get();
         let decoder = Decoder::new(self.content, answered)
             .map_err(|_| FetchError::misbehaved(session.node(), Misbehaviour::Size(size)))?;
@@ -214,13 +215,14 @@ impl Request {
         }
     }
 
-    /// Holds the head against our own sums.
+    /// Holds the head against our own sums, and against what the request allowed.
     // r[impl request.head.checked]
     pub(super) fn check_head(
         &self,
         session: &Session,
         head: &FetchHead,
         tariff: &Tariff,
+        allowed: Amount,
     ) -> Result<(AnsweredRanges, Amount), FetchError> {
         let misbehaved = |what| FetchError::misbehaved(session.node(), what);
         let (answered, price) = self.sums(session, head.size, tariff)?;
@@ -232,8 +234,8 @@ impl Request {
         if head.price != computed {
             return Err(misbehaved(Misbehaviour::Price { claimed: head.price, computed }));
         }
-        if computed > self.allowed {
-            return Err(misbehaved(Misbehaviour::AboveMaxPrice { price: computed, allowed: self.allowed }));
+        if computed > allowed {
+            return Err(misbehaved(Misbehaviour::AboveMaxPrice { price: computed, allowed }));
         }
         Ok((answered, computed))
     }

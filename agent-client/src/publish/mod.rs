@@ -40,6 +40,7 @@ pub struct PublishBuilder {
     source: PublishSource,
     max_price: Option<Amount>,
     budget: Option<Amount>,
+    class: String,
     max_bytes: u64,
     progress: Reporter,
 }
@@ -77,8 +78,8 @@ pub struct PublishReport {
 
 impl PublishBuilder {
     pub(crate) fn new(agent: Agent, node: NodeAddress, source: PublishSource) -> Self {
-        let progress = Reporter::default();
-        Self { agent, node, source, max_price: None, budget: None, max_bytes: MAX_STREAM_BYTES, progress }
+        let (max_price, budget, class, progress) = (None, None, String::new(), Reporter::default());
+        Self { agent, node, source, max_price, budget, class, max_bytes: MAX_STREAM_BYTES, progress }
     }
 
     /// The most that the node may ask, in base units; default whatever the budget leaves.
@@ -90,6 +91,12 @@ impl PublishBuilder {
     /// The most that this upload may cost, in base units; default whatever the agent's budget leaves.
     pub fn budget(mut self, budget: Amount) -> Self {
         self.budget = Some(budget);
+        self
+    }
+
+    /// Which class of content it is; a policy may cap what each class costs. At most 64 bytes.
+    pub fn class(mut self, class: impl Into<String>) -> Self {
+        self.class = class.into();
         self
     }
 
@@ -118,10 +125,10 @@ impl PublishBuilder {
     /// # Errors
     /// See [`FetchError`].
     pub async fn run(self) -> Result<PublishReport, FetchError> {
-        let Self { agent, node, source, max_price, budget, max_bytes, progress } = self;
+        let Self { agent, node, source, max_price, budget, class, max_bytes, progress } = self;
         let started = Instant::now();
         let cap = agent.budget().per_request().min(budget.unwrap_or(UNBOUNDED));
-        let purpose = Purpose::vouchers(node.node()).request(cap);
+        let purpose = Purpose::vouchers(node.node()).class(&class).request(cap);
         let allowed = max_price.unwrap_or(UNBOUNDED).min(agent.budget().left(&purpose));
         let terms = Terms { agent: &agent, node: &node, allowed, progress: &progress, purpose: &purpose };
         let sent = match source {

@@ -3,13 +3,17 @@
 //! A manifest is untrusted but signed: what it says wrong, its publisher has said. Names cannot leave the folder (their
 //! type sees to it), sizes are claims that money and disk are bounded by before they are proven.
 
+mod bring;
 mod error;
 mod fetch;
 mod folder;
+mod nodes;
 mod plan;
 mod publish;
+mod spread;
 mod walk;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::{Amount, Charge};
@@ -83,6 +87,14 @@ impl Allowance {
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         *accepted = accepted.checked_sub(charge).unwrap_or(Charge::ZERO);
     }
+}
+
+/// Runs what waits for the disk on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TreeError> + Send + 'static,
+) -> Result<T, TreeError> {
+    let ended = |ended| Err(TreeError::target(PathBuf::new(), std::io::Error::other(ended)));
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(ended)
 }
 
 const UNBOUNDED: Amount = Amount::new(u64::MAX);

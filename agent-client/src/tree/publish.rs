@@ -28,6 +28,7 @@ pub struct PublishTreeBuilder {
     folder: PathBuf,
     skip_special: bool,
     max_price: Option<Amount>,
+    class: String,
     meter: Meter,
 }
 
@@ -63,7 +64,8 @@ pub struct PublishTreeReport {
 
 impl PublishTreeBuilder {
     pub(crate) fn new(agent: Agent, node: NodeAddress, folder: PathBuf) -> Self {
-        Self { agent, node, folder, skip_special: false, max_price: None, meter: Meter::default() }
+        let (max_price, class, meter) = (None, String::new(), Meter::default());
+        Self { agent, node, folder, skip_special: false, max_price, class, meter }
     }
 
     /// Leaves links, pipes, sockets and devices out; default refuses them, before anything is sent.
@@ -75,6 +77,12 @@ impl PublishTreeBuilder {
     /// The most that files and manifest together may cost, in base units; default whatever the budget leaves.
     pub fn max_price(mut self, max_price: Amount) -> Self {
         self.max_price = Some(max_price);
+        self
+    }
+
+    /// Which class of content it is; a policy may cap what each class costs. At most 64 bytes.
+    pub fn class(mut self, class: impl Into<String>) -> Self {
+        self.class = class.into();
         self
     }
 
@@ -90,13 +98,13 @@ impl PublishTreeBuilder {
     /// See [`TreeError`].
     pub async fn run(self) -> Result<PublishTreeReport, TreeError> {
         let started = Instant::now();
-        let Self { agent, node, folder, skip_special, max_price, meter } = self;
+        let Self { agent, node, folder, skip_special, max_price, class, meter } = self;
         let (found, skipped) = read_folder(folder.clone(), skip_special).await?;
         let (files, bytes) = (found.len() as u64, found.iter().map(|file| file.size).sum());
         meter.change(|now| (now.total_files, now.total_bytes) = (files, bytes));
         let tariff = tariff_of(&agent, &node).await?;
         let allowance = Allowance::new(max_price.unwrap_or(UNBOUNDED));
-        let publishing = Publishing { agent, node, tariff, allowance, meter };
+        let publishing = Publishing { agent, node, tariff, class, allowance, meter };
         let (entries, mut sums) = publishing.files(found).await?;
 
         let signed = SignedManifest::sign(entries, publishing.agent.keys().signer_key());
@@ -140,6 +148,7 @@ struct Publishing {
     agent: Agent,
     node: NodeAddress,
     tariff: Tariff,
+    class: String,
     allowance: Allowance,
     meter: Meter,
 }
@@ -212,7 +221,7 @@ impl Publishing {
 
     fn upload(&self, file: Found, reserved: Charge) -> impl Future<Output = Ended> + Send + 'static {
         let allowed = reserved.to_amount().unwrap_or(UNBOUNDED);
-        let publish = self.agent.publish(&self.node, &file.path).max_price(allowed);
+        let publish = self.agent.publish(&self.node, &file.path).class(&self.class).max_price(allowed);
         async move { Ended { outcome: publish.run().await, file, reserved } }
     }
 
@@ -230,7 +239,7 @@ impl Publishing {
         });
         let file = written.await.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)?;
         let publish = self.agent.publish(&self.node, PublishSource::from(file.path()));
-        let report = publish.max_price(charge.to_amount().unwrap_or(UNBOUNDED)).run().await?;
+        let report = publish.class(&self.class).max_price(charge.to_amount().unwrap_or(UNBOUNDED)).run().await?;
         self.meter.change(|now| now.spent = now.spent.saturating_add(report.paid));
         Ok(report)
     }

@@ -12,7 +12,7 @@ use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 
 use super::marker::{InUse, Left};
 use super::{ChannelRecord, Wallet, WalletError};
-use crate::budget::{BudgetGuard, Class, Purpose, SpendPermit};
+use crate::budget::{BudgetGuard, Class, Purpose, Reservation, SpendPermit};
 use crate::error::{FetchError, Misbehaviour};
 use crate::ledger::Hold;
 
@@ -56,11 +56,26 @@ pub(crate) struct Prices {
 struct Open {
     tariff: Tariff,
     purpose: Purpose,
-    /// Content bytes that it may still bring.
-    left: ByteCount,
+    /// Content bytes that it brings, as far as heads have said.
+    announced: ByteCount,
     proven: ByteCount,
-    /// What was counted against the request's own cap.
+    /// For all that it brings.
     set_aside: Amount,
+    /// Of that, for what no head has announced yet.
+    ahead: Amount,
+    /// By how much it has raised what the channel owes.
+    due: Amount,
+}
+
+impl Open {
+    /// What it may still cost.
+    fn needs(&self) -> Option<Amount> {
+        if self.ahead.is_zero() {
+            self.tariff.price(self.announced.saturating_sub(self.proven))
+        } else {
+            Some(self.set_aside.saturating_sub(self.due))
+        }
+    }
 }
 
 impl Lane {
@@ -120,47 +135,59 @@ impl Lane {
         self.channel
     }
 
-    /// Announces an answer or an upload: its price is set aside in the budget and in the deposit.
+    /// Sets aside what a request to this node costs.
+    pub(crate) fn set_aside(&self, purpose: &Purpose, price: Amount) -> Result<Reservation, FetchError> {
+        Ok(self.guard.set_aside(&purpose.at(self.purpose.node()), price)?)
+    }
+
+    /// Announces an answer or an upload, for which its price is set aside in the budget, and now in the deposit too. What
+    /// is set aside beyond that is for what [`grow`](Self::grow) announces.
     pub(crate) fn begin(
         &self,
         stream: StreamKey,
         tariff: Tariff,
         bytes: ByteCount,
-        price: Amount,
-        purpose: &Purpose,
+        reserved: &mut Reservation,
     ) -> Result<(), FetchError> {
-        let purpose = purpose.at(self.purpose.node());
-        let permit = self.guard.reserve(&purpose, price)?;
+        let price = tariff.price(bytes).unwrap_or(Amount::new(u64::MAX));
         let mut books = self.lock();
-        if let Err(error) = books.payer.begin_at(stream, tariff, bytes) {
-            purpose.give_back(price);
-            return Err(self.unable(error));
-        }
-        let open = Open { tariff, purpose, left: bytes, proven: ByteCount::ZERO, set_aside: price };
+        books.payer.begin_at(stream, tariff, bytes).map_err(|error| self.unable(error))?;
+        let (purpose, set_aside) = (reserved.purpose().clone(), reserved.amount());
+        let ahead = set_aside.saturating_sub(price);
+        let (proven, due) = (ByteCount::ZERO, Amount::ZERO);
+        let open = Open { tariff, purpose, announced: bytes, proven, set_aside, ahead, due };
         books.open.insert(stream, open);
-        books.pot.merge(permit).expect(ONE_GUARD);
+        books.pot.merge(reserved.take()).expect(ONE_GUARD);
         Ok(())
     }
 
-    /// Announces another content of an answer that has begun: by how much it raises the price of what is left is set
-    /// aside too.
+    /// Announces another content of an answer that has begun. By how much it raises the price is taken from what was set
+    /// aside for the request, and what that lacks is set aside too.
     pub(crate) fn grow(&self, stream: StreamKey, bytes: ByteCount) -> Result<(), FetchError> {
         let mut guarded = self.lock();
         let books = &mut *guarded;
         let unusable = || FetchError::ChannelUnusable { channel: self.channel };
         let open = books.open.get_mut(&stream).ok_or_else(unusable)?;
-        let more = open.left.saturating_add(bytes);
+        let announced = open.announced.saturating_add(bytes);
         let price = |bytes| open.tariff.price(bytes).ok_or_else(unusable);
-        let rise = price(more)?.saturating_sub(price(open.left)?);
-        let permit = self.guard.reserve(&open.purpose, rise)?;
-        if let Err(error) = books.payer.grow(stream, bytes) {
-            open.purpose.give_back(rise);
-            return Err(self.unable(error));
-        }
-        open.left = more;
-        open.set_aside = open.set_aside.saturating_add(rise);
-        books.pot.merge(permit).expect(ONE_GUARD);
+        let rise = price(announced)?.saturating_sub(price(open.announced)?);
+        let mut more = self.guard.set_aside(&open.purpose, rise.saturating_sub(open.ahead))?;
+        books.payer.grow(stream, bytes).map_err(|error| self.unable(error))?;
+        open.announced = announced;
+        open.ahead = open.ahead.saturating_sub(rise);
+        open.set_aside = open.set_aside.saturating_add(more.amount());
+        books.pot.merge(more.take()).expect(ONE_GUARD);
         Ok(())
+    }
+
+    /// Nothing more is announced on a stream: what is set aside for it and not needed goes back to the budget.
+    pub(crate) fn all_announced(&self, stream: StreamKey) {
+        let mut books = self.lock();
+        let Some(open) = books.open.get_mut(&stream) else { return };
+        let ahead = std::mem::take(&mut open.ahead);
+        open.set_aside = open.set_aside.saturating_sub(ahead);
+        open.purpose.give_back(ahead);
+        books.trim();
     }
 
     /// Counts proven bytes. Says by how much they raised what the channel owes, in whole base units (so that these
@@ -312,7 +339,7 @@ impl Books {
     /// Proven bytes are due, and fewer may still come.
     fn count(&mut self, stream: StreamKey, bytes: ByteCount, rise: Amount) {
         let Some(open) = self.open.get_mut(&stream) else { return };
-        open.left = open.left.saturating_sub(bytes);
+        open.due = open.due.saturating_add(rise);
         open.proven = open.proven.saturating_add(bytes);
         let class = open.purpose.class_name();
         match self.dues.iter_mut().find(|(known, _)| known == class) {
@@ -359,7 +386,7 @@ impl Books {
         let unpaid = self.payer.owes().to_amount().unwrap_or(all).saturating_sub(self.payer.signed());
         let mut needed = self.dues.clone();
         for open in self.open.values() {
-            let price = open.tariff.price(open.left).unwrap_or(all);
+            let price = open.needs().unwrap_or(all);
             let class = open.purpose.class_name();
             match needed.iter_mut().find(|(known, _)| known == class) {
                 Some((_, sum)) => *sum = sum.saturating_add(price),
@@ -367,7 +394,7 @@ impl Books {
             }
         }
         self.pot.shrink_classes(&needed);
-        let open = self.open.values().map(|open| open.tariff.price(open.left).unwrap_or(all));
+        let open = self.open.values().map(|open| open.needs().unwrap_or(all));
         let needed = open.fold(unpaid, Amount::saturating_add);
         self.pot.shrink_to(needed);
     }
@@ -441,7 +468,8 @@ mod tests {
     }
 
     fn begin_and_prove(lane: &Lane, proven: u64) {
-        lane.begin(A, lane.tariff(), ByteCount::new(4 * MIB), Amount::new(400), &lane.purpose).unwrap();
+        let mut reserved = lane.set_aside(&lane.purpose, Amount::new(400)).unwrap();
+        lane.begin(A, lane.tariff(), ByteCount::new(4 * MIB), &mut reserved).unwrap();
         lane.proved(A, ByteCount::new(proven));
     }
 

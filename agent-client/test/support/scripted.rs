@@ -44,6 +44,8 @@ pub enum Script {
     StallAfter(u64),
     /// So many bytes a second.
     Slow(u64),
+    /// Goes away for good once it has sent so many content bytes in all.
+    DiesAfter(u64),
     /// Claims this size in quotes and heads, and sends what it has, and zeros for what it does not.
     Claims(u64),
     /// From so many content bytes on, it asks this much per MiB.
@@ -215,6 +217,11 @@ impl ScriptedNode {
     /// Goes away for good.
     pub fn die(&self) {
         self.inner.endpoint.close(VarInt::from_u32(0), b"");
+    }
+
+    /// Asks this much per MiB from now on.
+    pub fn asks(&self, per_mib: u64) {
+        *self.inner.tariff.lock().unwrap() = Tariff { per_mib };
     }
 
     pub fn tariff(&self) -> Tariff {
@@ -533,7 +540,7 @@ impl ScriptedNode {
         write(send, &Description { quote: quote.sign(&key) }).await
     }
 
-    /// What it has beside its one content: many at once, without a script.
+    /// What it has beside its one content, many at once.
     async fn fetch_others(
         &self,
         send: &mut SendStream,
@@ -572,8 +579,29 @@ impl ScriptedNode {
             let content_bytes = ByteCount::new(answered.content_bytes());
             let price = self.tariff().price(content_bytes).unwrap();
             write(send, &FetchHead { size: ByteCount::new(stored.bytes.len() as u64), content_bytes, price }).await?;
-            for piece in encode_of(&stored, answered).chunks(PIECE) {
+            let mut encoding = encode_of(&stored, answered.clone());
+            if let Script::FlipContent(offset) = self.script()
+                && let Some(at) = place_of(answered, offset)
+            {
+                encoding[at] ^= 1;
+            }
+            for piece in encoding.chunks(PIECE) {
                 sent += piece.len() as u64;
+                let in_all = {
+                    let mut in_all = self.inner.sent.lock().unwrap();
+                    *in_all += piece.len() as u64;
+                    *in_all
+                };
+                match self.script() {
+                    Script::Slow(rate) => {
+                        tokio::time::sleep(Duration::from_millis(piece.len() as u64 * 1_000 / rate)).await;
+                    }
+                    Script::DiesAfter(most) if in_all > most => {
+                        self.die();
+                        return None;
+                    }
+                    _ => {}
+                }
                 let tariff = self.tariff();
                 let owed = before + tariff.price(ByteCount::new(sent)).unwrap().get();
                 let within = |paid: &u64| owed <= paid + credit_window(Amount::new(*paid), &tariff).get();
@@ -610,7 +638,8 @@ impl ScriptedNode {
         let script = self.script();
         let group = GroupSize::from_log2(fetch.group_log2).unwrap();
         let item = &fetch.items[0];
-        if self.inner.others.lock().unwrap().contains_key(&item.content) {
+        let is_other = self.inner.others.lock().unwrap().contains_key(&item.content);
+        if is_other || fetch.items.len() > 1 {
             return self.fetch_others(send, fetch, paid, answers, delivered).await;
         }
         assert_eq!(item.content, self.content_id());

@@ -39,7 +39,7 @@ impl FromStr for Preference {
 
 impl Preference {
     /// The dearest tariff that is used while `cheapest` works.
-    fn dearest(self, cheapest: Tariff) -> Tariff {
+    pub(crate) fn dearest(self, cheapest: Tariff) -> Tariff {
         let factor = match self {
             Self::Fastest => return Tariff { per_mib: u64::MAX },
             Self::Cheapest => 1,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aro_proto::merkle::GroupSize;
-use aro_proto::{Address, Amount, ByteCount};
+use aro_proto::{Address, Amount, ByteCount, NodeId, Tariff};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -20,7 +20,7 @@ use crate::error::{FetchError, Misbehaviour, SourceError};
 use crate::fetch::account::acknowledged;
 use crate::fetch::progress::{Progress, Reporter};
 use crate::fetch::request::{Request, delivered_bytes};
-use crate::fetch::scheduler::{Action, Plan, Scheduler, SegmentId, SourceId, Standing};
+use crate::fetch::scheduler::{Action, Plan, Preference, Scheduler, SegmentId, SourceId, Standing};
 use crate::fetch::sink::{Output, Written};
 
 /// One fetch from several sources, while it runs. Dropped, it cancels everything: what was proven is paid.
@@ -53,6 +53,8 @@ pub(super) struct Terms<'a> {
     /// Most bytes that the caller takes.
     pub(super) limit: u64,
     pub(super) purpose: &'a Purpose,
+    /// What nodes have asked by their quotes, where somebody has approved those: none of them gets more.
+    pub(super) quoted: &'a [(NodeId, Tariff)],
     pub(super) plan: Plan,
     pub(super) progress: &'a Reporter,
 }
@@ -170,7 +172,9 @@ impl<'a> Driver<'a> {
         match action {
             Action::Join(SourceId(index)) => {
                 let Some(source) = self.sources.get(index) else { return };
-                let joining = join(self.agent.clone(), source.address.clone(), self.terms.group);
+                // Where the price decides, a channel is opened only where something is fetched.
+                let opens = self.terms.plan.prefer != Preference::Cheapest;
+                let joining = join(self.agent.clone(), source.address.clone(), self.terms.group, opens);
                 let task = self.tasks.spawn(async move { Done::Joined(index, joining.await) });
                 self.owners.insert(task.id(), Owner::Source(index));
             }
@@ -183,17 +187,21 @@ impl<'a> Driver<'a> {
                 let track = Arc::new(Track::new(&range));
                 self.running.insert(segment, Running { source: index, track: Arc::clone(&track) });
                 source.requests += 1;
+                // Its own price and nothing more: a node that raises it is heard first.
+                let price = source.tariff.price(ByteCount::new(range.end - range.start)).unwrap_or_default();
                 let request = Request {
                     content: source.address.content(),
                     ranges: layout.ranges(&range).expect("a stretch has no more ranges than what it is a part of"),
                     group: self.terms.group,
-                    // Its own price and nothing more: a node that raises it is heard first.
-                    allowed: source.tariff.price(ByteCount::new(range.end - range.start)).unwrap_or_default(),
+                    allowed: price,
+                    price: Some(price),
                     limit: u64::MAX,
                     purpose: self.terms.purpose.at(source.address.node()),
                 };
                 let (agent, address, output) = (self.agent.clone(), source.address.clone(), self.output.clone());
-                let errand = Errand { agent, address, request, size, output, track };
+                let is_bound = source.session.as_ref().is_some_and(|session| session.channel().is_some());
+                let opens = !is_bound && !source.tariff.is_free();
+                let errand = Errand { agent, address, request, size, opens, output, track };
                 let task = self.tasks.spawn(async move { Done::Fetched(segment, errand.run().await) });
                 self.owners.insert(task.id(), Owner::Segment(segment));
             }
@@ -243,7 +251,16 @@ impl<'a> Driver<'a> {
             let error = FetchError::misbehaved(session.node(), Misbehaviour::Size(size));
             return self.failed(now, index, error);
         }
+        let quoted = self.terms.quoted.iter().find(|(node, _)| *node == session.node()).map(|(_, quoted)| *quoted);
+        if let Some(quoted) = quoted.filter(|quoted| quoted.per_mib < tariff.per_mib) {
+            let price = |tariff: Tariff| tariff.price(ByteCount::new(size)).unwrap_or(Amount::new(u64::MAX));
+            let error = FetchError::PriceTooHigh { price: price(tariff), allowed: price(quoted) };
+            return self.failed(now, index, error);
+        }
         (source.session, source.tariff, source.claims) = (Some(session), tariff, Some(size));
+        if matches!(source.error, Some(FetchError::PriceTooHigh { .. })) {
+            source.error = None;
+        }
         self.scheduler.handle_joined(now, SourceId(index), tariff);
         match &self.layout {
             None => self.lay_out(size)?,
@@ -303,7 +320,9 @@ impl<'a> Driver<'a> {
             source.session = fetched.session.or(source.session.take());
             source.paid = source.paid.saturating_add(fetched.paid);
             source.verified_bytes += fetched.verified_bytes;
-            if fetched.verified_bytes > 0 && !source.is_out() {
+            // A price that was too high stands until the next one is heard, whatever still comes at the old one.
+            let is_priced_out = matches!(source.error, Some(FetchError::PriceTooHigh { .. }));
+            if fetched.verified_bytes > 0 && !source.is_out() && !is_priced_out {
                 source.error = None;
             }
             if fetched.size_proven && self.proven_size.is_none() {

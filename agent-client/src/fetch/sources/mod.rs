@@ -9,11 +9,12 @@ mod task;
 mod track;
 
 use aro_proto::merkle::{ByteRanges, GroupSize};
-use aro_proto::{Address, Amount, NodeAddress};
+use aro_proto::{Address, Amount, NodeAddress, NodeId, Tariff};
 
 pub use report::{Blame, LeftOut, SourceReport};
 
 pub(super) use report::Brought;
+pub(crate) use source::{Weight, weigh};
 pub(super) use track::Track;
 
 use super::progress::Reporter;
@@ -42,6 +43,8 @@ pub(super) struct Allowed<'a> {
     pub(super) limit: u64,
     /// What its cost counts as, at whichever node.
     pub(super) purpose: Purpose,
+    /// What nodes asked when somebody approved it.
+    pub(super) quoted: Vec<(NodeId, Tariff)>,
 }
 
 impl Sources {
@@ -79,7 +82,8 @@ impl Sources {
             window: (horizon < u64::MAX).then(|| horizon.saturating_sub(lowest)),
         };
         let Allowed { asked, group, limit, .. } = *allowed;
-        let terms = Terms { asked, group, limit, purpose: &allowed.purpose, plan, progress };
+        let (purpose, quoted) = (&allowed.purpose, &allowed.quoted[..]);
+        let terms = Terms { asked, group, limit, purpose, quoted, plan, progress };
         Driver::new(agent, output, addresses, terms).run().await
     }
 }

@@ -94,7 +94,7 @@ impl SourceReport {
 }
 
 impl LeftOut {
-    pub(super) fn new(error: &FetchError) -> Self {
+    pub(crate) fn new(error: &FetchError) -> Self {
         Self { code: error.code(), message: error.to_string(), blame: Blame::of(error) }
     }
 }

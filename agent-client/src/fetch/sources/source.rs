@@ -58,7 +58,7 @@ impl Source {
 
 /// What an error means for the fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weight {
+pub(crate) enum Weight {
     /// No other source changes it.
     OfFetch,
     /// Others may do better.
@@ -66,7 +66,7 @@ pub(super) enum Weight {
 }
 
 /// Weighs an error.
-pub(super) fn weigh(error: &FetchError) -> Weight {
+pub(crate) fn weigh(error: &FetchError) -> Weight {
     match error {
         FetchError::TooLarge { .. }
         | FetchError::NotApproved(_)

@@ -26,12 +26,14 @@ pub(super) struct Joined {
 }
 
 /// Connects to a source and asks what it has. That is free, and tells the price before anything is asked that costs.
-/// Only a node that has the content and wants money for it gets a channel, if the agent's policy opens any.
-pub(super) async fn join(agent: Agent, address: Address, group: GroupSize) -> Result<Joined, FetchError> {
+/// Only a node that has the content and wants money for it gets a channel, if the agent's policy opens any: at once, or
+/// when something is asked of it.
+pub(super) async fn join(agent: Agent, address: Address, group: GroupSize, opens: bool) -> Result<Joined, FetchError> {
     let mut provider = Provider::new(&agent, address.node());
     let (content, ranges) = (address.content(), ByteRanges::all());
     let purpose = Purpose::vouchers(address.node());
-    let question = Request { content, ranges, group, allowed: Amount::new(u64::MAX), limit: u64::MAX, purpose };
+    let (allowed, limit) = (Amount::new(u64::MAX), u64::MAX);
+    let question = Request { content, ranges, group, allowed, price: None, limit, purpose };
     loop {
         let session = agent.session(&address).await?;
         let quote = question.quote(&session, agent.config()).await?;
@@ -40,7 +42,8 @@ pub(super) async fn join(agent: Agent, address: Address, group: GroupSize) -> Re
         if size == 0 && content != ContentId::of(&[]) {
             return Err(FetchError::misbehaved(session.node(), Misbehaviour::Size(0)));
         }
-        if session.channel().is_some() || tariff.is_free() {
+        let comes_later = !opens && provider.may_provide();
+        if session.channel().is_some() || tariff.is_free() || comes_later {
             return Ok(Joined { session, tariff, size });
         }
         // What it will bring nobody knows yet; the deposit grows with it.
@@ -56,6 +59,8 @@ pub(super) struct Errand {
     pub(super) request: Request,
     /// The size that the node has claimed before.
     pub(super) size: u64,
+    /// There is no channel yet that pays for it.
+    pub(super) opens: bool,
     pub(super) output: Output,
     pub(super) track: Arc<Track>,
 }
@@ -88,11 +93,14 @@ impl Errand {
     /// Asks, and receives until the segment's end, wherever that is by then. Everything proven is counted and paid.
     pub(super) async fn run(self) -> Fetched {
         let config = self.agent.config();
+        // The chain's time to open a channel is not the node's.
+        self.track.hold(self.opens);
         let asked = tokio::select! {
             asked = self.request.ask_paying(&self.agent, &self.address) => asked,
             // Not wanted any more: the node is told when the request is dropped.
             () = self.track.ended() => return Fetched::nothing(),
         };
+        self.track.hold(false);
         let (session, mut answer) = match asked {
             Ok(answered) => answered,
             Err(error) => return Fetched::failed(error),

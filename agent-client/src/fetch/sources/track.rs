@@ -52,6 +52,11 @@ impl Track {
         place.end
     }
 
+    /// Something of ours holds the segment up, or does not any more.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.lock().is_held = is_held;
+    }
+
     /// Resolves when nothing more of the segment is wanted.
     pub(in crate::fetch) async fn ended(&self) {
         while !self.is_at_end() {
