@@ -187,6 +187,9 @@ impl<'a> Driver<'a> {
                 let track = Arc::new(Track::new(&range));
                 self.running.insert(segment, Running { source: index, track: Arc::clone(&track) });
                 source.requests += 1;
+                if matches!(source.error, Some(FetchError::PriceTooHigh { .. })) {
+                    source.error = None;
+                }
                 // Its own price and nothing more: a node that raises it is heard first.
                 let price = source.tariff.price(ByteCount::new(range.end - range.start)).unwrap_or_default();
                 let request = Request {
@@ -258,9 +261,6 @@ impl<'a> Driver<'a> {
             return self.failed(now, index, error);
         }
         (source.session, source.tariff, source.claims) = (Some(session), tariff, Some(size));
-        if matches!(source.error, Some(FetchError::PriceTooHigh { .. })) {
-            source.error = None;
-        }
         self.scheduler.handle_joined(now, SourceId(index), tariff);
         match &self.layout {
             None => self.lay_out(size)?,
@@ -320,7 +320,7 @@ impl<'a> Driver<'a> {
             source.session = fetched.session.or(source.session.take());
             source.paid = source.paid.saturating_add(fetched.paid);
             source.verified_bytes += fetched.verified_bytes;
-            // A price that was too high stands until the next one is heard, whatever still comes at the old one.
+            // A price that was too high stands until it is asked at another, whatever still comes at the old one.
             let is_priced_out = matches!(source.error, Some(FetchError::PriceTooHigh { .. }));
             if fetched.verified_bytes > 0 && !source.is_out() && !is_priced_out {
                 source.error = None;
