@@ -1,6 +1,6 @@
 //! What the tests share: a funded agent on the embedded chain, and a node that follows a script.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
 pub mod faulty;
 pub mod scripted;

@@ -176,7 +176,7 @@ impl Payee {
             return Err(BeginError::DuplicateStream(stream));
         }
         // r[impl channel.cancel.settle]
-        if self.disputed() > dispute_limit(credit_window(self.paid(), &tariff), &tariff) {
+        if self.disputed() > dispute_limit(self.paid(), &tariff) {
             return Err(BeginError::Unpaid { owed: self.owed().to_amount().unwrap_or(self.terms.deposit) });
         }
         if let Some(missing) = self.streams.missing(self.billed, self.terms.deposit, &tariff, content_bytes) {
@@ -201,7 +201,7 @@ impl Payee {
         let (paid, billed) = (self.paid(), add(self.billed, tariff.charge(bytes)));
         let window = credit_window(paid, &tariff);
         // r[impl channel.lost.settle]
-        let at_risk = add(billed, self.lent.min(self.room_to_lend(window, &tariff)));
+        let at_risk = add(billed, self.lent.min(self.room_to_lend(&tariff)));
         if at_risk > add(Charge::from_amount(paid), Charge::from_amount(window)) {
             return Ok(Permit::Wait);
         }
@@ -241,7 +241,7 @@ impl Payee {
         let unsent = seen.unsent.min(unacknowledged);
         let on_its_way = tariff.charge(unacknowledged.saturating_sub(unsent));
         let forgiven = on_its_way.min(self.allowance_left(&tariff));
-        let room = self.room_to_lend(credit_window(self.paid(), &tariff), &tariff).saturating_sub(self.lent);
+        let room = self.room_to_lend(&tariff).saturating_sub(self.lent);
         let lent = on_its_way.saturating_sub(forgiven).min(room);
         let off = add(tariff.charge(unsent), add(forgiven, lent));
         self.billed = self.billed.saturating_sub(off);
@@ -362,9 +362,9 @@ impl Payee {
         counting_allowance(self.paid(), tariff).saturating_sub(self.forgiven)
     }
 
-    /// How much of this window may be taken up beside what is disputed.
-    fn room_to_lend(&self, window: Amount, tariff: &Tariff) -> Charge {
-        dispute_limit(window, tariff).saturating_sub(self.disputed())
+    /// How much of the window at this price may be taken up beside what is disputed.
+    fn room_to_lend(&self, tariff: &Tariff) -> Charge {
+        dispute_limit(self.paid(), tariff).saturating_sub(self.disputed())
     }
 
     fn action(&self, event: Event) -> Action {

@@ -20,11 +20,13 @@ pub fn credit_window(paid: Amount, tariff: &Tariff) -> Amount {
     Amount::new(paid.get() / 2).clamp(quantum, most)
 }
 
-/// What an agent lets gather before it signs: a quantum, at wide windows an eighth of the window, so that signatures
-/// and their disk syncs become rare; never above half of the window, so that the node's wait always has a voucher due.
-pub(super) fn payment_step(window: Amount, tariff: &Tariff) -> Amount {
+/// What an agent lets gather before it signs: a quantum, later a 16th of what it has paid, so that signatures and
+/// their disk syncs become rare. Never more than a quarter of a wide window, which leaves room for what is on its way
+/// while a voucher is; nor than half of a narrow one, so that the node's wait always has a voucher due.
+pub(super) fn payment_step(paid: Amount, window: Amount, tariff: &Tariff) -> Amount {
     let quantum = tariff.quantum().unwrap_or(UNBOUNDED);
-    quantum.max(Amount::new(window.get() / 8)).min(Amount::new(window.get() / 2)).max(LEAST)
+    let (of_paid, quarter, half) = (paid.get() / 16, window.get() / 4, window.get() / 2);
+    quantum.max(Amount::new(of_paid.min(quarter))).min(Amount::new(half)).max(LEAST)
 }
 
 /// How far the two counts of a channel may drift apart in all before the peer is distrusted: what one stream may have
@@ -41,13 +43,14 @@ pub(super) fn counting_allowance(paid: Amount, tariff: &Tariff) -> Charge {
 pub(super) fn crash_allowance(signed: Amount, tariff: &Tariff) -> Charge {
     let window = credit_window(signed, tariff);
     let in_flight = tariff.price(ByteCount::new(u64::from(CONNECTION_WINDOW))).unwrap_or(UNBOUNDED);
-    Charge::from_amount(window.min(in_flight.saturating_add(payment_step(window, tariff))))
+    Charge::from_amount(window.min(in_flight.saturating_add(payment_step(signed, window, tariff))))
 }
 
 /// How much of the window a dispute may take before new requests are refused: what stays must hold a payment step
 /// and a batch, or payer and payee would wait for each other.
-pub(super) fn dispute_limit(window: Amount, tariff: &Tariff) -> Charge {
-    let step = Charge::from_amount(payment_step(window, tariff));
+pub(super) fn dispute_limit(paid: Amount, tariff: &Tariff) -> Charge {
+    let window = credit_window(paid, tariff);
+    let step = Charge::from_amount(payment_step(paid, window, tariff));
     Charge::from_amount(window).saturating_sub(step).saturating_sub(tariff.charge(ByteCount::new(BATCH_BYTES)))
 }
 
@@ -89,20 +92,21 @@ mod tests {
     }
 
     #[test]
-    fn a_payment_step_is_a_quantum_or_an_eighth_of_a_wide_window_but_never_above_half() {
-        let step = |window| payment_step(Amount::new(window), &Tariff { per_mib: 100 }).get();
-        assert_eq!([step(0), step(100), step(200), step(800)], [1, 50, 100, 100]);
-        assert_eq!([step(808), step(6_400)], [101, 800]);
+    fn a_payment_step_is_a_quantum_or_a_16th_of_what_is_paid_within_a_quarter_or_half_of_the_window() {
+        let step = |paid, window| payment_step(Amount::new(paid), Amount::new(window), &Tariff { per_mib: 100 }).get();
+        assert_eq!([step(0, 0), step(0, 100), step(399, 199), step(1_600, 800)], [1, 50, 99, 100]);
+        assert_eq!([step(1_616, 808), step(12_800, 6_400), step(25_600, 6_400)], [101, 800, 1_600]);
+        assert_eq!([step(u64::MAX, 6_400), step(1_616, u64::MAX)], [1_600, 101]);
     }
 
     #[test]
     fn honest_streams_that_all_stop_at_once_stay_below_the_dispute_limit() {
         let tariff = Tariff { per_mib: 100 };
-        for paid in (0..20_000).map(Amount::new) {
-            let window = credit_window(paid, &tariff);
+        for paid in (0..40_000).map(Amount::new) {
             // Everything unpaid was in flight, and nothing was forgiven before.
-            let disputed = Charge::from_amount(window).saturating_sub(counting_allowance(paid, &tariff));
-            assert!(disputed <= dispute_limit(window, &tariff), "{paid:?} paid");
+            let window = Charge::from_amount(credit_window(paid, &tariff));
+            let disputed = window.saturating_sub(counting_allowance(paid, &tariff));
+            assert!(disputed <= dispute_limit(paid, &tariff), "{paid:?} paid");
         }
     }
 }

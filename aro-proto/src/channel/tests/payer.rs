@@ -56,14 +56,16 @@ fn vouchers_come_each_quantum_once_the_window_is_wide() {
 
 // r[verify channel.pay_proven_only]
 #[test]
-fn a_wide_window_is_paid_by_eighths() {
-    let mut payer = open(100_000, 12_800);
-    payer.credited(units(12_800), units(6_400)).unwrap();
-    payer.begin(A, bytes(64 * MIB)).unwrap();
-    payer.proved(A, bytes(8 * MIB - (16 << 10))).unwrap();
-    assert_eq!(due(&payer, false), None);
-    payer.proved(A, bytes(16 << 10)).unwrap();
-    assert_eq!(due(&payer, false), Some(13_600));
+fn a_wide_window_is_paid_by_16ths_of_what_is_paid_and_at_its_widest_by_quarters() {
+    for (paid, step_mib) in [(12_800, 8), (19_200, 12), (25_600, 16), (60_000, 16)] {
+        let mut payer = open(100_000, paid);
+        payer.credited(units(paid), units(6_400)).unwrap();
+        payer.begin(A, bytes(64 * MIB)).unwrap();
+        payer.proved(A, bytes(step_mib * MIB - (16 << 10))).unwrap();
+        assert_eq!(due(&payer, false), None);
+        payer.proved(A, bytes(16 << 10)).unwrap();
+        assert_eq!(due(&payer, false), Some(paid + 100 * step_mib));
+    }
 }
 
 #[test]
