@@ -151,7 +151,7 @@ fn assert_equal(world: &World) {
     assert_eq!(payer.accepted(), payer.signed(), "seed {seed}: a voucher was lost");
 }
 
-fn seeds(all: std::ops::Range<u64>) -> std::ops::Range<u64> {
+pub(super) fn seeds(all: std::ops::Range<u64>) -> std::ops::Range<u64> {
     match std::env::var("ARO_SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => seed..seed + 1,
         None => all,
