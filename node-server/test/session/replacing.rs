@@ -15,7 +15,7 @@ fn id(byte: u8) -> BindId {
 }
 
 fn bind(funded: &Funded, id: Option<BindId>, replaces: &[BindId]) -> Bind {
-    Bind { channel: funded.channel, id, replaces: replaces.to_vec() }
+    Bind { channel: funded.channel, id, replaces: replaces.iter().map(|id| id.replaced()).collect() }
 }
 
 /// A life in a process of its own, which is then killed with all that it has: nothing of it is said to be over.
