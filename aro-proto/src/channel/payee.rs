@@ -14,7 +14,9 @@ use super::streams::{CountError, StreamKey, Streams, add};
 use super::terms::{ChannelState, ChannelTerms};
 use super::transitions::{Action, Event, State, step};
 use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
-use super::window::{BATCH_BYTES, counting_allowance, credit_window, dispute_limit};
+use super::window::{
+    BATCH_BYTES, counting_allowance, credit_window, dispute_limit, dispute_limit_within, lending_limit,
+};
 use crate::amount::{Amount, ByteCount};
 use crate::error::{Refusal, RefusalCode};
 use crate::identity::{Verifier, VerifyingKey};
@@ -222,7 +224,7 @@ impl Payee {
         let (paid, billed) = (self.paid(), add(self.billed, tariff.charge(bytes)));
         let window = credit_window(paid, &tariff);
         // r[impl channel.lost.settle]
-        let at_risk = add(billed, self.lent.min(dispute_limit(paid, &tariff)));
+        let at_risk = add(billed, self.lent.min(self.lendable(&tariff)));
         if at_risk > add(Charge::from_amount(paid), Charge::from_amount(window)) {
             return Ok(Permit::Wait);
         }
@@ -323,7 +325,7 @@ impl Payee {
             self.lent = self.lent.saturating_sub(borne);
             self.forgiven = add(self.forgiven, borne);
         }
-        Credit { cumulative: self.paid(), window: self.window() }
+        Credit { cumulative: self.paid(), window: self.stated_window() }
     }
 
     /// The store could not persist the voucher of this amount: the agent may offer it again.
@@ -348,9 +350,16 @@ impl Payee {
         self.billed.saturating_sub(Charge::from_amount(self.paid()))
     }
 
-    /// What may stand unpaid, in base units.
+    /// What may stand unpaid, in base units, with what is lent.
     pub fn window(&self) -> Amount {
         credit_window(self.paid(), &self.tariff)
+    }
+
+    /// The window that the agent is told of, in base units: what is lent takes up the rest.
+    // r[impl channel.lost.settle]
+    pub fn stated_window(&self) -> Amount {
+        let lent = self.lent.to_amount().unwrap_or(self.terms.deposit);
+        self.window().saturating_sub(lent).max(credit_window(Amount::ZERO, &self.tariff))
     }
 
     /// Everything paid so far, in base units: the higher of the node's and the chain's watermark.
@@ -428,16 +437,28 @@ impl Payee {
         counting_allowance(self.paid(), tariff).saturating_sub(self.forgiven)
     }
 
-    /// Whether what is disputed, beside what is lent, leaves the window no room for a payment step and a batch.
+    /// Whether what is disputed leaves the window, or what is not lent of it, no room for a payment step and a batch.
     fn leaves_no_room(&self, tariff: &Tariff) -> bool {
-        let (disputed, limit) = (self.disputed(), |tariff| dispute_limit(self.paid(), tariff));
-        let is_lent_too = disputed > Charge::ZERO && add(disputed, self.lent) > limit(&self.tariff);
-        disputed > limit(tariff) || is_lent_too
+        let limit = match *tariff == self.tariff {
+            true => dispute_limit_within(self.stated_window(), self.paid(), tariff),
+            false => dispute_limit(self.paid(), tariff),
+        };
+        self.disputed() > limit
     }
 
-    /// How much of the window at this price may be taken up beside what is disputed.
+    /// How much of the window may be lent beside what is disputed.
     fn room_to_lend(&self, tariff: &Tariff) -> Charge {
-        dispute_limit(self.paid(), tariff).saturating_sub(self.disputed())
+        match self.disputed() {
+            Charge::ZERO => self.lendable(tariff),
+            disputed => dispute_limit(self.paid(), tariff).saturating_sub(disputed),
+        }
+    }
+
+    /// How much of the window at this price may be lent. An agent measures its step by the window that it is told of at the
+    /// channel's price, and at others by the whole.
+    fn lendable(&self, tariff: &Tariff) -> Charge {
+        let limit = if *tariff == self.tariff { lending_limit } else { dispute_limit };
+        limit(self.paid(), tariff)
     }
 
     fn action(&self, event: Event) -> Action {

@@ -227,7 +227,8 @@ impl PaidChannel {
             lost
         };
         tracing::debug!(channel = %self.id, ?seen, ?lost, "a stream's connection is gone");
-        self.wake(None);
+        // What is lent lowers the window, by which those who live measure their steps.
+        self.wake(Some(self.standing()));
         lost.map(|lost| lost.delivered).unwrap_or_default()
     }
 
@@ -246,7 +247,7 @@ impl PaidChannel {
             claimed
         };
         tracing::debug!(channel = %self.id, ?delivered, proven, ?claimed, "a dead binding is settled by its agent's word");
-        self.wake(None);
+        self.wake(Some(self.standing()));
     }
 
     /// Looks at a voucher.
@@ -289,7 +290,7 @@ impl PaidChannel {
     /// Where the channel stands.
     pub(crate) fn standing(&self) -> Credit {
         let state = self.lock();
-        Credit { cumulative: state.payee.paid(), window: state.payee.window() }
+        Credit { cumulative: state.payee.paid(), window: state.payee.stated_window() }
     }
 
     /// The store could not persist a voucher.
@@ -474,7 +475,7 @@ impl PaidChannel {
             billed: state.payee.billed().parts(),
             deposit: terms.deposit,
             settled: terms.settled,
-            window: state.payee.window(),
+            window: state.payee.stated_window(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::simulation::seeds;
 use super::world::Random;
 use super::*;
-use crate::channel::window::{counting_allowance, dispute_limit};
+use crate::channel::window::{counting_allowance, lending_limit};
 use crate::tariff::Charge;
 
 const A: StreamKey = StreamKey(4);
@@ -319,7 +319,7 @@ impl Bindings {
         let (billed, proven) = (delivered.presumed, proven.saturating_sub(delivered.confirmed));
         let (too_much, too_little) = (billed.saturating_sub(proven), proven.saturating_sub(billed));
         if !self.lies && off < too_much {
-            let limit = dispute_limit(self.payee.paid(), &TARIFF);
+            let limit = lending_limit(self.payee.paid(), &TARIFF);
             assert_eq!((self.forgiven(), self.payee.lent()), (self.allowance(), limit), "seed {}", self.seed);
         }
         self.kept = self.kept.checked_add(too_much.saturating_sub(off)).unwrap();
@@ -409,7 +409,7 @@ fn what_is_lent_and_what_is_disputed_share_the_window() {
         }
         if stream == 0 {
             payee.lost(StreamKey(stream), InFlight::default()).unwrap();
-            assert!(payee.lent() > Charge::ZERO && payee.lent() <= dispute_limit(units(8_000), &TARIFF));
+            assert!(payee.lent() > Charge::ZERO && payee.lent() <= lending_limit(units(8_000), &TARIFF));
         } else {
             payee.end(StreamKey(stream), Some(bytes(0))).unwrap();
         }
