@@ -212,7 +212,9 @@ async fn a_word_that_cannot_be_true_takes_no_more_than_the_allowance_and_bills_n
         assert!(found >= charge(least) && found <= charge(most), "{found:?} for {word:?}");
         // Of all that was paid for, no more comes back than the allowance and what the window has room for.
         let bound = next.bind_with(&telling(&funded, 3, 200, Some(0)), &funded.signer).await.unwrap();
-        let (paid, window) = (billed, Charge::from_amount(bound.window));
+        // Of which half of what was paid is the window, and less is told as long as it is lent.
+        let (paid, window) = (billed, charge(8 * MIB as u64));
+        assert!(Charge::from_amount(bound.window) < window);
         let off = paid.checked_add(found).unwrap().checked_sub(Charge::from_parts(bound.billed)).unwrap();
         assert!(off > Charge::ZERO && off <= charge(3 * MIB as u64 + BATCH_BYTES).checked_add(window).unwrap());
         assert_eq!(next.fetch(content, &funded, paid.to_amount().unwrap().get()).await, bytes(2 * MIB));
