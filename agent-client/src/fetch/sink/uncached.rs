@@ -31,8 +31,8 @@ impl Uncached {
     }
 
     /// Writes what lies side by side from `offset` on, as far as it is whole blocks: returns how many bytes that are,
-    /// none if it begins within a block. An error of kind [`InvalidInput`](io::ErrorKind::InvalidInput) says that this
-    /// way is closed after all.
+    /// none if it begins within a block. An error of kind [`InvalidInput`](io::ErrorKind::InvalidInput) or
+    /// [`Unsupported`](io::ErrorKind::Unsupported) says that this way is closed after all.
     pub(super) fn write(&mut self, offset: u64, run: &[&Bytes]) -> io::Result<u64> {
         let len: usize = run.iter().map(|bytes| bytes.len()).sum();
         let whole = if offset.is_multiple_of(BLOCK as u64) { len - len % BLOCK } else { 0 };

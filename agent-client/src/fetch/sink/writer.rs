@@ -62,7 +62,7 @@ impl<'a> Writer<'a> {
         let Way::Open(uncached) = &mut self.uncached else { return Ok(0) };
         match uncached.write(offset, run) {
             // The file system lets such a file be opened and not written.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
                 self.uncached = Way::Closed;
                 Ok(0)
             }
