@@ -478,7 +478,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     struct Scene {
-        _dir: tempfile::TempDir,
+        dir: tempfile::TempDir,
         wallet: Wallet,
         guard: BudgetGuard,
         record: ChannelRecord,
@@ -491,7 +491,7 @@ mod tests {
             let (channel, node) = (ChannelId::from_bytes([9; 32]), NodeId::from_bytes([1; 32]));
             let record = ChannelRecord::open(channel, node, Amount::new(10_000), 0);
             let guard = wallet.budget(Policy { total: Some(Amount::new(cap)), ..Policy::default() }).unwrap();
-            Self { _dir: dir, wallet, guard, record }
+            Self { dir, wallet, guard, record }
         }
 
         /// A lane at 100 base units per MiB, the node's books empty.
@@ -587,7 +587,7 @@ mod tests {
         let scene = Scene::new(10_000);
         scene.wallet.remember(scene.record).unwrap();
         let lane = scene.lane();
-        let marks = scene._dir.path().join("in-use");
+        let marks = scene.dir.path().join("in-use");
         let marked = || {
             let mark = std::fs::read_dir(&marks).unwrap().next().unwrap().unwrap();
             u128::from_le_bytes(*std::fs::read(mark.path()).unwrap().first_chunk().unwrap())

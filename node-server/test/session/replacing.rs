@@ -2,11 +2,11 @@
 
 use aro_proto::channel::BATCH_BYTES;
 use aro_proto::error::close;
-use aro_proto::message::{Bind, BindId, Replaced};
+use aro_proto::message::{Bind, BindId, Credit, Replaced};
 use aro_proto::{ByteCount, Charge, ContentId, RefusalCode, Tariff};
 use quinn::{RecvStream, SendStream};
 
-use crate::agent::{Agent, Answer, Proving, soon, whole};
+use crate::agent::{Agent, Answer, Proving, hear, soon, whole};
 use crate::world::{Funded, MIB, PRICE, World, bytes, store};
 
 const TARIFF: Tariff = Tariff { per_mib: PRICE };
@@ -200,6 +200,7 @@ async fn a_word_that_cannot_be_true_takes_no_more_than_the_allowance_and_bills_n
         (Some(0), 0, 0),
     ] {
         let (funded, billed) = after_paying(&world, content, &node).await;
+        let mut living = Agent::bound(&world, &node, &funded).await;
         and_dies(async {
             let mut agent = Agent::greet(&world, &node).await;
             agent.bind_with(&bind(&funded, Some(id(1)), &[]), &funded.signer).await.unwrap();
@@ -215,6 +216,9 @@ async fn a_word_that_cannot_be_true_takes_no_more_than_the_allowance_and_bills_n
         // Of which half of what was paid is the window, and less is told as long as it is lent.
         let (paid, window) = (billed, charge(8 * MIB as u64));
         assert!(Charge::from_amount(bound.window) < window);
+        // So are those who live, who would let too much gather before they pay.
+        let told = async { while hear::<Credit>(&mut living.control.1).await.window != bound.window {} };
+        soon(told).await;
         let off = paid.checked_add(found).unwrap().checked_sub(Charge::from_parts(bound.billed)).unwrap();
         assert!(off > Charge::ZERO && off <= charge(3 * MIB as u64 + BATCH_BYTES).checked_add(window).unwrap());
         assert_eq!(next.fetch(content, &funded, paid.to_amount().unwrap().get()).await, bytes(2 * MIB));
