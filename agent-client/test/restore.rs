@@ -276,7 +276,7 @@ async fn of_a_process_that_died_the_next_one_says_what_it_had_proven_unless_its_
         fetch(&agent, &scene.node).await.unwrap();
         let living = std::fs::read_dir(&marks).unwrap().next().unwrap().unwrap();
         let bytes = std::fs::read(living.path()).unwrap();
-        assert_eq!(bytes[..16], charge(fetches * MIB).to_le_bytes(), "after {fetches}");
+        assert_eq!((bytes.len(), &bytes[..16]), (64, &charge(fetches * MIB).to_le_bytes()[..]), "after {fetches}");
     }
     let living = std::fs::read_dir(&marks).unwrap().next().unwrap().unwrap().path();
     let mark = std::fs::read(&living).unwrap();
@@ -317,6 +317,12 @@ async fn a_claim_that_was_too_low_neither_parts_agent_and_node_nor_lowers_a_vouc
     assert_eq!(signed(&agent).await, before);
     fetch(&agent, &scene.node).await.unwrap();
     assert_eq!(signed(&agent).await, before, "what was forgiven is not paid again");
+    // Nor taken for proven by this binding, once it dies.
+    let marks: Vec<_> = std::fs::read_dir(scene.home().join("in-use")).unwrap().collect();
+    let [Ok(mark)] = marks.as_slice() else { panic!("{marks:?}") };
+    let mark = std::fs::read(mark.path()).unwrap();
+    let charge = |bytes| Tariff { per_mib: PER_MIB }.charge(ByteCount::new(bytes)).parts().to_le_bytes();
+    assert_eq!((&mark[..16], &mark[16..32]), (&charge(MIB)[..], &charge(4 * MIB)[..]));
     fetch(&agent, &scene.node).await.unwrap();
     assert_eq!(signed(&agent).await, price(5 * MIB));
 }

@@ -10,7 +10,7 @@ use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
 use aro_proto::message::{Bound, Credit, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, ChannelId, Charge, Tariff};
 
-use super::marker::{InUse, Left};
+use super::marker::{Count, InUse, Left};
 use super::{ChannelRecord, Wallet, WalletError};
 use crate::budget::{BudgetGuard, Class, Purpose, Reservation, SpendPermit};
 use crate::error::{FetchError, Misbehaviour};
@@ -40,8 +40,8 @@ struct Books {
     /// What is proven and not signed for, by the class of the content.
     dues: Vec<(Class, Amount)>,
     vouchers: u64,
-    /// Proven on this binding in fetches, and how much of it the mark holds.
-    fetched: Charge,
+    /// For the mark, and what of it was proven when that was written last.
+    count: Count,
     marked: Charge,
 }
 
@@ -119,15 +119,19 @@ impl Lane {
             .map_err(|error| FetchError::misbehaved(record.node, Misbehaviour::Credit(error)))?;
         let resend = if outcome.resend.is_some() { wallet.last_voucher(channel)? } else { None };
         let purpose = Purpose::vouchers(record.node);
-        let (pot, fetched) = (guard.reserve(&purpose, Amount::ZERO)?, Charge::ZERO);
+        let pot = guard.reserve(&purpose, Amount::ZERO)?;
+        let owes = payer.owes().max(Charge::from_amount(payer.signed()));
+        let free = owes.checked_add(Charge::from_amount(prepay)).unwrap_or(owes);
+        let count = Count { proven: Charge::ZERO, free };
+        in_use.counts(count);
         let books = Mutex::new(Books {
             payer,
             pot,
             open: HashMap::new(),
             dues: Vec::new(),
             vouchers: 0,
-            fetched,
-            marked: fetched,
+            count,
+            marked: count.proven,
         });
         let lane = Self { wallet, guard, tariff, channel, purpose, books, _hold: None, in_use };
         Ok((lane, resend.map(on_wire)))
@@ -235,12 +239,12 @@ impl Lane {
         books.count(stream, bytes, rise);
         let is_due = books.payer.due(false).is_some();
         let unmarked = self.tariff.charge(ByteCount::new(MARKED_BYTES));
-        if books.fetched.saturating_sub(books.marked) >= unmarked {
-            let fetched = books.fetched;
-            books.marked = fetched;
+        if books.count.proven.saturating_sub(books.marked) >= unmarked {
+            let count = books.count;
+            books.marked = count.proven;
             // Whoever counts beside this does not wait for the write.
             drop(books);
-            self.in_use.proved(fetched);
+            self.in_use.counts(count);
         }
         (rise, is_due)
     }
@@ -265,7 +269,7 @@ impl Lane {
     ///
     /// If another connection has signed as much on this channel already, it is that voucher again.
     pub(crate) fn pay(&self, flush: bool) -> Result<Option<VoucherOnWire>, FetchError> {
-        let (permit, cumulative, fetched) = {
+        let (permit, cumulative, count) = {
             let mut guarded = self.lock();
             let books = &mut *guarded;
             let Some(due) = books.payer.due(flush) else { return Ok(None) };
@@ -280,12 +284,12 @@ impl Lane {
                     }
                 }
             }
-            books.marked = books.fetched;
-            (permit, due.cumulative, books.fetched)
+            books.marked = books.count.proven;
+            (permit, due.cumulative, books.count)
         };
         // Before it is signed for, so that no process dies with less marked as proven than it has signed for.
         // r[impl bind.replace.proven.true]
-        self.in_use.proved(fetched);
+        self.in_use.counts(count);
         let outcome = self.wallet.sign_or_return(permit, self.channel, cumulative);
         let mut books = self.lock();
         match outcome {
@@ -388,10 +392,9 @@ impl Books {
         let Some(open) = self.open.get_mut(&stream) else { return };
         open.due = open.due.saturating_add(rise);
         open.proven = open.proven.saturating_add(bytes);
-        if open.is_fetch {
-            // A 128-bit sum of what 64-bit deposits pay.
-            self.fetched = self.fetched.checked_add(open.tariff.charge(bytes)).unwrap_or(self.fetched);
-        }
+        let sum = if open.is_fetch { &mut self.count.proven } else { &mut self.count.free };
+        // A 128-bit sum of what 64-bit deposits pay.
+        *sum = sum.checked_add(open.tariff.charge(bytes)).unwrap_or(*sum);
         let class = open.purpose.class_name();
         match self.dues.iter_mut().find(|(known, _)| known == class) {
             Some((_, due)) => *due = due.saturating_add(rise),

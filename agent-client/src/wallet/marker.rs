@@ -4,17 +4,19 @@
 //! ```text
 //! <wallet>/in-use/<channel>.<binding>    locked while the binding is in use
 //!
-//!  0                                16                               32
-//!  +--------------------------------+--------------------------------+
-//!  | proven on it in fetches, u128  | the same, every bit flipped    |
-//!  | LE, 2^-20 base units           |                                |
-//!  +--------------------------------+--------------------------------+
+//!  0                     16                    32                               64
+//!  +---------------------+---------------------+--------------------------------+
+//!  | proven in fetches   | signed without that | the same, every bit flipped    |
+//!  +---------------------+---------------------+--------------------------------+
 //! ```
-//! A mark appears locked, so that nobody takes a living one for dead. What is proven is written over in place and not synced:
-//! it outlives the process, which is what marks are for, and not the machine's power. Where a mark is lost, less is conceded
-//! than there might be, and the node finds out by itself that nobody is there; where an older count comes back, the next
-//! process says less than was proven, which costs the node no more than its allowance and this agent nothing. What is not 32
-//! bytes that fit together says nothing, as a mark of an earlier version does.
+//! Both are u128 LE in 2^-20 base units. The second is what could be signed with nothing proven in fetches: what the channel owed
+//! when the binding began, what is paid ahead, and uploads.
+//!
+//! A mark appears locked, so that nobody takes a living one for dead. Its count is written over in place and not synced: it
+//! outlives the process, which is what marks are for, and not the machine's power. Where a mark is lost, less is conceded than
+//! there might be, and the node finds out by itself that nobody is there. Where an older count comes back, what was signed
+//! for, which is synced, was proven all the same. What is not 64 bytes that fit together says nothing, as a mark of an earlier
+//! version does.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
@@ -25,7 +27,7 @@ use std::time::SystemTime;
 
 use aro_proto::limits::{BIND_ID_LEN, MAX_REPLACED};
 use aro_proto::message::{BindId, Replaced};
-use aro_proto::{ChannelId, Charge};
+use aro_proto::{Amount, ChannelId, Charge};
 
 /// A channel is in use by this process, until this is dropped.
 #[derive(Debug)]
@@ -33,8 +35,17 @@ pub(crate) struct InUse {
     id: BindId,
     path: PathBuf,
     lock: File,
-    /// The count that the mark holds; none once it could not be written.
-    proven: Mutex<Option<Charge>>,
+    /// What the mark holds; none once it could not be written.
+    held: Mutex<Option<Count>>,
+}
+
+/// What a binding's process has proven, and could sign for without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Count {
+    /// In fetches.
+    pub(super) proven: Charge,
+    /// What can be signed with nothing proven in fetches.
+    pub(super) free: Charge,
 }
 
 /// The marks of one channel that processes left which have died. They stay until [`forget`](Self::forget), and nobody
@@ -43,6 +54,8 @@ pub(crate) struct InUse {
 pub(crate) struct Left {
     marks: Vec<(PathBuf, File)>,
     newest: Vec<Replaced>,
+    /// What the newest says, if it says anything.
+    count: Option<Count>,
 }
 
 impl InUse {
@@ -55,21 +68,23 @@ impl InUse {
         let new = folder.join(format!(".{name}"));
         let lock = File::create_new(&new)?;
         lock.lock()?;
-        lock.write_all_at(&encode(Charge::ZERO), 0)?;
+        lock.write_all_at(&Count::NOTHING.encode(), 0)?;
         fs::rename(&new, &path)?;
-        Ok((Self { id, path, lock, proven: Mutex::new(Some(Charge::ZERO)) }, left))
+        Ok((Self { id, path, lock, held: Mutex::new(Some(Count::NOTHING)) }, left))
     }
 
     /// So much is proven on the binding by now. A small write into the system's memory, which survives this process; what
     /// comes late changes nothing.
     // r[impl bind.replace.proven.true]
-    pub(super) fn proved(&self, proven: Charge) {
-        let mut held = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if !held.is_some_and(|held| held < proven) {
+    pub(super) fn counts(&self, count: Count) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = *held else { return };
+        let count = if before == Count::NOTHING { count } else { before.max(count) };
+        if count == before {
             return;
         }
-        *held = match self.lock.write_all_at(&encode(proven), 0) {
-            Ok(()) => Some(proven),
+        *held = match self.lock.write_all_at(&count.encode(), 0) {
+            Ok(()) => Some(count),
             Err(error) => {
                 // Rather nothing than too little.
                 let emptied = self.lock.set_len(0);
@@ -102,12 +117,25 @@ impl Left {
             let Some(id) = name.to_str().and_then(|name| name.strip_prefix(prefix)) else { continue };
             let Some(lock) = taken_up(&entry.path())? else { continue };
             let age = lock.metadata()?.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let proven = read(&lock)?.map(Charge::parts);
-            found.push((age, unhex(id).map(|id| Replaced { id, proven }), entry.path(), lock));
+            found.push((age, unhex(id), Count::read(&lock)?, entry.path(), lock));
         }
         found.sort_by_key(|(age, ..)| std::cmp::Reverse(*age));
-        let newest = found.iter().filter_map(|(_, replaced, ..)| *replaced).take(MAX_REPLACED).collect();
-        Ok(Self { marks: found.into_iter().map(|(_, _, path, lock)| (path, lock)).collect(), newest })
+        let count = found.first().and_then(|(_, _, count, ..)| *count);
+        let replaced = |id, count: Option<Count>| Replaced { id, proven: count.map(|count| count.proven.parts()) };
+        let newest = found.iter().filter_map(|(_, id, count, ..)| Some(replaced((*id)?, *count))).take(MAX_REPLACED);
+        let newest = newest.collect();
+        Ok(Self { marks: found.into_iter().map(|(.., path, lock)| (path, lock)).collect(), newest, count })
+    }
+
+    /// So much was signed on the channel, durably: the one process that died had proven no less than that, whatever a loss
+    /// of power has left of its count. Of several nobody knows which of them signed.
+    // r[impl bind.replace.proven.true]
+    pub(super) fn signed(&mut self, signed: Amount) {
+        if let ([replaced], [_], Some(count)) = (self.newest.as_mut_slice(), self.marks.as_slice(), self.count) {
+            // The last unit may be a part of one, rounded up.
+            let whole = Charge::from_amount(signed.saturating_sub(Amount::new(1)));
+            replaced.proven = replaced.proven.max(Some(whole.saturating_sub(count.free).parts()));
+        }
     }
 
     /// Whether a process has died.
@@ -142,20 +170,32 @@ fn taken_up(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-fn encode(proven: Charge) -> [u8; MARK_LEN] {
-    let mut bytes = [0; MARK_LEN];
-    let (count, flipped) = bytes.split_at_mut(MARK_LEN / 2);
-    count.copy_from_slice(&proven.parts().to_le_bytes());
-    flipped.copy_from_slice(&(!proven.parts()).to_le_bytes());
-    bytes
-}
+impl Count {
+    /// Of a binding that has not begun.
+    const NOTHING: Self = Self { proven: Charge::ZERO, free: Charge::from_parts(u128::MAX) };
 
-/// What a mark says was proven, if it says that.
-fn read(mark: &File) -> io::Result<Option<Charge>> {
-    let mut bytes = Vec::with_capacity(MARK_LEN + 1);
-    mark.take(MARK_LEN as u64 + 1).read_to_end(&mut bytes)?;
-    let count = bytes.first_chunk().map(|count| Charge::from_parts(u128::from_le_bytes(*count)));
-    Ok(count.filter(|count| bytes == encode(*count)))
+    fn max(self, other: Self) -> Self {
+        Self { proven: self.proven.max(other.proven), free: self.free.max(other.free) }
+    }
+
+    fn encode(self) -> [u8; MARK_LEN] {
+        let mut bytes = [0; MARK_LEN];
+        let numbers = [self.proven.parts(), self.free.parts(), !self.proven.parts(), !self.free.parts()];
+        for (place, number) in bytes.chunks_exact_mut(16).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// What a mark says, if it says anything.
+    fn read(mark: &File) -> io::Result<Option<Self>> {
+        let mut bytes = Vec::with_capacity(MARK_LEN + 1);
+        mark.take(MARK_LEN as u64 + 1).read_to_end(&mut bytes)?;
+        let ([proven, free, ..], _) = bytes.as_chunks::<16>() else { return Ok(None) };
+        let charge = |number: &[u8; 16]| Charge::from_parts(u128::from_le_bytes(*number));
+        let count = Self { proven: charge(proven), free: charge(free) };
+        Ok((bytes == count.encode()).then_some(count))
+    }
 }
 
 fn hex(id: BindId) -> String {
@@ -176,7 +216,7 @@ fn unhex(text: &str) -> Option<BindId> {
 
 const FOLDER: &str = "in-use";
 /// Bytes of a mark.
-const MARK_LEN: usize = 32;
+const MARK_LEN: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -239,6 +279,10 @@ mod tests {
         replaced.proven
     }
 
+    fn count(proven: u128, free: u128) -> Count {
+        Count { proven: Charge::from_parts(proven), free: Charge::from_parts(free) }
+    }
+
     // r[verify bind.replace.proven.true]
     #[test]
     fn a_mark_says_the_most_that_was_proven_while_it_was_held() {
@@ -248,16 +292,45 @@ mod tests {
         let bytes = || fs::read(&mark.path).unwrap();
         assert_eq!(heard(&bytes()), Some(0));
         // Two threads may write in another order than they counted.
-        for (proven, held) in [(5, 5), (1 << 90, 1 << 90), (7, 1 << 90), (u128::MAX, u128::MAX)] {
-            mark.proved(Charge::from_parts(proven));
-            assert_eq!(heard(&bytes()), Some(held));
+        for (proven, held) in [(0, 0), (5, 5), (1 << 90, 1 << 90), (7, 1 << 90), (u128::MAX, u128::MAX)] {
+            mark.counts(count(proven, 3));
+            assert_eq!((heard(&bytes()), bytes()[16]), (Some(held), 3));
+        }
+    }
+
+    // r[verify bind.replace.proven.true]
+    #[test]
+    fn what_was_signed_for_was_proven_whatever_the_power_left_of_the_count() {
+        let channel = ChannelId::from_bytes([1; 32]);
+        let units = |units| Charge::from_amount(Amount::new(units)).parts();
+        // Free: 100 units. Of 150 that were signed, more than 49 were proven.
+        for (proven, signed, said) in [(0, 150, 49), (60, 150, 60), (0, 101, 0), (7, 0, 7), (0, 100, 0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mark, _) = InUse::mark(dir.path(), channel, id(7)).unwrap();
+            mark.counts(count(units(proven), units(100)));
+            let bytes = fs::read(&mark.path).unwrap();
+            let place = mark.path.clone();
+            drop(mark);
+            fs::write(place, &bytes).unwrap();
+            let (_mark, mut left) = InUse::mark(dir.path(), channel, id(9)).unwrap();
+            left.signed(Amount::new(signed));
+            assert_eq!(left.bindings(), [Replaced { id: id(7), proven: Some(units(said)) }], "{signed} signed");
+            drop(left);
+            // Of one that never began, of two, or of a damaged one, what was signed says nothing.
+            for (other, expected) in [(&Count::NOTHING.encode()[..], Some(0)), (&bytes[..9], None)] {
+                fs::write(dir.path().join(FOLDER).join(format!("{channel}.{}", hex(id(8)))), other).unwrap();
+                let (_mark, mut left) = InUse::mark(dir.path(), channel, id(9)).unwrap();
+                left.signed(Amount::new(u64::MAX));
+                let found = |wanted| left.bindings().iter().find(|replaced| replaced.id == wanted).unwrap().proven;
+                assert_eq!((found(id(7)), found(id(8))), (Some(units(proven)), expected));
+            }
         }
     }
 
     // r[verify bind.replace.proven.true]
     #[test]
     fn a_mark_that_is_empty_cut_longer_or_damaged_names_its_binding_and_says_nothing_of_it() {
-        let whole = encode(Charge::from_parts(0x0123_4567_89ab_cdef));
+        let whole = count(0x0123_4567_89ab_cdef, 1 << 70).encode();
         assert!(heard(&whole).is_some());
         for cut in 0..whole.len() {
             assert_eq!(heard(&whole[..cut]), None, "{cut} bytes");
@@ -281,10 +354,10 @@ mod tests {
         let channel = ChannelId::from_bytes([1; 32]);
         let (mut mark, _) = InUse::mark(dir.path(), channel, id(7)).unwrap();
         mark.lock = File::open(&mark.path).unwrap();
-        mark.proved(Charge::from_parts(5));
-        assert_eq!(*mark.proven.lock().unwrap(), None);
+        mark.counts(count(5, 0));
+        assert_eq!(*mark.held.lock().unwrap(), None);
         mark.lock = fs::OpenOptions::new().write(true).open(&mark.path).unwrap();
-        mark.proved(Charge::from_parts(9));
+        mark.counts(count(9, 0));
         assert_eq!(heard(&fs::read(&mark.path).unwrap()), Some(0), "it is not taken up again");
     }
 }
