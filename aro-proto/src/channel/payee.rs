@@ -40,6 +40,8 @@ pub struct Payee {
     /// Off the bill since its connection was lost, but it may have arrived: takes up the window until paying restores
     /// the allowance, which then bears it.
     lent: Charge,
+    /// Still on the bill, although not proven by the agent's word, for there was no room: comes off once paying makes some.
+    unproven: Charge,
     streams: Streams,
 }
 
@@ -170,6 +172,7 @@ impl Payee {
             forgiven: Charge::ZERO,
             disputed: Charge::ZERO,
             lent: Charge::ZERO,
+            unproven: Charge::ZERO,
             streams: Streams::default(),
         };
         payee.billed = Charge::from_amount(payee.paid());
@@ -277,14 +280,17 @@ impl Payee {
     }
 
     /// Settles the ended streams of a binding by the agent's word: `proven` is what it had proven on it in all. What was
-    /// billed without its word and was not proven comes off, as what was on its way does in [`lost`](Self::lost). What was
+    /// billed without its word and was not proven comes off, as what was on its way does in [`lost`](Self::lost), and what
+    /// there is no room for with later payments. What was
     /// taken off there and was proven is billed again, as far as deposit and window have room, so that the channel comes
     /// to owe at most `most_owed`. Each binding's word counts once: the caller forgets what was delivered on it.
     // r[impl bind.replace.proven]
     pub fn claimed(&mut self, delivered: Delivered, proven: Charge, most_owed: Charge) -> Claimed {
         let proven = proven.saturating_sub(delivered.confirmed);
         let tariff = self.tariff;
-        let off = self.take_off(delivered.presumed.saturating_sub(proven), &tariff);
+        let difference = delivered.presumed.saturating_sub(proven);
+        let off = self.take_off(difference, &tariff);
+        self.unproven = add(self.unproven, difference.saturating_sub(off));
         let more = proven.saturating_sub(delivered.presumed).min(delivered.withdrawn);
         Claimed { off, again: self.bill_again(more, most_owed) }
     }
@@ -324,6 +330,10 @@ impl Payee {
             let borne = self.lent.min(self.allowance_left(&self.tariff));
             self.lent = self.lent.saturating_sub(borne);
             self.forgiven = add(self.forgiven, borne);
+            // r[impl bind.replace.proven]
+            let tariff = self.tariff;
+            let off = self.take_off(self.unproven, &tariff);
+            self.unproven = self.unproven.saturating_sub(off);
         }
         Credit { cumulative: self.paid(), window: self.stated_window() }
     }

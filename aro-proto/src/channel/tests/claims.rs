@@ -97,6 +97,30 @@ fn the_word_of_a_binding_covers_all_its_streams_and_takes_back_nothing_that_was_
 }
 
 // r[verify bind.replace.proven]
+#[test]
+fn what_there_is_no_room_for_is_paid_and_comes_off_as_paying_makes_room() {
+    let mut payee = with_a_stream_on_its_way();
+    let delivered = lost(&mut payee, 8 * MIB, 0);
+    // Another stream's death has taken the allowance and most of the window.
+    payee.credit(durable(2_400));
+    for stream in [A, B, A, B] {
+        payee.begin(stream, bytes(24 * MIB)).unwrap();
+        while payee.may_send(stream, bytes(BATCH_BYTES)) == Ok(Permit::Granted) {}
+        payee.lost(stream, InFlight::default()).unwrap();
+    }
+    let (billed, off) = (payee.billed(), payee.claimed(delivered, mib(1), ANY).off);
+    let kept = mib(7).checked_sub(off).unwrap();
+    assert!(kept > mib(4) && payee.begin(A, bytes(MIB)).is_ok(), "{kept:?}");
+    assert_eq!(payee.billed(), billed.checked_sub(off).unwrap());
+    // Sixteen MiB more make room for eight in the window, and for one in the allowance.
+    payee.end(A, None).unwrap();
+    payee.credit(durable(4_000));
+    assert_eq!(payee.billed(), billed.checked_sub(mib(7)).unwrap());
+    payee.credit(durable(8_000));
+    assert_eq!(payee.billed(), billed.checked_sub(mib(7)).unwrap(), "once");
+}
+
+// r[verify bind.replace.proven]
 // r[verify channel.window]
 // r[verify channel.reserve]
 #[test]
@@ -275,7 +299,12 @@ impl Bindings {
         let rise = if self.lies { rise / 3 } else { rise };
         if rise > 0 {
             self.paid += rise;
+            let before = self.payee.billed();
             self.payee.credit(durable(self.paid));
+            // What claims had no room for.
+            let off = before.checked_sub(self.payee.billed()).unwrap();
+            self.off = self.off.checked_add(off).unwrap();
+            self.kept = self.kept.saturating_sub(off);
         }
     }
 
