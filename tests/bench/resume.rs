@@ -73,8 +73,8 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
         notes: vec![
             "Real processes, killed with SIGKILL; the file's root is checked at the end.".into(),
             "Twice are bytes that a kill left proven on disk and that a later run did not take up.".into(),
-            "Paid beyond the price is what arrived at dying processes and was not proven, as far as the node's allowance did \
-             not bear it."
+            "Paid beyond the price is paid ahead: what was sent for nothing and neither the node's allowance nor its window had \
+             room for when the last process died."
                 .into(),
             "Paid short of it is what was written when a process died and had not been counted yet.".into(),
         ],
