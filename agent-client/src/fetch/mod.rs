@@ -57,6 +57,8 @@ pub struct FetchBuilder {
     /// What it costs, if somebody knows.
     price: Option<Amount>,
     budget: Option<Amount>,
+    /// Whoever has to be asked has approved as much as it may cost.
+    is_approved: bool,
     class: String,
     resume: bool,
     sources: Sources,
@@ -132,6 +134,7 @@ impl FetchBuilder {
             max_price: None,
             price: None,
             budget: None,
+            is_approved: false,
             class: String::new(),
             resume: true,
             sources: Sources::default(),
@@ -180,6 +183,12 @@ impl FetchBuilder {
     /// What it costs at most, which the caller knows.
     pub(crate) fn price(mut self, price: Amount) -> Self {
         self.price = Some(price);
+        self
+    }
+
+    /// Nobody is asked any more about what it may cost.
+    pub(crate) fn asks_nobody(mut self) -> Self {
+        self.is_approved = true;
         self
     }
 
@@ -364,7 +373,8 @@ impl FetchBuilder {
         missing: &ByteRanges,
     ) -> Result<Approved, FetchError> {
         let agent = &self.agent;
-        let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
+        let asks = |threshold: &Amount| allowed > *threshold && !self.is_approved;
+        let Some(threshold) = agent.budget().ask_above().filter(asks) else {
             return Ok(Approved::default());
         };
         let quotes = quotes(agent, addresses, missing).await?;

@@ -10,9 +10,10 @@ use aro_proto::{AgentId, Amount, ByteCount, Charge, ContentId, NodeAddress, Tari
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::allowance::Allowance;
 use super::folder::TargetFolder;
 use super::plan::Wanted;
-use super::{Allowance, Meter, TreeError, UNBOUNDED, blocking};
+use super::{Meter, TreeError, UNBOUNDED, blocking};
 use crate::agent::Agent;
 use crate::error::{FetchError, Misbehaviour};
 use crate::fetch::{FetchReport, Preference, Tap};
@@ -26,8 +27,6 @@ pub(super) struct Fetching {
     pub(super) publisher: AgentId,
     pub(super) prefer: Preference,
     pub(super) class: String,
-    /// What all files may cost at most was held against the allowance.
-    pub(super) has_limit: bool,
 }
 
 /// What was fetched.
@@ -69,7 +68,7 @@ impl Fetching {
     pub(super) async fn alone(&self, one: &Wanted, nodes: &[(NodeAddress, Tariff)]) -> Result<FetchReport, TreeError> {
         let claimed = one.claimed();
         let (first, quote) = self.first_quote(one, nodes).await?;
-        let charge = self.reserve_at_most(nodes, &quote.tariff, ByteCount::new(claimed))?;
+        let charge = self.reserve_at_most(nodes, quote.tariff, claimed).await?;
         let allowed = charge.to_amount().unwrap_or(UNBOUNDED);
         let others = nodes.iter().map(|(node, _)| node).filter(|node| node.node() != first.node()).cloned();
         let share = Share::new(&self.meter);
@@ -80,7 +79,7 @@ impl Fetching {
         if nodes.len() == 1 {
             fetch = fetch.price(quote.price);
         }
-        let fetch = fetch.max_price(allowed).progress(move |now| {
+        let fetch = fetch.max_price(allowed).asks_nobody().progress(move |now| {
             shown.show(now.proven_bytes.min(claimed), now.spent);
             total.send_if_modified(|total| std::mem::replace(total, now.total_bytes.max(*total)) < now.total_bytes);
         });
@@ -147,22 +146,20 @@ impl Fetching {
 
     /// Sets aside what the bytes come to at the dearest of the nodes that may be used, or where that is too much, at the
     /// price of the one that is.
-    fn reserve_at_most(
+    async fn reserve_at_most(
         &self,
         nodes: &[(NodeAddress, Tariff)],
-        quoted: &Tariff,
-        bytes: ByteCount,
+        quoted: Tariff,
+        bytes: u64,
     ) -> Result<Charge, TreeError> {
-        let cheapest = nodes.iter().map(|(_, tariff)| *tariff).min_by_key(|tariff| tariff.per_mib).unwrap_or(*quoted);
+        let cheapest = nodes.iter().map(|(_, tariff)| *tariff).min_by_key(|tariff| tariff.per_mib).unwrap_or(quoted);
         let most = self.prefer.dearest(cheapest).per_mib;
         let used = nodes.iter().map(|(_, tariff)| tariff.per_mib).filter(|per_mib| *per_mib <= most);
         let dearest = Tariff { per_mib: used.max().unwrap_or_default().max(quoted.per_mib) };
-        let charge = dearest.charge(bytes);
-        if self.allowance.reserve(charge).is_ok() {
-            return Ok(charge);
+        match self.allowance.try_reserve(dearest, bytes) {
+            Some(charge) => Ok(charge),
+            None => self.allowance.reserve(quoted, bytes).await,
         }
-        let charge = quoted.charge(bytes);
-        self.reserve(charge).map(|_| charge)
     }
 
     /// Many small contents of one node under one signature. What comes before something breaks is kept.
@@ -178,12 +175,12 @@ impl Fetching {
             return Ok(Together { brought, lacked, rest, failed: None });
         };
         let bytes: u64 = wanted.iter().map(Wanted::claimed).sum();
-        let charge = tariff.charge(ByteCount::new(bytes));
-        let allowed = self.reserve(charge)?;
+        let charge = self.allowance.reserve(*tariff, bytes).await?;
+        let allowed = charge.to_amount().unwrap_or(UNBOUNDED);
         let contents: Vec<ContentId> = wanted.iter().map(|one| one.content).collect();
         // All of them in one request.
         let many = self.agent.fetch_many(&node.with_content(first.content), contents).in_flight(2 * wanted.len());
-        let many = many.max_price(allowed).price(allowed).class(&self.class).tap(Arc::clone(&tap));
+        let many = many.max_price(allowed).price(allowed).asks_nobody().class(&self.class).tap(Arc::clone(&tap));
         let fetched = many.to_bytes(bytes).await;
         let taken = tap.take();
         let cost = tariff.charge(ByteCount::new(taken.verified_bytes));
@@ -261,14 +258,13 @@ impl Fetching {
     async fn prove_size(&self, node: &NodeAddress, one: &Wanted, shown: u64, tariff: &Tariff) -> TreeError {
         let ranges = shown.checked_sub(1).and_then(|last| ByteRanges::single(last, shown).ok());
         let ranges = ranges.unwrap_or_else(ByteRanges::all);
-        let group = tariff.charge(ByteCount::new(GroupSize::KIB16.bytes()));
-        let allowed = match self.reserve(group) {
-            Ok(allowed) => allowed,
+        let allowed = match self.allowance.reserve(*tariff, GroupSize::KIB16.bytes()).await {
+            Ok(charge) => charge.to_amount().unwrap_or(UNBOUNDED),
             Err(error) => return error,
         };
         let lied = || of_entry(one, FetchError::misbehaved(node.node(), Misbehaviour::Quote));
         let last = self.agent.fetch(&node.with_content(one.content)).ranges(ranges).class(&self.class);
-        let last = last.max_price(allowed).to_bytes(1);
+        let last = last.max_price(allowed).asks_nobody().to_bytes(1);
         match last.await {
             Ok((report, _)) => {
                 self.meter.change(|now| now.spent = now.spent.saturating_add(report.paid));
@@ -322,13 +318,6 @@ impl Fetching {
         .await?;
         self.meter.change(|now| now.files += files);
         Ok(())
-    }
-
-    /// Sets a charge aside; what the request for it may cost.
-    pub(super) fn reserve(&self, charge: Charge) -> Result<Amount, TreeError> {
-        let allowed = self.allowance.most;
-        self.allowance.reserve(charge).map_err(|price| TreeError::PriceTooHigh { price, allowed })?;
-        Ok(charge.to_amount().unwrap_or(UNBOUNDED))
     }
 
     /// Gives a charge back if the error came before any byte; otherwise some of it may be paid, and it stays spent.

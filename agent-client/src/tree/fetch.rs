@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use aro_proto::limits::MAX_MANIFEST_BYTES;
 use aro_proto::manifest::{Entry, Manifest, SignedManifest};
-use aro_proto::{Address, AgentId, Amount, ByteCount, ContentId, NodeAddress, Tariff, WhoActs};
+use aro_proto::{Address, AgentId, Amount, ContentId, NodeAddress, Tariff, WhoActs};
 use serde::{Serialize, Serializer};
 
+use super::allowance::Allowance;
 use super::bring::{Brought, Fetching};
 use super::folder::TargetFolder;
 use super::plan::portions;
 use super::spread::Spread;
-use super::{Allowance, Meter, TreeError, TreeProgress, UNBOUNDED, blocking};
+use super::{Meter, TreeError, TreeProgress, UNBOUNDED, blocking};
 use crate::agent::Agent;
 use crate::error::FetchError;
 use crate::fetch::{Preference, SourceReport};
@@ -27,6 +28,7 @@ use crate::fetch::{Preference, SourceReport};
 pub struct FetchTreeBuilder {
     agent: Agent,
     manifest: ContentId,
+    /// The manifest's own first.
     nodes: Vec<NodeAddress>,
     prefer: Preference,
     max_price: Option<Amount>,
@@ -90,7 +92,8 @@ impl FetchTreeBuilder {
     }
 
     /// The most that manifest and files together may cost, in base units; default whatever the budget leaves. What all
-    /// missing files come to is held against it before the first of them is paid.
+    /// missing files come to is held against it before the first of them is paid. Where a policy has somebody asked, it is
+    /// about all of that at once, at the dearest node that may be used, and again only if it becomes dearer.
     pub fn max_price(mut self, max_price: Amount) -> Self {
         self.max_price = Some(max_price);
         self
@@ -125,7 +128,7 @@ impl FetchTreeBuilder {
         let started = Instant::now();
         let path = path.as_ref().to_owned();
         let Self { agent, manifest: id, nodes, prefer, max_price, class, max_bytes, meter } = self;
-        let allowance = Allowance::new(max_price.unwrap_or(UNBOUNDED));
+        let allowance = Allowance::new(agent.clone(), nodes[0].node(), Some(id), max_price.unwrap_or(UNBOUNDED));
         let mut done = Brought::default();
         let manifest = fetch_manifest(&agent, id, &nodes, &class, &allowance, &mut done).await?;
         meter.change(|now| now.spent = done.paid);
@@ -141,10 +144,9 @@ impl FetchTreeBuilder {
             (now.files, now.total_files) = (kept_files, files);
             (now.bytes, now.total_bytes) = (claimed - missing_bytes, claimed);
         });
-        let has_limit = max_price.is_some();
-        let fetching = Arc::new(Fetching { agent, folder, allowance, meter, publisher, prefer, class, has_limit });
+        let fetching = Arc::new(Fetching { agent, folder, allowance, meter, publisher, prefer, class });
         let portions = portions(missing, nodes.len());
-        let fetched = Spread::new(Arc::clone(&fetching), &nodes, portions, missing_bytes).run().await;
+        let fetched = Spread::new(Arc::clone(&fetching), &nodes, portions).run().await;
         fetching.folder.finish();
         let (brought, sources) = fetched?;
         done.add(&brought);
@@ -174,13 +176,11 @@ async fn fetch_manifest(
 ) -> Result<Manifest, TreeError> {
     let mut failed = None;
     for node in nodes {
-        let fetch = agent.fetch(&node.with_content(id)).class(class).max_price(allowance.most);
+        let fetch = agent.fetch(&node.with_content(id)).class(class).max_price(allowance.most());
         match fetch.to_bytes(MAX_MANIFEST_BYTES as u64).await {
             Ok((report, bytes)) => {
                 done.add(&Brought::of(&report));
-                let charge = tariff_of(agent, node).await?.charge(ByteCount::new(report.verified_bytes));
-                let allowed = allowance.most;
-                allowance.reserve(charge).map_err(|price| TreeError::PriceTooHigh { price, allowed })?;
+                allowance.paid(tariff_of(agent, node).await?, report.verified_bytes)?;
                 let manifest = SignedManifest::from_bytes(&bytes).and_then(|signed| signed.verify());
                 return manifest.map_err(|error| TreeError::Manifest { content: id, error });
             }

@@ -38,6 +38,8 @@ pub struct FetchManyBuilder {
     max_price: Option<Amount>,
     /// What all of them cost, if somebody knows.
     price: Option<Amount>,
+    /// Whoever has to be asked has approved as much as it may cost.
+    is_approved: bool,
     class: String,
     in_flight: usize,
     tap: Option<Arc<Tap>>,
@@ -71,8 +73,8 @@ pub type Fetched = Result<Vec<u8>, FetchError>;
 
 impl FetchManyBuilder {
     pub(crate) fn new(agent: Agent, node: Address, contents: Vec<ContentId>) -> Self {
-        let (max_price, price, class) = (None, None, String::new());
-        Self { agent, node, contents, max_price, price, class, in_flight: IN_FLIGHT, tap: None }
+        let (max_price, price, is_approved, class) = (None, None, false, String::new());
+        Self { agent, node, contents, max_price, price, is_approved, class, in_flight: IN_FLIGHT, tap: None }
     }
 
     /// The most that all contents together may cost, in base units; default whatever the budget leaves. Where a policy has
@@ -85,6 +87,12 @@ impl FetchManyBuilder {
     /// What all contents cost, which the caller knows.
     pub(crate) fn price(mut self, price: Amount) -> Self {
         self.price = Some(price);
+        self
+    }
+
+    /// Nobody is asked any more about what it may cost.
+    pub(crate) fn asks_nobody(mut self) -> Self {
+        self.is_approved = true;
         self
     }
 
@@ -201,7 +209,8 @@ impl FetchManyBuilder {
         let (agent, purpose, node) = (&self.agent, &shared.purpose, shared.session.node());
         let most = self.max_price.unwrap_or(UNBOUNDED);
         let allowed = most.min(agent.budget().left(purpose));
-        let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
+        let asks = |threshold: &Amount| allowed > *threshold && !self.is_approved;
+        let Some(threshold) = agent.budget().ask_above().filter(asks) else {
             return Ok(UNBOUNDED);
         };
         let mut amount = Amount::ZERO;
