@@ -107,8 +107,9 @@ pub struct FetchReport {
     pub resumed_bytes: u64,
     /// Bytes of the answer on its stream, proofs and head included.
     pub wire_bytes: u64,
-    /// What this fetch added to the channel's bill, in base units: the reports of a channel sum to what it paid. At
-    /// most the price, because the channel is rounded up as a whole.
+    /// What this fetch added to the channel's bill, in base units: the reports of a channel sum to what it paid for proven
+    /// bytes. At most the price, because the channel is rounded up as a whole, and because a node that has lost its bill
+    /// brings for nothing what it was paid for before. What was conceded after a broken connection is in no report.
     pub paid: Amount,
     /// Vouchers signed on the channel while this fetch ran; fetches that share a channel share them.
     pub vouchers: u64,

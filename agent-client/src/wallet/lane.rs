@@ -4,6 +4,7 @@
 //! after it is durable.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
@@ -26,6 +27,8 @@ pub(crate) struct Lane {
     /// Of what no stream has set aside.
     purpose: Purpose,
     books: Mutex<Books>,
+    /// Up to which the channel's bill was said to have risen, by whichever lane of this wallet, in base units.
+    counted: Arc<AtomicU64>,
     _hold: Option<Arc<Hold>>,
     /// Gone with the lane: by then all that is proven is signed for, or known not to be.
     _in_use: InUse,
@@ -109,6 +112,9 @@ impl Lane {
             wallet.adopt(channel, payer.signed(), payer.conceded().parts())?;
         }
         wallet.forget(left)?;
+        let counted = wallet.counted(channel, record.signed);
+        let known = payer.owes().to_amount().unwrap_or_default().max(outcome.adopted.unwrap_or_default());
+        counted.fetch_max(known.get(), Ordering::Relaxed);
         // A claim about the window is taken only within the protocol's bounds; what is accepted was just proven.
         payer
             .credited(payer.accepted(), bound.window)
@@ -117,7 +123,7 @@ impl Lane {
         let purpose = Purpose::vouchers(record.node);
         let pot = guard.reserve(&purpose, Amount::ZERO)?;
         let books = Mutex::new(Books { payer, pot, open: HashMap::new(), dues: Vec::new(), vouchers: 0 });
-        let lane = Self { wallet, guard, tariff, channel, purpose, books, _hold: None, _in_use: in_use };
+        let lane = Self { wallet, guard, tariff, channel, purpose, books, counted, _hold: None, _in_use: in_use };
         Ok((lane, resend.map(on_wire)))
     }
 
@@ -190,16 +196,19 @@ impl Lane {
         books.trim();
     }
 
-    /// Counts proven bytes. Says by how much they raised what the channel owes, in whole base units (so that these
-    /// rises sum to what is paid), and whether a voucher is due.
+    /// Counts proven bytes. Says by how much they raised what the channel owes, in whole base units, and whether a voucher
+    /// is due.
+    ///
+    /// The rises that all lanes of a channel say sum to what is paid for proven bytes: a node that has lost its bill brings
+    /// bytes for what is signed already, and those raise nothing until they come to more than that.
     pub(crate) fn proved(&self, stream: StreamKey, bytes: ByteCount) -> (Amount, bool) {
         let mut books = self.lock();
-        let before = books.payer.owes().to_amount();
+        let before = books.payer.owes().to_amount().unwrap_or_default();
         books.payer.proved(stream, bytes).expect("no more is counted than the head announced");
-        let after = books.payer.owes().to_amount();
-        let rise = after.unwrap_or_default().saturating_sub(before.unwrap_or_default());
-        books.count(stream, bytes, rise);
-        (rise, books.payer.due(false).is_some())
+        let after = books.payer.owes().to_amount().unwrap_or_default();
+        books.count(stream, bytes, after.saturating_sub(before));
+        let counted = Amount::new(self.counted.fetch_max(after.get(), Ordering::Relaxed));
+        (after.saturating_sub(before.max(counted)), books.payer.due(false).is_some())
     }
 
     /// Ends an answer, whole or not; what it will not need any more goes back to the budget.
@@ -442,10 +451,15 @@ mod tests {
 
         /// A lane at 100 base units per MiB, the node's books empty.
         fn lane(&self) -> Lane {
+            self.lane_billed(0, Amount::ZERO)
+        }
+
+        /// The same where the node has billed so much, and this much may be paid ahead.
+        fn lane_billed(&self, billed: u64, prepay: Amount) -> Lane {
             let bound = Bound {
                 channel: self.record.channel,
                 watermark: None,
-                billed: 0,
+                billed: Charge::from_amount(Amount::new(billed)).parts(),
                 deposit: self.record.deposit,
                 settled: Amount::ZERO,
                 window: Amount::new(100),
@@ -453,9 +467,8 @@ mod tests {
             let (wallet, guard) = (self.wallet.clone(), self.guard.clone());
             let mark = wallet.mark_in_use(self.record.channel).unwrap();
             let tariff = Tariff { per_mib: 100 };
-            Lane::open(wallet, guard, Prices { tariff, publish: tariff }, Amount::ZERO, &self.record, mark, &bound)
-                .unwrap()
-                .0
+            let prices = Prices { tariff, publish: tariff };
+            Lane::open(wallet, guard, prices, prepay, &self.record, mark, &bound).unwrap().0
         }
 
         fn signed(&self) -> u64 {
@@ -525,6 +538,51 @@ mod tests {
         drop(other);
         lane.pay(true).unwrap().unwrap();
         assert_eq!(scene.signed(), 100);
+    }
+
+    /// Proves so many halves of a MiB, and says by how much they raised the bill.
+    fn rises(lane: &Lane, halves: u64) -> u64 {
+        (0..halves).map(|_| lane.proved(A, ByteCount::new(MIB / 2)).0.get()).sum()
+    }
+
+    #[test]
+    fn what_a_node_has_forgotten_is_counted_once_however_its_lanes_follow_each_other() {
+        let scene = Scene::new(10_000);
+        scene.wallet.remember(scene.record).unwrap();
+        let first = scene.lane();
+        begin_and_prove(&first, 0);
+        let mut said = rises(&first, 5);
+        // The next begins while this one has not signed, and the node has forgotten all but a part.
+        let second = scene.lane_billed(60, Amount::ZERO);
+        begin_and_prove(&second, 0);
+        said += rises(&second, 1);
+        first.pay_last().unwrap();
+        assert_eq!((said, scene.signed()), (250, 250));
+        said += rises(&second, 5);
+        second.pay_last().unwrap();
+        let third = scene.lane_billed(0, Amount::ZERO);
+        begin_and_prove(&third, 0);
+        assert_eq!(rises(&third, 5), 0, "all of it is signed for");
+        said += rises(&third, 3);
+        third.pay_last().unwrap();
+        assert_eq!((said, scene.signed(), scene.guard.spent(V).get()), (400, 400, 400));
+    }
+
+    #[test]
+    fn what_was_paid_ahead_is_counted_when_it_comes() {
+        let scene = Scene::new(10_000);
+        scene.wallet.remember(scene.record).unwrap();
+        let first = scene.lane_billed(0, Amount::new(1_000));
+        begin_and_prove(&first, 0);
+        let mut said = rises(&first, 2);
+        assert_eq!(first.pay(true).unwrap().unwrap().cumulative, Amount::new(400));
+        // It breaks off, and the rest comes on another connection.
+        let second = scene.lane_billed(100, Amount::new(1_000));
+        begin_and_prove(&second, 0);
+        said += rises(&second, 8);
+        second.end(A);
+        second.pay_last().unwrap();
+        assert_eq!((said, scene.signed()), (500, 500));
     }
 
     #[test]
