@@ -100,9 +100,9 @@ impl Allowance {
     ///
     /// # Errors
     /// That is more than the caller allows.
-    pub(super) fn paid(&self, tariff: Tariff, bytes: u64) -> Result<(), TreeError> {
+    pub(super) fn paid(&self, charge: Charge) -> Result<(), TreeError> {
         let mut books = self.lock();
-        books.accepted = books.with(charge(tariff, bytes));
+        books.accepted = books.with(charge);
         let due = books.due_with(Charge::ZERO);
         books.approved = books.approved.max(due);
         if due > self.most { Err(self.too_high(due)) } else { Ok(()) }

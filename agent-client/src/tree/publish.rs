@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aro_proto::manifest::{Entry, SignedManifest, check_entries};
-use aro_proto::{Address, AgentId, Amount, Charge, ContentId, NodeAddress, RefusalCode, Tariff};
+use aro_proto::{Address, AgentId, Amount, ByteCount, Charge, ContentId, NodeAddress, RefusalCode, Tariff};
 use serde::{Serialize, Serializer};
 use tokio::task::JoinSet;
 
@@ -195,7 +195,7 @@ impl Publishing {
             match outcome {
                 Ok(report) => {
                     self.allowance.release(reserved);
-                    self.allowance.paid(self.tariff, report.taken_bytes)?;
+                    self.allowance.paid(self.tariff.charge(ByteCount::new(report.taken_bytes)))?;
                     sums.add(&report);
                     self.meter.change(|now| {
                         (now.files, now.bytes) = (now.files + 1, now.bytes + report.size);
