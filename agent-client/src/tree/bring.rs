@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::allowance::Allowance;
 use super::folder::TargetFolder;
 use super::plan::Wanted;
-use super::{Meter, TreeError, UNBOUNDED, blocking};
+use super::{Meter, TreeError, UNBOUNDED, blocking, joined};
 use crate::agent::Agent;
 use crate::error::{FetchError, Misbehaviour};
 use crate::fetch::{FetchReport, Preference, Tap};
@@ -102,11 +102,7 @@ impl Fetching {
         share.show(claimed * one.places.len() as u64, report.paid);
         let tariff_of =
             |id| nodes.iter().find(|(node, _)| node.node() == id).map_or(quote.tariff, |(_, tariff)| *tariff);
-        let costs = report.sources.iter().map(|source| (tariff_of(source.node), source.verified_bytes));
-        let cost = costs.fold(Charge::ZERO, |sum, (tariff, bytes)| {
-            sum.checked_add(tariff.charge(ByteCount::new(bytes))).unwrap_or(charge)
-        });
-        self.allowance.release(charge.saturating_sub(cost));
+        self.settle(charge, report.sources.iter().map(|source| (tariff_of(source.node), source.verified_bytes)));
         if let Some(entry) = liar(one, report.size) {
             return Err(self.mismatch(entry, report.size));
         }
@@ -128,14 +124,10 @@ impl Fetching {
         }
         let (mut other, mut failed) = (None, None);
         while let Some(answer) = asked.join_next().await {
-            match answer {
-                Ok((node, Ok(quote))) if liar(one, quote.size.get()).is_none() => return Ok((node, quote)),
-                Ok((node, Ok(quote))) => other = other.or(Some((node, quote))),
-                Ok((_, Err(error))) => failed = Some(error),
-                Err(panicked) => match panicked.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(ended) => return Err(TreeError::target(PathBuf::new(), std::io::Error::other(ended))),
-                },
+            match joined(answer).map_err(|error| TreeError::target(PathBuf::new(), error))? {
+                (node, Ok(quote)) if liar(one, quote.size.get()).is_none() => return Ok((node, quote)),
+                (node, Ok(quote)) => other = other.or(Some((node, quote))),
+                (_, Err(error)) => failed = Some(error),
             }
         }
         match (other, failed) {
@@ -183,8 +175,7 @@ impl Fetching {
         let many = many.max_price(allowed).price(allowed).asks_nobody().class(&self.class).tap(Arc::clone(&tap));
         let fetched = many.to_bytes(bytes).await;
         let taken = tap.take();
-        let cost = tariff.charge(ByteCount::new(taken.verified_bytes));
-        self.allowance.release(charge.saturating_sub(cost));
+        self.settle(charge, [(*tariff, taken.verified_bytes)]);
         let (mut whole, mut lie) = (Vec::new(), None);
         let mut missing: Vec<&Wanted> = wanted.iter().collect();
         for (content, bytes) in taken.contents {
@@ -318,6 +309,14 @@ impl Fetching {
         .await?;
         self.meter.change(|now| now.files += files);
         Ok(())
+    }
+
+    /// Of a charge, only what these bytes come to at their prices is owed.
+    fn settle(&self, charge: Charge, brought: impl IntoIterator<Item = (Tariff, u64)>) {
+        let cost = brought.into_iter().fold(Charge::ZERO, |sum, (tariff, bytes)| {
+            sum.checked_add(tariff.charge(ByteCount::new(bytes))).unwrap_or(charge)
+        });
+        self.allowance.release(charge.saturating_sub(cost));
     }
 
     /// Gives a charge back if the error came before any byte; otherwise some of it may be paid, and it stays spent.

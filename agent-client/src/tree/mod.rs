@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::Amount;
 use serde::Serialize;
+use tokio::task::JoinError;
 
 pub use error::TreeError;
 pub use fetch::{FetchTreeBuilder, FetchTreeReport};
@@ -57,6 +58,14 @@ impl Meter {
             report(now);
         }
     }
+}
+
+/// What a task has come to; a panic in it goes on here, and one that was cut off is an error.
+fn joined<T>(ended: Result<T, JoinError>) -> std::io::Result<T> {
+    ended.map_err(|ended| match ended.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(ended) => std::io::Error::other(ended),
+    })
 }
 
 /// Runs what waits for the disk on a thread of its own.

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::allowance::Allowance;
 use super::walk::{Found, walk};
-use super::{Meter, TreeError, TreeProgress, UNBOUNDED};
+use super::{Meter, TreeError, TreeProgress, UNBOUNDED, joined};
 use crate::agent::Agent;
 use crate::error::FetchError;
 use crate::publish::{PublishReport, PublishSource};
@@ -185,13 +185,8 @@ impl Publishing {
                 }
             }
             let Some(ended) = running.join_next().await else { break };
-            let Ended { file, reserved, outcome } = match ended {
-                Ok(ended) => ended,
-                Err(panicked) => match panicked.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(ended) => return Err(TreeError::source(PathBuf::new(), std::io::Error::other(ended))),
-                },
-            };
+            let ended = joined(ended).map_err(|error| TreeError::source(PathBuf::new(), error))?;
+            let Ended { file, reserved, outcome } = ended;
             match outcome {
                 Ok(report) => {
                     self.allowance.release(reserved);

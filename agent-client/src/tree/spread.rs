@@ -10,11 +10,11 @@ use aro_proto::{NodeAddress, Tariff};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::TreeError;
 use super::bring::{Brought, Fetching, Together, of_entry};
 use super::fetch::tariff_of;
 use super::nodes::Nodes;
 use super::plan::{Portion, Wanted};
+use super::{TreeError, joined};
 use crate::error::FetchError;
 use crate::fetch::{FetchReport, SourceReport, Tap, Weight, weigh};
 
@@ -115,13 +115,9 @@ impl Spread {
             self.find_hopeless()?;
             let until = self.started + self.nodes.next_look(now);
             tokio::select! {
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(ended) => self.handle(ended)?,
-                    Err(panicked) => match panicked.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(ended) => return Err(TreeError::target(PathBuf::new(), std::io::Error::other(ended))),
-                    },
-                },
+                Some(ended) = self.tasks.join_next() => {
+                    self.handle(joined(ended).map_err(|error| TreeError::target(PathBuf::new(), error))?)?;
+                }
                 () = sleep_until(until) => {}
             }
         }
