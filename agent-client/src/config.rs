@@ -28,6 +28,10 @@ pub struct AgentConfig {
     pub prepay: Amount,
     /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
     pub write_queue_bytes: usize,
+    /// Bytes of a fetched file that may stay in the system's page cache. Default 64 MiB: the rest of a larger file is written
+    /// past it where the system can, which is faster and pushes nothing else out of memory. More: what is read right after
+    /// its fetch need not come from the disk.
+    pub page_cache_bytes: u64,
     /// Bytes that wait for whoever reads a fetch along, or for bytes before them, for each of its sources. Default 4 MiB.
     /// More: memory.
     pub read_ahead_bytes: usize,
@@ -46,6 +50,7 @@ impl Default for AgentConfig {
             channel_wait_ms: 5_000,
             prepay: Amount::ZERO,
             write_queue_bytes: 4 << 20,
+            page_cache_bytes: 64 << 20,
             read_ahead_bytes: 4 << 20,
             transport: TransportSettings::default(),
         }

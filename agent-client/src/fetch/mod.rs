@@ -41,7 +41,7 @@ use crate::receipts::Check;
 use crate::wallet::WalletError;
 use progress::Reporter;
 use request::Request;
-use sink::{Output, Written};
+use sink::{Memory, Output, Written};
 use sources::{Allowed, Brought, Sources};
 use terms::{Terms, terms_setters};
 
@@ -235,7 +235,9 @@ impl FetchBuilder {
     /// See [`FetchError`].
     pub async fn to_file(self, path: impl AsRef<Path>) -> Result<FetchReport, FetchError> {
         let (path, content, asked) = (path.as_ref().to_owned(), self.address.content(), self.ranges.clone());
-        let output = Output::file(path, content, asked, self.agent.config().write_queue_bytes, self.resume).await?;
+        let config = self.agent.config();
+        let memory = Memory { queue_bytes: config.write_queue_bytes, cached_bytes: config.page_cache_bytes };
+        let output = Output::file(path, content, asked, memory, self.resume).await?;
         let (report, _) = self.run(output, u64::MAX).await?;
         Ok(report)
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use aro_proto::error::close;
 use aro_proto::merkle::{Encoder, PAIR_LEN, Step, VerifyError};
 use aro_proto::{ByteCount, Tariff};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, VarInt};
 
 use super::progress::{Progress, Reporter};
@@ -186,6 +186,8 @@ impl Inflow {
         room: usize,
     ) -> Result<usize, ReadError> {
         if self.next == self.len {
+            // Given back all at once: they share a count with packets that another core is taking in.
+            self.chunks[..self.len].fill(Bytes::new());
             let len = recv.read_chunks(&mut self.chunks).await?.unwrap_or(0);
             (self.next, self.len) = (0, len);
         }
@@ -196,10 +198,10 @@ impl Inflow {
         let mut left = room;
         while left > 0 && self.next < self.len {
             let chunk = &mut self.chunks[self.next];
-            // What is split off frees its packet.
-            let piece = chunk.split_to(left.min(chunk.len()));
-            left -= piece.len();
-            buffer.extend_from_slice(&piece);
+            let taken = left.min(chunk.len());
+            buffer.extend_from_slice(&chunk[..taken]);
+            chunk.advance(taken);
+            left -= taken;
             if chunk.is_empty() {
                 self.next += 1;
             }

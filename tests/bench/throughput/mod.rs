@@ -4,12 +4,14 @@
 //! |---------------------|---------------------------------------------------|---------------------------------------|
 //! | `raw_quinn`         | the content, in memory                            | taken off the stream, counted, dropped |
 //! | `raw_quinn_same`    | the same                                          | the same                              |
+//! | `raw_hashed`        | the same                                          | the same, and hashed as it comes      |
 //! | `verified`, `paid`  | the node's memory (`hot_bytes` holds the content) | proven bytes handed to a callback that counts and drops them |
 //! | `paid_to_disk`      | the files of another node's store, none of it hot | a file: written, synced, renamed      |
 //! | `disk_write`        | one buffer of 1 MiB                               | a file: written, synced               |
 //!
 //! Raw is one stream between two stock quinn endpoints: ring, default settings, default sockets. `raw_quinn_same` has
-//! our TLS, transport and socket settings and nothing else of ours. Stock quinn looks for packets of 1,452 bytes at most,
+//! our TLS, transport and socket settings and nothing else of ours; `raw_hashed` is that and BLAKE3 of every byte, for
+//! what proof costs at least where no core is idle. Stock quinn looks for packets of 1,452 bytes at most,
 //! ours for 6,500, which loopback carries: the larger part of `paid_over_raw` comes from that. `--packet-bytes 1452`
 //! compares at equal packets. All ends are in this process on one runtime. Every
 //! round runs each once, the order turns from round to round, and ratios are medians of the rounds' own ratios.
@@ -46,7 +48,7 @@ pub(crate) struct Arguments {
     /// with jumbo frames does; 1452 is stock quinn's, and shows what is left of `paid_over_raw` at equal packets.
     #[arg(long, value_name = "BYTES", default_value_t = TransportSettings::default().packet_bytes, value_parser = clap::value_parser!(u16).range(1_200..=6_500))]
     packet_bytes: u16,
-    /// Measures only these, for profiles: raw, same, verified, paid, file, disk.
+    /// Measures only these, for profiles: raw, same, hashed, verified, paid, file, disk.
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     only: Vec<What>,
 }
@@ -56,6 +58,7 @@ pub(crate) struct Arguments {
 enum What {
     Raw,
     Same,
+    Hashed,
     Verified,
     Paid,
     File,
@@ -65,7 +68,7 @@ enum What {
 /// Rounds that do not count.
 const WARM_UP: usize = 2;
 
-const ALL: [What; 6] = [What::Raw, What::Same, What::Verified, What::Paid, What::File, What::Disk];
+const ALL: [What; 7] = [What::Raw, What::Same, What::Hashed, What::Verified, What::Paid, What::File, What::Disk];
 
 pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
     let folder = match &arguments.dir {
@@ -97,6 +100,7 @@ async fn run(dir: PathBuf, arguments: Arguments) -> Result<Tally> {
             match what {
                 What::Raw => sampled.raw = stock.transfer().await?,
                 What::Same => sampled.same = same.transfer().await?,
+                What::Hashed => sampled.hashed = same.hashed(ours.content()).await?,
                 What::Verified => sampled.verified = ours.verified().await?.0,
                 What::Paid => (sampled.paid, sampled.vouchers) = ours.paid().await?,
                 What::File => sampled.file = ours.paid_to_file().await?,
@@ -116,6 +120,7 @@ async fn run(dir: PathBuf, arguments: Arguments) -> Result<Tally> {
 struct Round {
     raw: Sample,
     same: Sample,
+    hashed: Sample,
     verified: Sample,
     paid: Sample,
     file: Sample,
@@ -137,17 +142,21 @@ impl Tally {
         let figures = vec![
             Figure::new("raw_quinn_mb_s", speed(|round| round.raw)),
             Figure::new("raw_quinn_same_mb_s", speed(|round| round.same)),
+            Figure::new("raw_hashed_mb_s", speed(|round| round.hashed)),
             Figure::new("verified_mb_s", speed(|round| round.verified)),
             Figure::new("paid_mb_s", speed(|round| round.paid)),
             Figure::at_least("paid_to_disk_mb_s", file, 690),
             Figure::new("disk_write_mb_s", disk),
             Figure::at_least("paid_over_raw", ratio(|round| round.raw), 1_000).in_thousandths(),
             Figure::at_least("paid_over_raw_same", ratio(|round| round.same), 950).in_thousandths(),
+            Figure::new("paid_over_raw_hashed", ratio(|round| round.hashed)).in_thousandths(),
             Figure::at_least("paid_over_verified", ratio(|round| round.verified), 970).in_thousandths(),
             Figure::new("cpu_ns_per_byte_raw", cpu(|round| round.raw)).in_thousandths(),
             Figure::new("cpu_ns_per_byte_raw_same", cpu(|round| round.same)).in_thousandths(),
+            Figure::new("cpu_ns_per_byte_raw_hashed", cpu(|round| round.hashed)).in_thousandths(),
             Figure::new("cpu_ns_per_byte_verified", cpu(|round| round.verified)).in_thousandths(),
             Figure::new("cpu_ns_per_byte_paid", cpu(|round| round.paid)).in_thousandths(),
+            Figure::new("cpu_ns_per_byte_to_disk", cpu(|round| round.file)).in_thousandths(),
             Figure::new("vouchers", self.median(|round| round.vouchers)),
         ];
         let spread = |of: fn(&Round) -> Sample| {
@@ -162,12 +171,16 @@ impl Tally {
                 arguments.mib, arguments.rounds
             ),
             "Raw: one stream, the same content from memory, taken off and dropped; stock quinn on ring, or".into(),
-            "(same) our TLS, transport and sockets. Verified and paid: from the node's memory to a callback".into(),
-            "that drops the proven bytes. To disk: from the store's files, synced and renamed. CPU: both ends.".into(),
+            "(same) our TLS, transport and sockets; hashed: that, and BLAKE3 of every byte. Verified and paid: from"
+                .into(),
+            "the node's memory to a callback that drops the proven bytes. To disk: from the store's files, synced"
+                .into(),
+            "and renamed. CPU: both ends.".into(),
             format!(
-                "MB/s, least to most: raw {}, same {}, verified {}, paid {}, to disk {}, disk alone {}.",
+                "MB/s, least to most: raw {}, same {}, hashed {}, verified {}, paid {}, to disk {}, disk alone {}.",
                 spread(|round| round.raw),
                 spread(|round| round.same),
+                spread(|round| round.hashed),
                 spread(|round| round.verified),
                 spread(|round| round.paid),
                 spread(|round| round.file),

@@ -75,6 +75,10 @@ impl Scene {
         Ok(Self { agent, size, content, free, paid, on_disk, received, _nodes: nodes, _operator: operator })
     }
 
+    pub(super) fn content(&self) -> ContentId {
+        self.content
+    }
+
     /// Proven, for nothing.
     pub(super) async fn verified(&self) -> Result<(Sample, u64)> {
         let (sample, report) = self.to_memory(&self.free).await?;

@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use aro_proto::SecretKey;
 use aro_proto::identity::{pkcs8_der, spki_der};
+use aro_proto::merkle::ContentHasher;
 use aro_proto::transport::{SERVER_NAME, TransportSettings, client_config_with, server_config_with};
+use aro_proto::{ContentId, SecretKey};
 use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Connection, Endpoint, ServerConfig, VarInt};
@@ -46,14 +47,26 @@ impl Line {
 
     /// Moves the content over a new connection that has moved some of it before, so that its path is known.
     pub(super) async fn transfer(&self) -> Result<Sample> {
+        self.transfer_to(|_| {}).await
+    }
+
+    /// The same, and hashes every byte as it comes: the least that anybody does who wants to know what was received.
+    pub(super) async fn hashed(&self, content: ContentId) -> Result<Sample> {
+        let mut hasher = ContentHasher::default();
+        let sample = self.transfer_to(|chunk| hasher.update(chunk)).await?;
+        ensure!(hasher.finish().0 == content, "what came is not the content");
+        Ok(sample)
+    }
+
+    async fn transfer_to(&self, mut take: impl FnMut(&[u8])) -> Result<Sample> {
         let connecting = self.client.connect_with(self.config.clone(), self.server.local_addr()?, SERVER_NAME)?;
         let accepting = async { anyhow::Ok(self.server.accept().await.context("the endpoint is closed")?.await?) };
         let (connection, accepted) = tokio::join!(connecting, accepting);
         let (connection, serving) = (connection?, tokio::spawn(serve(accepted?, self.content.clone())));
         let size = self.content.len() as u64;
-        ask(&connection, size.min(WARM_UP)).await?;
+        ask(&connection, size.min(WARM_UP), |_| {}).await?;
         let meter = Meter::start();
-        ask(&connection, size).await?;
+        ask(&connection, size, &mut take).await?;
         let sample = meter.stop(size);
         connection.close(VarInt::from_u32(0), b"");
         // It ends with the connection, whose end is no error.
@@ -63,13 +76,16 @@ impl Line {
 }
 
 /// Asks for so many bytes on a new stream and takes them off as fast as they come.
-async fn ask(connection: &Connection, size: u64) -> Result<()> {
+async fn ask(connection: &Connection, size: u64, mut take: impl FnMut(&[u8])) -> Result<()> {
     let (mut send, mut recv) = connection.open_bi().await?;
     send.write_all(&size.to_be_bytes()).await?;
     send.finish()?;
     let (mut chunks, mut got) = ([const { Bytes::new() }; CHUNKS], 0);
     while let Some(count) = recv.read_chunks(&mut chunks).await? {
-        got += chunks[..count].iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        for chunk in &chunks[..count] {
+            got += chunk.len() as u64;
+            take(chunk);
+        }
     }
     ensure!(got == size, "{got} of {size} bytes came");
     Ok(())

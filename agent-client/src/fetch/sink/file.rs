@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::Pair;
 use super::coverage::Coverage;
 use super::part::Part;
+use super::writer::Writer;
 use crate::error::FetchError;
 use crate::fetch::account::Tally;
 
@@ -24,6 +25,15 @@ pub(super) struct FileTarget {
     queue: Arc<Queue>,
     part: Arc<Part>,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a fetch to a file may take of the machine's memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::fetch) struct Memory {
+    /// What waits for the disk.
+    pub(in crate::fetch) queue_bytes: usize,
+    /// What of the file may stay in the system's page cache.
+    pub(in crate::fetch) cached_bytes: u64,
 }
 
 /// Leaves between the tasks that prove them and the thread that writes them.
@@ -73,14 +83,14 @@ impl FileTarget {
         content: ContentId,
         asked: &ByteRanges,
         resume: bool,
-        limit_bytes: usize,
+        memory: Memory,
     ) -> io::Result<Self> {
         let (part, coverage) = Part::open(path, content, asked, resume)?;
-        Ok(Self::on(part, coverage, limit_bytes))
+        Ok(Self::on(part, coverage, memory))
     }
 
     /// Goes on with a part that holds what `coverage` says.
-    pub(super) fn on(part: Part, coverage: Coverage, limit_bytes: usize) -> Self {
+    pub(super) fn on(part: Part, coverage: Coverage, memory: Memory) -> Self {
         let state = Queued {
             coverage,
             batch: Batch::default(),
@@ -91,10 +101,15 @@ impl FileTarget {
             ended: false,
             failed: None,
         };
-        let queue = Queue { state: Mutex::new(state), work: Condvar::new(), room: Notify::new(), limit_bytes };
+        let queue = Queue {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            room: Notify::new(),
+            limit_bytes: memory.queue_bytes,
+        };
         let (queue, part) = (Arc::new(queue), Arc::new(part));
         let (feed, file) = (Arc::clone(&queue), Arc::clone(&part));
-        let writer = tokio::task::spawn_blocking(move || write_queued(&feed, &file, SYNC_BYTES));
+        let writer = tokio::task::spawn_blocking(move || write_queued(&feed, &file, memory.cached_bytes));
         Self { queue, part, writer: Mutex::new(Some(writer)) }
     }
 
@@ -265,12 +280,12 @@ impl Batch {
     }
 
     /// Proofs first, for they make the bytes worth having. What is written is counted: it survives the process.
-    fn write(&mut self, part: &Part) -> io::Result<()> {
+    fn write(&mut self, part: &Part, writer: &mut Writer<'_>) -> io::Result<()> {
         for (size, is_proven) in self.sizes.drain(..) {
             part.claim(size, is_proven)?;
         }
         part.write_pairs(&mut self.pairs)?;
-        part.write_leaves(self.leaves.iter().map(|leaf| (leaf.offset, &leaf.bytes)))?;
+        writer.write(self.leaves.iter().map(|leaf| (leaf.offset, &leaf.bytes)))?;
         for leaf in self.leaves.drain(..) {
             let len = leaf.bytes.len() as u64;
             leaf.tally.inspect(|tally| tally.safe(len));
@@ -279,20 +294,21 @@ impl Batch {
     }
 }
 
-/// Writes batches until the queue ends. A second thread syncs behind it every `sync_bytes`, so that the last sync is
+/// Writes batches until the queue ends. A second thread syncs behind it every [`SYNC_BYTES`], so that the last sync is
 /// short.
-fn write_queued(queue: &Queue, part: &Part, sync_bytes: usize) {
+fn write_queued(queue: &Queue, part: &Part, cached_bytes: u64) {
     let outcome = thread::scope(|scope| {
+        let mut writer = Writer::new(part, cached_bytes);
         let mut unsynced = 0;
         let mut syncing: Option<ScopedJoinHandle<'_, io::Result<()>>> = None;
         while let Some(mut batch) = queue.next_batch() {
-            batch.write(part)?;
+            batch.write(part, &mut writer)?;
             let bytes = batch.bytes;
             unsynced += bytes;
             // Its buffers can be filled again.
             drop(batch);
             queue.written(bytes);
-            if unsynced >= sync_bytes && syncing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
+            if unsynced >= SYNC_BYTES && syncing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
                 synced(syncing.take())?;
                 syncing = Some(thread::Builder::new().spawn_scoped(scope, || part.sync())?);
                 unsynced = 0;

@@ -13,6 +13,8 @@ mod ordered;
 mod part;
 #[cfg(test)]
 mod tests;
+mod uncached;
+mod writer;
 
 use std::mem;
 use std::path::PathBuf;
@@ -26,6 +28,7 @@ use super::account::Tally;
 use crate::error::FetchError;
 use coverage::Coverage;
 use file::FileTarget;
+pub(super) use file::Memory;
 use ordered::Ordered;
 pub(crate) use ordered::{Next, Pieces};
 
@@ -83,18 +86,17 @@ impl Output {
         (Self { shared: Arc::new(Shared { content, asked, target }) }, pieces)
     }
 
-    /// Into a file; at most about `queue_bytes` wait for the disk. With `resume`, what an earlier fetch of this content
+    /// Into a file, within so much memory. With `resume`, what an earlier fetch of this content
     /// left beside the file is proven anew and need not be fetched again.
     pub(super) async fn file(
         path: PathBuf,
         content: ContentId,
         asked: ByteRanges,
-        queue_bytes: usize,
+        memory: Memory,
         resume: bool,
     ) -> Result<Self, FetchError> {
         let ranges = asked.clone();
-        let opening =
-            tokio::task::spawn_blocking(move || FileTarget::open(&path, content, &ranges, resume, queue_bytes));
+        let opening = tokio::task::spawn_blocking(move || FileTarget::open(&path, content, &ranges, resume, memory));
         let target = Target::File(opening.await.map_err(std::io::Error::other)??);
         Ok(Self { shared: Arc::new(Shared { content, asked, target }) })
     }

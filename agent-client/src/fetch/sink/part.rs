@@ -18,7 +18,7 @@
 
 use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 use aro_proto::ContentId;
 use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::{ByteRanges, ContentHasher, GroupSize, HeldStore, PAIR_LEN, ParentIndex, held};
-use bytes::Bytes;
 
 use super::coverage::Coverage;
+use super::uncached::Uncached;
 
 /// The two files, locked against other fetches.
 pub(super) struct Part {
@@ -114,18 +114,14 @@ impl Part {
         Ok(())
     }
 
-    /// Writes proven bytes, those that lie side by side at once. Only one thread may do so.
-    pub(super) fn write_leaves<'a>(&self, leaves: impl Iterator<Item = (u64, &'a Bytes)>) -> io::Result<()> {
-        let mut leaves: Vec<(u64, &Bytes)> = leaves.filter(|(_, bytes)| !bytes.is_empty()).collect();
-        leaves.sort_by_key(|(offset, _)| *offset);
-        let end_of = |(offset, bytes): &(u64, &Bytes)| offset + bytes.len() as u64;
-        for run in leaves.chunk_by(|left, right| end_of(left) == right.0) {
-            let Some((offset, _)) = run.first() else { continue };
-            (&self.data).seek(SeekFrom::Start(*offset))?;
-            let mut slices: Vec<IoSlice<'_>> = run.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
-            write_all_slices(&self.data, &mut slices)?;
-        }
-        Ok(())
+    /// Where the content's bytes go. Only one thread may write there.
+    pub(super) fn data(&self) -> &File {
+        &self.data
+    }
+
+    /// The same past the page cache, where the system has such a way.
+    pub(super) fn uncached(&self) -> Option<Uncached> {
+        Uncached::open(&self.data_path, &self.data)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
@@ -278,19 +274,6 @@ fn filled(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-fn write_all_slices(mut file: &File, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    let mut rest = slices;
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Where a pair lies: by its boundary, whatever the content's size and the groups it came in.

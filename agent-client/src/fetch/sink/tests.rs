@@ -80,7 +80,7 @@ impl Proven {
 }
 
 fn open(path: &Path, bytes: &[u8]) -> FileTarget {
-    FileTarget::open(path, ContentId::of(bytes), &ByteRanges::all(), true, 1 << 20).unwrap()
+    FileTarget::open(path, ContentId::of(bytes), &ByteRanges::all(), true, MEMORY).unwrap()
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -204,7 +204,7 @@ async fn another_content_or_a_fresh_start_replaces_what_is_there() {
     let file = open(&path, &bytes);
     assert_eq!(file.coverage().bytes(), 131_072);
     drop(file);
-    let file = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), false, 1 << 20).unwrap();
+    let file = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), false, MEMORY).unwrap();
     assert_eq!(file.coverage().bytes(), 0, "not to be taken up");
     answer(&bytes, &ByteRanges::all(), GroupSize::KIB64).push_all(&file).await;
     drop(file);
@@ -221,13 +221,13 @@ async fn two_fetches_to_one_file_exclude_each_other_and_nothing_stays_of_one_tha
     let path = dir.path().join("out");
     let bytes = content(100_000);
     let file = open(&path, &bytes);
-    let second = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true, 1 << 20).err().unwrap();
+    let second = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true, MEMORY).err().unwrap();
     assert_eq!(second.kind(), std::io::ErrorKind::ResourceBusy);
     drop(file);
     assert!(names(dir.path()).is_empty());
     for nowhere in [dir.path().to_owned(), dir.path().join("missing").join("out"), "/".into()] {
         assert!(
-            FileTarget::open(&nowhere, ContentId::of(&bytes), &ByteRanges::all(), true, 1 << 20).is_err(),
+            FileTarget::open(&nowhere, ContentId::of(&bytes), &ByteRanges::all(), true, MEMORY).is_err(),
             "{nowhere:?}"
         );
     }
@@ -293,7 +293,7 @@ async fn a_file_that_has_its_name_already_is_whole_and_stays_as_it_is() {
         assert_eq!(file.commit(&ByteRanges::all()).await.unwrap(), size as u64);
         drop(file);
         assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["out".to_owned()], bytes.clone()));
-        let fresh = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), false, 1 << 20).unwrap();
+        let fresh = FileTarget::open(&path, ContentId::of(&bytes), &ByteRanges::all(), false, MEMORY).unwrap();
         assert!(fresh.coverage().missing(&ByteRanges::all()).is_some(), "not to be taken up");
         drop(fresh);
         fs::write(&path, [&bytes[..], b"x"].concat()).unwrap();
@@ -376,7 +376,7 @@ async fn a_full_disk_fails_whoever_feeds_and_keeps_what_was_written() {
     // The same part, on a disk that takes no byte more.
     let (part, coverage) = part::Part::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true).unwrap();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let file = FileTarget::on(part.with_data(full), coverage, 1 << 20);
+    let file = FileTarget::on(part.with_data(full), coverage, MEMORY);
     for leaf in rest {
         if leaf.push(&file, all.size).await.is_err() {
             break;
@@ -406,7 +406,7 @@ async fn a_part_that_was_renamed_before_it_was_locked_is_not_written_to() {
     let first = open(&path, &bytes);
     let (again, id) = (path.clone(), ContentId::of(&bytes));
     // Waits for the lock on what is the finished file when it gets it.
-    let second = tokio::task::spawn_blocking(move || FileTarget::open(&again, id, &ByteRanges::all(), false, 1 << 20));
+    let second = tokio::task::spawn_blocking(move || FileTarget::open(&again, id, &ByteRanges::all(), false, MEMORY));
     answer(&bytes, &ByteRanges::all(), GroupSize::KIB16).push_all(&first).await;
     first.commit(&ByteRanges::all()).await.unwrap();
     drop(first);
@@ -610,6 +610,8 @@ proptest! {
     }
 }
 
+/// Most of what a test writes goes past the page cache.
+const MEMORY: Memory = Memory { queue_bytes: 1 << 20, cached_bytes: 100_000 };
 /// Longer than anything takes that does not wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// After this much nothing more happens, for everything that is there has been taken.
