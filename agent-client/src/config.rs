@@ -28,9 +28,9 @@ pub struct AgentConfig {
     pub prepay: Amount,
     /// Bytes that wait for the disk, for each fetch to a file. Default 4 MiB. More: memory.
     pub write_queue_bytes: usize,
-    /// Bytes of a fetched file that may stay in the system's page cache. Default 64 MiB: the rest of a larger file is written
-    /// past it where the system can, which is faster and pushes nothing else out of memory. More: what is read right after
-    /// its fetch need not come from the disk.
+    /// Bytes of a fetched file that may stay in the system's page cache. Default 64 MiB: a larger file is written past it where
+    /// the system can, which is faster and pushes nothing else out of memory. More: what is read right after its fetch
+    /// need not come from the disk.
     pub page_cache_bytes: u64,
     /// Bytes that wait for whoever reads a fetch along, or for bytes before them, for each of its sources. Default 4 MiB.
     /// More: memory.

@@ -86,6 +86,12 @@ impl Coverage {
         asked.iter().map(move |range| range.start..range.end.min(end)).filter(|range| !range.is_empty())
     }
 
+    /// How many bytes are asked for, by what nodes claim where the size is not proven.
+    pub(super) fn expected(&self, asked: &ByteRanges) -> u64 {
+        let end = self.size.unwrap_or_else(|| self.claimed());
+        asked.iter().map(|range| range.end.min(end).saturating_sub(range.start)).sum()
+    }
+
     /// What is there, rising.
     #[cfg(test)]
     pub(super) fn held_ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {

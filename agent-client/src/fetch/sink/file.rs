@@ -32,7 +32,7 @@ pub(super) struct FileTarget {
 pub(in crate::fetch) struct Memory {
     /// What waits for the disk.
     pub(in crate::fetch) queue_bytes: usize,
-    /// What of the file may stay in the system's page cache.
+    /// What of a file may stay in the system's page cache; one that is expected to be larger goes past it.
     pub(in crate::fetch) cached_bytes: u64,
 }
 
@@ -86,11 +86,11 @@ impl FileTarget {
         memory: Memory,
     ) -> io::Result<Self> {
         let (part, coverage) = Part::open(path, content, asked, resume)?;
-        Ok(Self::on(part, coverage, memory))
+        Ok(Self::on(part, coverage, asked, memory))
     }
 
     /// Goes on with a part that holds what `coverage` says.
-    pub(super) fn on(part: Part, coverage: Coverage, memory: Memory) -> Self {
+    pub(super) fn on(part: Part, coverage: Coverage, asked: &ByteRanges, memory: Memory) -> Self {
         let state = Queued {
             coverage,
             batch: Batch::default(),
@@ -108,8 +108,8 @@ impl FileTarget {
             limit_bytes: memory.queue_bytes,
         };
         let (queue, part) = (Arc::new(queue), Arc::new(part));
-        let (feed, file) = (Arc::clone(&queue), Arc::clone(&part));
-        let writer = tokio::task::spawn_blocking(move || write_queued(&feed, &file, memory.cached_bytes));
+        let (feed, file, asked) = (Arc::clone(&queue), Arc::clone(&part), asked.clone());
+        let writer = tokio::task::spawn_blocking(move || write_queued(&feed, &file, &asked, memory.cached_bytes));
         Self { queue, part, writer: Mutex::new(Some(writer)) }
     }
 
@@ -296,13 +296,17 @@ impl Batch {
 
 /// Writes batches until the queue ends. A second thread syncs behind it every [`SYNC_BYTES`], so that the last sync is
 /// short.
-fn write_queued(queue: &Queue, part: &Part, cached_bytes: u64) {
+fn write_queued(queue: &Queue, part: &Part, asked: &ByteRanges, cached_bytes: u64) {
     let outcome = thread::scope(|scope| {
-        let mut writer = Writer::new(part, cached_bytes);
+        let mut writer = None;
         let mut unsynced = 0;
         let mut syncing: Option<ScopedJoinHandle<'_, io::Result<()>>> = None;
         while let Some(mut batch) = queue.next_batch() {
-            batch.write(part, &mut writer)?;
+            let writer = writer.get_or_insert_with(|| {
+                let is_large = queue.lock().coverage.expected(asked) > cached_bytes;
+                Writer::new(part, if is_large { 0 } else { cached_bytes })
+            });
+            batch.write(part, writer)?;
             let bytes = batch.bytes;
             unsynced += bytes;
             // Its buffers can be filled again.

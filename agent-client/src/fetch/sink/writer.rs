@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::part::Part;
 use super::uncached::Uncached;
 
-/// The one writer of a part: the first bytes go by way of the page cache, those after them past it.
+/// The one writer of a part: as many bytes as may go by way of the page cache, those after them past it.
 pub(super) struct Writer<'a> {
     part: &'a Part,
     /// Bytes that may still stay in the page cache.

@@ -301,7 +301,7 @@ async fn a_full_disk_fails_whoever_feeds_and_keeps_what_was_written() {
     // The same part, on a disk that takes no byte more.
     let (part, coverage) = part::Part::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true).unwrap();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let file = FileTarget::on(part.with_data(full), coverage, MEMORY);
+    let file = FileTarget::on(part.with_data(full), coverage, &ByteRanges::all(), MEMORY);
     for leaf in rest {
         if leaf.push(&file, all.size).await.is_err() {
             break;
