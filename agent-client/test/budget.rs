@@ -107,11 +107,19 @@ async fn a_dry_run_says_what_it_would_cost_and_spends_nothing() {
     assert_eq!(agent.budget().reserved(Spending::Vouchers), Amount::ZERO);
 }
 
-#[derive(Default)]
 struct Clerk {
     says_yes: AtomicBool,
+    /// To no more than this.
+    up_to: AtomicU64,
     asked: AtomicU64,
     times: AtomicU64,
+}
+
+impl Default for Clerk {
+    fn default() -> Self {
+        let (asked, times) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { says_yes: AtomicBool::new(false), up_to: AtomicU64::new(u64::MAX), asked, times }
+    }
 }
 
 #[async_trait]
@@ -119,7 +127,7 @@ impl Approver for Clerk {
     async fn approve(&self, approval: &Approval) -> bool {
         self.asked.fetch_add(approval.amount.get(), Ordering::Relaxed);
         self.times.fetch_add(1, Ordering::Relaxed);
-        self.says_yes.load(Ordering::Relaxed)
+        self.says_yes.load(Ordering::Relaxed) && approval.amount.get() <= self.up_to.load(Ordering::Relaxed)
     }
 }
 
@@ -245,25 +253,35 @@ async fn a_tree_of_many_small_files_is_asked_about_once_and_as_a_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_becomes_dearer_than_approved_is_asked_about_again() {
-    let (world, agent, node) = scene(Policy::default()).await;
-    world.register_node(&key(52), 900).await;
-    let dear = ScriptedNode::start(&world, &key(52), content(MIB), 3 * PER_MIB).await;
-    let _ = agent.open_channel(key(52).node_id(), units(20 * PER_MIB), None).await.unwrap();
-    let (files, manifest) = tree(400, 10_000);
-    let (agent, clerk) = asking(&world, agent, PER_MIB).await;
-    files.iter().chain([&manifest]).for_each(|bytes| [&node, &dear].iter().for_each(|node| node.also_has(bytes)));
-    let address = NodeAddress::from(&node.address()).with_content(ContentId::of(&manifest));
-    // More than twice as dear as the other, it is asked only once that one is gone.
-    node.follow(Script::DiesAfter(1_500_000));
-    clerk.says_yes.store(true, Ordering::Relaxed);
-    let fetch = agent.fetch_tree(&address).also_from([NodeAddress::from(&dear.address())]);
-    let report = fetch.to_folder(world.path("target")).await.unwrap();
-    let first = price(PER_MIB, 4_000_000 + manifest.len());
-    let in_all = clerk.asked.load(Ordering::Relaxed);
-    assert!(clerk.times.load(Ordering::Relaxed) >= 2, "{in_all} for {report:?}");
-    assert!(in_all > 2 * first, "{in_all} after {first}");
-    assert!(report.paid.get() > first && report.paid.get() <= in_all - first, "{report:?}");
-    assert_eq!(agent.budget().spent(Spending::Vouchers), report.paid);
+    for says_yes_again in [true, false] {
+        let (world, agent, node) = scene(Policy::default()).await;
+        world.register_node(&key(52), 900).await;
+        let dear = ScriptedNode::start(&world, &key(52), content(MIB), 3 * PER_MIB).await;
+        let _ = agent.open_channel(key(52).node_id(), units(20 * PER_MIB), None).await.unwrap();
+        let (files, manifest) = tree(400, 10_000);
+        let (agent, clerk) = asking(&world, agent, PER_MIB).await;
+        files.iter().chain([&manifest]).for_each(|bytes| [&node, &dear].iter().for_each(|node| node.also_has(bytes)));
+        let address = NodeAddress::from(&node.address()).with_content(ContentId::of(&manifest));
+        let first = price(PER_MIB, 4_000_000 + manifest.len());
+        // More than twice as dear as the other, it is asked only once that one is gone.
+        node.follow(Script::DiesAfter(1_500_000));
+        clerk.says_yes.store(true, Ordering::Relaxed);
+        clerk.up_to.store(if says_yes_again { u64::MAX } else { first }, Ordering::Relaxed);
+        let fetch = agent.fetch_tree(&address).also_from([NodeAddress::from(&dear.address())]);
+        let fetched = fetch.to_folder(world.path("target")).await;
+        let (in_all, times) = (clerk.asked.load(Ordering::Relaxed), clerk.times.load(Ordering::Relaxed));
+        assert!(times >= 2 && in_all > 2 * first, "{in_all} after {first}: {fetched:?}");
+        let spent = agent.budget().spent(Spending::Vouchers).get();
+        if says_yes_again {
+            let report = fetched.unwrap();
+            assert!(report.paid.get() > first && report.paid.get() <= in_all - first, "{report:?}");
+            assert_eq!(spent, report.paid.get());
+        } else {
+            assert!(matches!(fetched, Err(TreeError::Fetch(FetchError::NotApproved(_)))), "{fetched:?}");
+            // Each of the two channels is rounded up by itself.
+            assert!(spent <= first + 1, "{spent} of {first}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
