@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use agent_client::{
     Agent, AgentConfig, Approval, Approver, By, Cap, Check, Entry, EntryKind, FetchError, LedgerError, MoneyError,
-    Policy, Preference, Spending, Wallet, WalletError,
+    Policy, Preference, Spending, TreeError, Wallet, WalletError,
 };
+use aro_proto::manifest::{Entry as MadeOf, SignedManifest};
 use aro_proto::merkle::ByteRanges;
-use aro_proto::{Amount, ContentId, NodeAddress, SecretKey};
+use aro_proto::{Amount, ByteCount, ContentId, NodeAddress, SecretKey, Tariff};
 use async_trait::async_trait;
-use support::scripted::{ScriptedNode, content};
+use support::scripted::{Script, ScriptedNode, content};
 use support::world::World;
 
 const PER_MIB: u64 = 1_000_000;
@@ -106,30 +107,34 @@ async fn a_dry_run_says_what_it_would_cost_and_spends_nothing() {
     assert_eq!(agent.budget().reserved(Spending::Vouchers), Amount::ZERO);
 }
 
-#[derive(Default)]
 struct Clerk {
     says_yes: AtomicBool,
+    /// To no more than this.
+    up_to: AtomicU64,
     asked: AtomicU64,
+    times: AtomicU64,
+}
+
+impl Default for Clerk {
+    fn default() -> Self {
+        let (asked, times) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { says_yes: AtomicBool::new(false), up_to: AtomicU64::new(u64::MAX), asked, times }
+    }
 }
 
 #[async_trait]
 impl Approver for Clerk {
     async fn approve(&self, approval: &Approval) -> bool {
         self.asked.fetch_add(approval.amount.get(), Ordering::Relaxed);
-        self.says_yes.load(Ordering::Relaxed)
+        self.times.fetch_add(1, Ordering::Relaxed);
+        self.says_yes.load(Ordering::Relaxed) && approval.amount.get() <= self.up_to.load(Ordering::Relaxed)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_above_the_threshold_is_asked_about_before_anything_is_signed() {
     let (world, agent, node) = scene(Policy::default()).await;
-    agent.close().await;
-    drop(agent);
-    let clerk = Arc::new(Clerk::default());
-    let policy = Policy { ask_above: Some(units(PER_MIB - 1)), ..Policy::default() };
-    let wallet = Wallet::open(&world.path("agent")).unwrap();
-    let builder = world.builder(wallet).policy(policy.clone()).approver(Arc::clone(&clerk) as Arc<dyn Approver>);
-    let agent = builder.build().await.unwrap();
+    let (agent, clerk) = asking(&world, agent, PER_MIB - 1).await;
     let error = agent.fetch(&node.address()).to_bytes(u64::MAX).await.unwrap_err();
     assert!(matches!(error, FetchError::NotApproved(refused) if refused.amount == units(PER_MIB)), "{error}");
     assert_eq!((clerk.asked.load(Ordering::Relaxed), node.seen().paid()), (PER_MIB, 0));
@@ -149,13 +154,7 @@ async fn what_is_above_the_threshold_is_asked_about_before_anything_is_signed() 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_contents_are_asked_about_by_what_the_node_wants_for_all_of_them() {
     let (world, agent, node) = scene(Policy::default()).await;
-    agent.close().await;
-    drop(agent);
-    let clerk = Arc::new(Clerk::default());
-    let policy = Policy { ask_above: Some(units(PER_MIB / 2)), ..Policy::default() };
-    let wallet = Wallet::open(&world.path("agent")).unwrap();
-    let builder = world.builder(wallet).policy(policy).approver(Arc::clone(&clerk) as Arc<dyn Approver>);
-    let agent = builder.build().await.unwrap();
+    let (agent, clerk) = asking(&world, agent, PER_MIB / 2).await;
     let contents: Vec<Vec<u8>> = (0..4_u8).map(|i| vec![i; MIB / 4]).collect();
     contents.iter().for_each(|bytes| node.also_has(bytes));
     let ids: Vec<_> = contents.iter().map(|bytes| ContentId::of(bytes)).collect();
@@ -180,14 +179,8 @@ async fn many_contents_are_asked_about_by_what_the_node_wants_for_all_of_them() 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_nodes_the_dearest_is_approved_and_none_may_raise_its_price_after_that() {
     let (world, agent, node) = scene(Policy::default()).await;
-    agent.close().await;
-    drop(agent);
-    let clerk = Arc::new(Clerk::default());
+    let (agent, clerk) = asking(&world, agent, 10).await;
     clerk.says_yes.store(true, Ordering::Relaxed);
-    let policy = Policy { ask_above: Some(units(10)), ..Policy::default() };
-    let wallet = Wallet::open(&world.path("agent")).unwrap();
-    let builder = world.builder(wallet).policy(policy).approver(Arc::clone(&clerk) as Arc<dyn Approver>);
-    let agent = builder.build().await.unwrap();
     let mut others = Vec::new();
     for (seed, per_mib) in [(52, PER_MIB * 3 / 2), (53, 9 * PER_MIB)] {
         world.register_node(&key(seed), 900).await;
@@ -199,6 +192,96 @@ async fn of_several_nodes_the_dearest_is_approved_and_none_may_raise_its_price_a
     // The dearest of all is above what the caller allows, and so not what is asked about.
     assert_eq!(clerk.asked.load(Ordering::Relaxed), PER_MIB * 3 / 2);
     assert!(report.paid <= units(PER_MIB * 3 / 2), "{report:?}");
+}
+
+/// Files of a tree, all different, and the manifest of them.
+fn tree(count: u16, len: usize) -> (Vec<Vec<u8>>, Vec<u8>) {
+    let files: Vec<Vec<u8>> = (0..count).map(|number| number.to_le_bytes().repeat(len / 2)).collect();
+    let entry = |(number, bytes): (usize, &Vec<u8>)| MadeOf {
+        name: format!("{number}").parse().unwrap(),
+        content: ContentId::of(bytes),
+        size: bytes.len() as u64,
+        media_type: None,
+        executable: false,
+    };
+    let manifest = SignedManifest::sign(files.iter().enumerate().map(entry).collect(), &key(90)).unwrap();
+    (files, manifest.to_bytes())
+}
+
+/// The same agent again, with somebody to ask above a threshold.
+async fn asking(world: &World, agent: Agent, above: u64) -> (Agent, Arc<Clerk>) {
+    agent.close().await;
+    drop(agent);
+    let clerk = Arc::new(Clerk::default());
+    let policy = Policy { ask_above: Some(units(above)), ..Policy::default() };
+    let wallet = Wallet::open(&world.path("agent")).unwrap();
+    let builder = world.builder(wallet).policy(policy).approver(Arc::clone(&clerk) as Arc<dyn Approver>);
+    (builder.build().await.unwrap(), clerk)
+}
+
+fn price(per_mib: u64, bytes: usize) -> u64 {
+    Tariff { per_mib }.price(ByteCount::new(bytes as u64)).unwrap().get()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_of_many_small_files_is_asked_about_once_and_as_a_whole() {
+    let (world, agent, node) = scene(Policy::default()).await;
+    let (files, manifest) = tree(300, 1_000);
+    // Each request for some of them is below it.
+    let (agent, clerk) = asking(&world, agent, price(PER_MIB, 200_000)).await;
+    files.iter().for_each(|bytes| node.also_has(bytes));
+    node.also_has(&manifest);
+    let address = NodeAddress::from(&node.address()).with_content(ContentId::of(&manifest));
+    let fetch = |target: &str| agent.fetch_tree(&address).to_folder(world.path(target));
+    let error = fetch("first").await.unwrap_err();
+    let whole = units(price(PER_MIB, 300_000 + manifest.len()));
+    let TreeError::Fetch(FetchError::NotApproved(refused)) = error else { panic!("{error}") };
+    assert_eq!((refused.amount, clerk.asked.load(Ordering::Relaxed)), (whole, whole.get()));
+    let seen = node.wait_for(|seen| seen.paid() > 0).await;
+    assert_eq!(seen.paid(), price(PER_MIB, manifest.len()), "the manifest says what the rest costs");
+
+    clerk.says_yes.store(true, Ordering::Relaxed);
+    let report = fetch("first").await.unwrap();
+    assert!((whole.get() - 1..=whole.get()).contains(&report.paid.get()), "{report:?}");
+    assert_eq!(clerk.times.load(Ordering::Relaxed), 2, "and about no part of it");
+    let _ = fetch("first").await.unwrap();
+    assert_eq!(clerk.times.load(Ordering::Relaxed), 2, "nobody is asked about what is there");
+    let little = agent.fetch_tree(&address).max_price(units(1_000)).to_folder(world.path("second")).await;
+    assert!(matches!(little, Err(TreeError::PriceTooHigh { .. } | TreeError::Fetch(_))), "{little:?}");
+    assert_eq!(clerk.times.load(Ordering::Relaxed), 2, "nobody is asked about what is not allowed anyway");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_becomes_dearer_than_approved_is_asked_about_again() {
+    for says_yes_again in [true, false] {
+        let (world, agent, node) = scene(Policy::default()).await;
+        world.register_node(&key(52), 900).await;
+        let dear = ScriptedNode::start(&world, &key(52), content(MIB), 3 * PER_MIB).await;
+        let _ = agent.open_channel(key(52).node_id(), units(20 * PER_MIB), None).await.unwrap();
+        let (files, manifest) = tree(400, 10_000);
+        let (agent, clerk) = asking(&world, agent, PER_MIB).await;
+        files.iter().chain([&manifest]).for_each(|bytes| [&node, &dear].iter().for_each(|node| node.also_has(bytes)));
+        let address = NodeAddress::from(&node.address()).with_content(ContentId::of(&manifest));
+        let first = price(PER_MIB, 4_000_000 + manifest.len());
+        // More than twice as dear as the other, it is asked only once that one is gone.
+        node.follow(Script::DiesAfter(1_500_000));
+        clerk.says_yes.store(true, Ordering::Relaxed);
+        clerk.up_to.store(if says_yes_again { u64::MAX } else { first }, Ordering::Relaxed);
+        let fetch = agent.fetch_tree(&address).also_from([NodeAddress::from(&dear.address())]);
+        let fetched = fetch.to_folder(world.path("target")).await;
+        let (in_all, times) = (clerk.asked.load(Ordering::Relaxed), clerk.times.load(Ordering::Relaxed));
+        assert!(times >= 2 && in_all > 2 * first, "{in_all} after {first}: {fetched:?}");
+        let spent = agent.budget().spent(Spending::Vouchers).get();
+        if says_yes_again {
+            let report = fetched.unwrap();
+            assert!(report.paid.get() > first && report.paid.get() <= in_all - first, "{report:?}");
+            assert_eq!(spent, report.paid.get());
+        } else {
+            assert!(matches!(fetched, Err(TreeError::Fetch(FetchError::NotApproved(_)))), "{fetched:?}");
+            // Each of the two channels is rounded up by itself.
+            assert!(spent <= first + 1, "{spent} of {first}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

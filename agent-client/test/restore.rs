@@ -7,8 +7,9 @@
 mod support;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use agent_client::{Agent, FetchError, Misbehaviour, Spending, Wallet};
+use agent_client::{Agent, FetchError, LedgerError, Misbehaviour, Spending, Wallet};
 use aro_proto::channel::{SignedVoucher, Voucher};
 use aro_proto::message::{BindId, Replaced, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, RefusalCode, SecretKey, Tariff};
@@ -172,6 +173,61 @@ async fn a_node_that_shows_an_old_voucher_or_none_only_robs_itself() {
         let best = scene.node.seen().vouchers.iter().map(|signed| signed.voucher.cumulative.get()).max().unwrap();
         assert!(best <= price(4 * MIB + taken + MIB), "{best}");
     }
+}
+
+/// A node that starts anew knows only what is paid, or not even that. What it brings again for what is signed already costs
+/// nothing, and no report says otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_loses_its_bill_is_paid_once_and_reports_and_account_say_so() {
+    let world = World::new().await;
+    let node_id = world.register_node(&key(), 900).await;
+    let wallet = world.wallet("agent", 100 * PER_MIB).await;
+    let agent = world.builder(wallet.clone()).build().await.unwrap();
+    agent.wallet().deposit(Amount::new(100 * PER_MIB)).await.unwrap();
+    let _ = agent.open_channel(node_id, Amount::new(100 * PER_MIB), None).await.unwrap();
+    let node = ScriptedNode::start(&world, &key(), content(4 * MIB as usize), PER_MIB).await;
+    fetch(&agent, &node).await.unwrap();
+    for round in 0..3 {
+        // It goes away in the middle of a fetch, with whatever was not paid by then.
+        let (seen, mut proven) = tokio::sync::watch::channel(0);
+        let running = agent.fetch(&node.address()).progress(move |now| {
+            seen.send_replace(now.proven_bytes);
+        });
+        node.follow(Script::Slow(16 * MIB));
+        let breaking = async {
+            proven.wait_for(|proven| *proven >= 2 * MIB).await.unwrap();
+            node.hang_up();
+            node.forget();
+        };
+        let (broken, ()) = tokio::join!(running.to_bytes(u64::MAX), breaking);
+        broken.unwrap_err();
+        node.follow(Script::Honest);
+        let paid = fetch(&agent, &node).await.unwrap();
+        assert!(paid.get() < price(4 * MIB), "round {round}: {paid} although much was signed and forgotten");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !agent.budget().reserved(Spending::Vouchers).is_zero() {
+            assert!(Instant::now() < deadline, "the budget is held for nobody");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // What the broken one paid is in the account, which has every report's amount.
+        let signed = signed(&agent).await;
+        assert_eq!((entries(&wallet), agent.budget().spent(Spending::Vouchers).get()), (signed, signed), "{round}");
+    }
+    node.hang_up();
+    node.forget();
+    let before = signed(&agent).await;
+    assert_eq!(fetch(&agent, &node).await.unwrap(), Amount::ZERO, "it was paid for more than this before");
+    assert_eq!((signed(&agent).await, entries(&wallet), node.seen().paid()), (before, before, before));
+}
+
+/// What the account says was paid in all.
+fn entries(wallet: &Wallet) -> u64 {
+    let mut sum = 0;
+    let read = wallet.entries(0, |entry| {
+        sum += entry.amount.get();
+        Ok::<(), LedgerError>(())
+    });
+    read.map(|()| sum).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -202,7 +202,8 @@ impl Fleet {
     async fn new(count: u8, small: usize, large: usize) -> Self {
         let world = World::new().await;
         let keys: Vec<SecretKey> = (0..count).map(|i| SecretKey::from_bytes(&[61 + i; 32])).collect();
-        let config = AgentConfig { connect_timeout_ms: 2_000, answer_timeout_ms: 5_000, ..AgentConfig::default() };
+        let config =
+            AgentConfig { connect_timeout_ms: 2_000, answer_timeout_ms: ANSWER_TIMEOUT_MS, ..AgentConfig::default() };
         let agent = world.agent_with_channels(&keys, 100 * PER_MIB, |builder| builder.config(config)).await;
         let file = |number: usize, len| {
             let mut bytes = content(len);
@@ -252,6 +253,7 @@ impl Fleet {
     }
 }
 
+const ANSWER_TIMEOUT_MS: u64 = 5_000;
 const SMALL: usize = 20_000;
 const LARGE: usize = 6 << 20;
 /// Bytes a second of a node that keeps a rate.
@@ -286,6 +288,25 @@ async fn nodes_that_lie_die_or_dawdle_hold_up_no_tree() {
     let blame = of_lying.left_out.as_ref().and_then(|left_out| left_out.blame.as_ref());
     assert_eq!(blame.map(|blame| blame.node), Some(lying.address().node()), "{report:?}");
     assert_eq!(of_honest.left_out, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_says_nothing_holds_up_not_even_the_manifest() {
+    let fleet = Fleet::new(3, 12, 0).await;
+    let entries = fleet.files.iter().enumerate().map(|(i, bytes)| entry(&format!("{i}"), bytes)).collect();
+    let manifest = SignedManifest::sign(entries, &publisher()).unwrap().to_bytes();
+    let [silent, lying, honest] = &fleet.nodes[..] else { panic!("three nodes") };
+    [silent, lying, honest].iter().for_each(|node| node.also_has(&manifest));
+    silent.follow(Script::NoHello);
+    lying.follow(Script::FlipContent(10));
+    let address = NodeAddress::from(&silent.address()).with_content(ContentId::of(&manifest));
+    let others = [lying, honest].map(|node| NodeAddress::from(&node.address()));
+    let tree = fleet.agent.fetch_tree(&address).also_from(others).prefer(Preference::Fastest);
+    let report = tree.to_folder(fleet.world.path("target")).await.unwrap();
+    assert_eq!((report.files, files(&fleet.world.path("target")).len()), (12, 12));
+    // Less than it takes to give up one that does not answer.
+    assert!(report.elapsed < Duration::from_millis(ANSWER_TIMEOUT_MS), "{report:?}");
+    assert_eq!(report.sources[0].verified_bytes, 0, "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,16 +4,15 @@
 //! next run takes up, it says itself.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use agent_client::{Agent, AgentConfig, Wallet};
 use anyhow::{Context, Result, ensure};
 use aro_proto::{ByteCount, ContentId};
 use aro_tests::parts::held_beside;
-use aro_tests::processes::{binary, send_signal};
+use aro_tests::processes::{Ended, aro, ended_within, killed};
 use aro_tests::relay::{LinkTerms, PathTerms, Relay};
 use aro_tests::rpc::RpcServer;
 use clap::Args;
@@ -148,7 +147,7 @@ impl Story {
         }
         let report = loop {
             let child = self.run()?;
-            if let Some(report) = tokio::task::spawn_blocking(move || finished(child)).await?? {
+            if let Some(report) = finished(ended_within(ALL, child).await)? {
                 break report;
             }
             (told.refused, told.held) = (told.refused + 1, self.held()?);
@@ -168,14 +167,9 @@ impl Story {
     /// `aro get` through the relay. It tells in its log what it takes up.
     fn run(&self) -> Result<Child> {
         let address = self.scene.address_at(self.content, self.relay.address().port())?.to_string();
-        let mut command = Command::new(binary("aro"));
-        command.args(["--rpc", &self.rpc.url, "--json", "--home"]).arg(self.scene.home.path().join(WALLET));
-        command
-            .args(["get", &address, "-o"])
-            .arg(self.out())
-            .env("RUST_LOG", "agent_client=debug")
-            .env("NO_COLOR", "1");
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = aro(&self.rpc.url, &self.scene.home.path().join(WALLET));
+        command.args(["get", &address, "-o"]).arg(self.out());
+        command.env("RUST_LOG", "agent_client=debug").env("NO_COLOR", "1");
         command.spawn().context("`aro` does not start")
     }
 
@@ -191,13 +185,11 @@ impl Story {
             ensure!(Instant::now() < deadline, "nothing came for {PATIENCE:?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        send_signal("KILL", child.id());
-        let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
-        let log = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.code() == Some(UNPAID) {
+        let Ended { code, stderr: log, .. } = killed(child).await;
+        if code == UNPAID {
             return Ok(None);
         }
-        ensure!(output.status.code().is_none(), "it ended by itself: {log}");
+        ensure!(code == -1, "it ended by itself: {log}");
         // Killed before it came to that, it took up nothing and lost nothing.
         Ok(Some(taken_up(&log).map_or_else(|| self.held(), Ok)?))
     }
@@ -224,19 +216,14 @@ impl Story {
 }
 
 /// The report of a run that ends well. None if the node waits for what it sent to a process that died.
-fn finished(mut child: Child) -> Result<Option<Value>> {
-    let (mut text, mut log) = (String::new(), String::new());
-    let mut stderr = child.stderr.take().context("stderr is piped")?;
-    let logged = std::thread::spawn(move || stderr.read_to_string(&mut log).map(|_| log));
-    child.stdout.take().context("stdout is piped")?.read_to_string(&mut text)?;
-    let status = child.wait()?;
-    let log = logged.join().ok().and_then(Result::ok).unwrap_or_default();
-    if status.code() == Some(UNPAID) {
+fn finished(ended: Ended) -> Result<Option<Value>> {
+    let Ended { code, json, stderr } = ended;
+    if code == UNPAID {
         return Ok(None);
     }
-    ensure!(status.success(), "the last run failed: {text} {log}");
-    let report = serde_json::from_str(text.lines().last().unwrap_or_default());
-    report.map(Some).with_context(|| format!("no report: {text}"))
+    ensure!(code == 0, "the last run failed: {json} {stderr}");
+    ensure!(json.is_object(), "no report: {stderr}");
+    Ok(Some(json))
 }
 
 /// What the log of a run says that it took up.

@@ -4,8 +4,8 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
@@ -136,12 +136,59 @@ pub fn run<S: AsRef<OsStr>>(name: &str, args: &[S]) -> Ended {
         send_signal("KILL", id);
         panic!("{name} has not ended after {ENDED_WITHIN:?}")
     });
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    let last = stdout.lines().last().unwrap_or_default();
-    Ended {
-        code: output.status.code().unwrap_or(-1),
-        json: serde_json::from_str(last).unwrap_or(Value::Null),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    Ended::from(output)
+}
+
+/// The `aro` command on the wallet of a folder and the chain at a URL. It speaks JSON, into pipes, and hears neither a
+/// terminal nor what the caller's environment says.
+#[must_use]
+pub fn aro(rpc_url: &str, home: &Path) -> Command {
+    let mut command = Command::new(binary("aro"));
+    for name in ["ARO_HOME", "ARO_RPC_URL", "ARO_PROGRAM_ID", "RUST_LOG"] {
+        command.env_remove(name);
+    }
+    command.args(["--rpc", rpc_url, "--json", "--home"]).arg(home);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits for the end of a child whose output is piped, off the runtime that a test's nodes run on.
+///
+/// # Panics
+/// It does not end within [`ENDED_WITHIN`].
+pub async fn ended(child: Child) -> Ended {
+    ended_within(ENDED_WITHIN, child).await
+}
+
+/// The same where it may take another time.
+///
+/// # Panics
+/// It takes longer.
+pub async fn ended_within(limit: Duration, child: Child) -> Ended {
+    let id = child.id();
+    let waiting = tokio::task::spawn_blocking(move || child.wait_with_output().expect("a child can be waited for"));
+    let Ok(output) = tokio::time::timeout(limit, waiting).await else {
+        send_signal("KILL", id);
+        panic!("a command has not ended after {limit:?}")
+    };
+    Ended::from(output.expect("waiting does not fail"))
+}
+
+/// Kills a child without warning (SIGKILL), as a crash would, and waits until it is gone. Its code is -1, unless it had ended
+/// before.
+pub async fn killed(child: Child) -> Ended {
+    send_signal("KILL", child.id());
+    ended(child).await
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let last = output.stdout.rsplit(|byte| *byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            json: serde_json::from_slice(last).unwrap_or(Value::Null),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agent_client::{Agent, Wallet};
@@ -17,7 +17,7 @@ use aro_proto::channel::BATCH_BYTES;
 use aro_proto::limits::STREAM_WINDOW;
 use aro_proto::{Amount, ByteCount, ContentId, Tariff};
 use aro_tests::parts::held_beside;
-use aro_tests::processes::binary;
+use aro_tests::processes::{Ended, aro, ended, killed};
 use aro_tests::rpc::RpcServer;
 use aro_tests::world::{NodeHere, OperatorHere, World};
 use serde_json::Value;
@@ -70,13 +70,9 @@ impl Scene {
 
     /// `aro get` from a node.
     fn get(&self, node: usize, to: &Path) -> Command {
-        let mut command = Command::new(binary("aro"));
-        for name in ["ARO_HOME", "ARO_RPC_URL", "ARO_PROGRAM_ID", "RUST_LOG"] {
-            command.env_remove(name);
-        }
         let address = self.nodes[node].running.address_of(self.content).unwrap().to_string();
-        command.args(["--rpc", &self.rpc.url, "--json", "--home"]).arg(self.home.path().join("wallet"));
-        command.args(["get", &address, "-o"]).arg(to).stdin(Stdio::null());
+        let mut command = aro(&self.rpc.url, &self.home.path().join("wallet"));
+        command.args(["get", &address, "-o"]).arg(to);
         command
     }
 
@@ -106,19 +102,6 @@ fn price(bytes: u64) -> u64 {
     PRICE.price(ByteCount::new(bytes)).unwrap().get()
 }
 
-/// Waits for the end of a child, off the runtime that the nodes run on.
-async fn ended(child: Child) -> (i32, Value, String) {
-    let waiting = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    let output = tokio::time::timeout(PATIENCE, waiting).await.expect("it ends in time").unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = output.stdout.rsplit(|byte| *byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
-    (output.status.code().unwrap_or(-1), serde_json::from_slice(last).unwrap_or(Value::Null), stderr)
-}
-
-fn spawn(command: &mut Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_point_the_next_run_goes_on_at_whatever_node() {
     let scene = Scene::new(24 * MIB).await;
@@ -127,7 +110,7 @@ async fn killed_at_any_point_the_next_run_goes_on_at_whatever_node() {
     let (mut held, mut kills) = (0, 0_u64);
     // The first kill before anything came, the others wherever the fetch is when so much is there.
     for (round, at) in [0, 1, 1_000_000, 3_000_000, 9_000_000, 15_000_000, 21_000_000].into_iter().enumerate() {
-        let mut child = spawn(&mut scene.get(round % 2, &out));
+        let mut child = scene.get(round % 2, &out).spawn().unwrap();
         let deadline = Instant::now() + PATIENCE;
         let has_ended = loop {
             let len = fs::metadata(&part).map_or(0, |part| part.len());
@@ -140,9 +123,7 @@ async fn killed_at_any_point_the_next_run_goes_on_at_whatever_node() {
             assert!(Instant::now() < deadline, "nothing came");
             tokio::time::sleep(Duration::from_micros(300)).await;
         };
-        // SIGKILL.
-        let _ = child.kill();
-        let (code, json, stderr) = ended(child).await;
+        let Ended { code, json, stderr } = killed(child).await;
         if out.exists() {
             break;
         }
@@ -158,7 +139,7 @@ async fn killed_at_any_point_the_next_run_goes_on_at_whatever_node() {
     }
     assert!(kills >= 3, "only {kills} kills before it was done");
     if !out.exists() {
-        let (code, json, stderr) = ended(spawn(&mut scene.get(1, &out))).await;
+        let Ended { code, json, stderr } = ended(scene.get(1, &out).spawn().unwrap()).await;
         assert_eq!(code, 0, "{json} {stderr}");
         assert_eq!(json["resumed_bytes"], held, "{json}");
         assert_eq!(json["verified_bytes"], scene.size - held, "{json}");
@@ -174,7 +155,7 @@ async fn killed_at_any_point_the_next_run_goes_on_at_whatever_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_gets_the_content_and_nothing_else_and_one_that_breaks_ends_the_fetch() {
     let scene = Scene::new(24 * MIB).await;
-    let mut child = spawn(&mut scene.get(0, Path::new("-")));
+    let mut child = scene.get(0, Path::new("-")).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let reading = tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
@@ -183,12 +164,12 @@ async fn a_pipe_gets_the_content_and_nothing_else_and_one_that_breaks_ends_the_f
     });
     let bytes = reading.await.unwrap();
     assert_eq!(ContentId::of(&bytes), scene.content);
-    let (code, _, stderr) = ended(child).await;
+    let Ended { code, stderr, .. } = ended(child).await;
     assert_eq!(code, 0, "{stderr}");
     let report: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
     assert_eq!((&report["delivered_bytes"], &report["size_proven"]), (&scene.size.into(), &true.into()));
 
-    let mut child = spawn(&mut scene.get(1, Path::new("-")));
+    let mut child = scene.get(1, Path::new("-")).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let head = tokio::task::spawn_blocking(move || {
         let mut head = vec![0; MIB];
@@ -196,7 +177,7 @@ async fn a_pipe_gets_the_content_and_nothing_else_and_one_that_breaks_ends_the_f
         head
     });
     assert!(head.await.unwrap() == bytes[..MIB]);
-    let (code, _, stderr) = ended(child).await;
+    let Ended { code, stderr, .. } = ended(child).await;
     assert_eq!(code, 1, "{stderr}");
     let error: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
     assert_eq!(error["error"]["code"], "BrokenPipe", "{stderr}");
@@ -217,7 +198,8 @@ async fn a_disk_that_is_full_is_named_and_what_was_paid_is_not_paid_again() {
         .args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$@\"", "sh"])
         .arg(get.get_program())
         .args(get.get_args());
-    let (code, json, stderr) = ended(spawn(limited.stdin(Stdio::null()))).await;
+    let limited = limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let Ended { code, json, stderr } = ended(limited).await;
     assert_eq!(code, 1, "{json} {stderr}");
     let error = &json["error"];
     assert_eq!((&error["code"], &error["who_acts"]), (&"Sink".into(), &"give_up".into()), "{json}");
@@ -228,7 +210,7 @@ async fn a_disk_that_is_full_is_named_and_what_was_paid_is_not_paid_again() {
     // What was proven and found no place any more: never beyond the credit window.
     assert!(signed <= price(held) + price(held) / 2 + price(MIB as u64), "{signed} for {held}");
 
-    let (code, json, stderr) = ended(spawn(&mut scene.get(0, &out))).await;
+    let Ended { code, json, stderr } = ended(scene.get(0, &out).spawn().unwrap()).await;
     assert_eq!(code, 0, "{json} {stderr}");
     assert_eq!((&json["resumed_bytes"], &json["verified_bytes"]), (&held.into(), &(scene.size - held).into()));
     assert!(scene.is_the_content(&out));

@@ -6,21 +6,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aro_proto::{ByteCount, ContentId};
-use aro_tests::processes::{binary, send_signal};
+use aro_tests::processes::{Ended, aro, ended, killed};
 use aro_tests::rpc::RpcServer;
-use serde_json::Value;
 
 use crate::{MIB, PUBLISH, Scene, write};
 
 impl Scene {
     /// `aro` on the wallet of this name.
     fn aro(&self, rpc: &RpcServer, wallet: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("aro"));
-        for name in ["ARO_HOME", "ARO_RPC_URL", "ARO_PROGRAM_ID", "RUST_LOG"] {
-            command.env_remove(name);
-        }
-        command.args(["--rpc", &rpc.url, "--json", "--home"]).arg(self.home.path().join(wallet)).args(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = aro(&rpc.url, &self.home.path().join(wallet));
+        command.args(arguments).stdin(Stdio::piped());
         command
     }
 }
@@ -31,14 +26,6 @@ fn piped(mut command: Command, bytes: &[u8]) -> Child {
     let (mut stdin, bytes) = (child.stdin.take().unwrap(), bytes.to_vec());
     std::thread::spawn(move || stdin.write_all(&bytes));
     child
-}
-
-async fn ended(child: Child) -> (i32, Value, String) {
-    let waiting = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    let output = tokio::time::timeout(PATIENCE, waiting).await.expect("it ends in time").unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = output.stdout.rsplit(|byte| *byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
-    (output.status.code().unwrap_or(-1), serde_json::from_slice(last).unwrap_or(Value::Null), stderr)
 }
 
 // r[verify bind.replace]
@@ -62,12 +49,11 @@ async fn a_pipe_whose_command_was_killed_goes_on_and_its_name_can_be_withdrawn()
         assert!(Instant::now() < deadline, "nothing is paid");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    send_signal("KILL", child.id());
-    let (code, json, stderr) = ended(child).await;
+    let Ended { code, json, stderr } = killed(child).await;
     assert_eq!(code, -1, "killed too late: {json} {stderr}");
     let before = paid().await;
 
-    let (code, json, stderr) = ended(piped(scene.aro(&rpc, "publisher", &put), &bytes)).await;
+    let Ended { code, json, stderr } = ended(piped(scene.aro(&rpc, "publisher", &put), &bytes)).await;
     assert_eq!(code, 0, "{json} {stderr}");
     assert_eq!(json["content"], ContentId::of(&bytes).to_string(), "{json}");
     let taken = json["taken_bytes"].as_u64().unwrap();
@@ -76,11 +62,11 @@ async fn a_pipe_whose_command_was_killed_goes_on_and_its_name_can_be_withdrawn()
 
     let name = json["name"].as_str().unwrap().to_owned();
     let out = scene.home.path().join("out").to_string_lossy().into_owned();
-    let (code, json, stderr) =
+    let Ended { code, json, stderr } =
         ended(piped(scene.aro(&rpc, "publisher", &["name", "withdraw", "film", &place]), b"")).await;
     assert_eq!((code, &json["sequence"], &json["name"]), (0, &2.into(), &name.clone().into()), "{json} {stderr}");
     let get = ["get", &name, "--from", &place, "-o", &out];
-    let (code, json, stderr) = ended(piped(scene.aro(&rpc, "publisher", &get), b"")).await;
+    let Ended { code, json, stderr } = ended(piped(scene.aro(&rpc, "publisher", &get), b"")).await;
     assert_eq!((code, &json["error"]["code"]), (3, &"NameWithdrawn".into()), "{json} {stderr}");
     scene.node.running.shutdown().await.unwrap();
 }

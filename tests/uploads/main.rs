@@ -8,11 +8,14 @@
 mod commands;
 mod trees;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agent_client::{Agent, FetchError, PublishSource, Spending, Wallet};
+use agent_client::{Agent, FetchError, PublishReport, PublishSource, Spending, Wallet};
+use aro_proto::channel::BATCH_BYTES;
 use aro_proto::{Amount, ByteCount, ContentId, NodeAddress, RefusalCode, Tariff};
 use aro_tests::world::{NodeHere, OperatorHere, World};
 use node_server::{NodeConfig, PublishConfig, Publishers};
@@ -139,14 +142,7 @@ async fn an_upload_that_breaks_off_goes_on_and_nothing_is_paid_twice() {
         done = publish.run() => panic!("{done:?}"),
         reached = taken.wait_for(|taken| *taken >= 3 * MIB as u64) => drop(reached),
     }
-    let report = loop {
-        match publisher.publish(&scene.address(), &path).run().await {
-            Ok(report) => break report,
-            // The node has not seen yet that the first one is over.
-            Err(FetchError::Refused(refusal)) => assert_eq!(refusal.code(), RefusalCode::OverCapacity),
-            Err(error) => panic!("{error}"),
-        }
-    };
+    let report = again(&publisher, &scene, &path).await;
     assert!(report.taken_bytes <= 17 * MIB as u64, "{}", report.taken_bytes);
     // What was in flight when it broke off may be the node's loss, never the agent's.
     let paid = publisher.channels().await.unwrap()[0].signed.get();
@@ -154,6 +150,62 @@ async fn an_upload_that_breaks_off_goes_on_and_nothing_is_paid_twice() {
     nothing_stays_reserved(&publisher).await;
     publisher.close().await;
     scene.node.running.shutdown().await.unwrap();
+}
+
+// r[verify publish.cancel.reset]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_given_up_behind_the_nodes_acknowledgements_leaves_the_window_free() {
+    let scene = Scene::new().await;
+    let publisher = scene.agent("publisher").await;
+    let path = scene.home.path().join("film");
+    let bytes = write(&path, 20 * MIB);
+    let (seen, mut taken) = tokio::sync::watch::channel(0_u64);
+    let publish = publisher.publish(&scene.address(), &path).progress(move |at| {
+        seen.send_replace(at.proven_bytes);
+    });
+    let mut running = Box::pin(publish.run());
+    tokio::select! {
+        done = &mut running => panic!("{done:?}"),
+        reached = taken.wait_for(|taken| *taken >= 3 * MIB as u64) => drop(reached),
+    }
+    // Nobody hears the node any more, which takes what is on its way: most of a stream's window, if that is full.
+    let heard = *taken.borrow();
+    let ahead = async {
+        while !has_written(&scene.home.path().join("node/publishing"), heard + 3 * BATCH_BYTES) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), ahead).await;
+    drop(running);
+    let report = again(&publisher, &scene, &path).await;
+    assert!(report.taken_bytes <= 17 * MIB as u64, "{}", report.taken_bytes);
+    let paid = publisher.channels().await.unwrap()[0].signed.get();
+    assert!(paid <= price(PUBLISH, bytes.len()), "{paid}");
+    nothing_stays_reserved(&publisher).await;
+    publisher.close().await;
+    scene.node.running.shutdown().await.unwrap();
+}
+
+/// Whether the only upload below a folder has this byte of a content that is rarely zero.
+fn has_written(publishing: &Path, offset: u64) -> bool {
+    let Some(Ok(upload)) = std::fs::read_dir(publishing).ok().and_then(|mut uploads| uploads.next()) else {
+        return false;
+    };
+    let mut bytes = [0; 64];
+    let read = File::open(upload.path().join("data")).and_then(|data| data.read_exact_at(&mut bytes, offset - 64));
+    read.is_ok() && bytes != [0; 64]
+}
+
+/// Publishes a file whose last upload broke off a moment ago.
+async fn again(publisher: &Agent, scene: &Scene, path: &Path) -> PublishReport {
+    loop {
+        match publisher.publish(&scene.address(), path).run().await {
+            Ok(report) => break report,
+            // The node has not seen yet that the first one is over.
+            Err(FetchError::Refused(refusal)) => assert_eq!(refusal.code(), RefusalCode::OverCapacity),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Brings a 20 MiB content anew.

@@ -4,10 +4,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use agent_client::{NameError, TreeError};
+use agent_client::{Agent, Approval, Approver, FetchError, NameError, Policy, TreeError, Wallet};
 use aro_proto::naming::TargetKind;
 use aro_proto::{Amount, NameAddress};
+use async_trait::async_trait;
 
 use crate::{FETCH, PUBLISH, Scene, nothing_stays_reserved, price, write};
 
@@ -80,6 +83,50 @@ async fn a_folder_is_published_named_fetched_by_name_and_changed() {
     assert!(matches!(reader.resolve(&stranger, &nodes).await, Err(NameError::NotFound { .. })));
     publisher.close().await;
     reader.close().await;
+    scene.node.running.shutdown().await.unwrap();
+}
+
+/// Somebody who is asked, and what about.
+#[derive(Default)]
+struct Clerk {
+    says_yes: AtomicBool,
+    asked: Mutex<Vec<u64>>,
+}
+
+#[async_trait]
+impl Approver for Clerk {
+    async fn approve(&self, approval: &Approval) -> bool {
+        self.asked.lock().unwrap().push(approval.amount.get());
+        self.says_yes.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_asked_about_once_before_anything_of_it_is_sent() {
+    let scene = Scene::new().await;
+    scene.agent("publisher").await.close().await;
+    let clerk = Arc::new(Clerk::default());
+    let policy = Policy { ask_above: Some(Amount::new(price(PUBLISH, 2 << 20))), ..Policy::default() };
+    let wallet = Wallet::open(&scene.home.path().join("publisher")).unwrap();
+    let builder = Agent::builder().chain(scene.world.chain.clone()).wallet(wallet).program(scene.world.program.id);
+    let publisher = builder.policy(policy).approver(Arc::clone(&clerk) as Arc<dyn Approver>).build().await.unwrap();
+    let source = scene.home.path().join("site");
+    std::fs::create_dir_all(&source).unwrap();
+    for number in 0_u8..4 {
+        // Each by itself is below the threshold.
+        std::fs::write(source.join(format!("{number}.html")), vec![number; 1 << 20]).unwrap();
+    }
+    let publish = || publisher.publish_tree(&scene.address(), &source).run();
+    let refused = publish().await;
+    assert!(matches!(&refused, Err(TreeError::Fetch(FetchError::NotApproved(_)))), "{refused:?}");
+    assert_eq!(publisher.channels().await.unwrap()[0].signed, Amount::ZERO);
+
+    clerk.says_yes.store(true, Ordering::Relaxed);
+    let put = publish().await.unwrap();
+    // The manifest is known to the byte before anything is read.
+    let whole = price(PUBLISH, usize::try_from(put.taken_bytes).unwrap());
+    assert_eq!((put.paid.get(), clerk.asked.lock().unwrap().clone()), (whole, vec![whole, whole]));
+    publisher.close().await;
     scene.node.running.shutdown().await.unwrap();
 }
 

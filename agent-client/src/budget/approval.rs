@@ -15,7 +15,7 @@ pub struct Approval {
     pub threshold: Amount,
     /// Who gets it.
     pub node: NodeId,
-    /// For which content, if it is for one.
+    /// For which content, if it is for one; of a whole tree its manifest.
     pub content: Option<ContentId>,
     /// Spent, or locked in a channel.
     pub spending: Spending,

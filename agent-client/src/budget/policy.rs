@@ -34,7 +34,7 @@ pub struct Policy {
     /// The most that is signed away in spans of time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<WindowCap>,
-    /// Requests and deposits above this are asked about first.
+    /// Requests, whole trees and deposits above this are asked about first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ask_above: Option<Amount>,
 }

@@ -43,7 +43,7 @@ pub(crate) struct Set {
     /// The most that is signed away in any span of so many seconds, at least 60; may be given again
     #[arg(long = "window", value_name = "SECONDS=ARO")]
     windows: Vec<Named>,
-    /// Ask before a request or a deposit above this
+    /// Ask before a request, a whole tree or a deposit above this
     #[arg(long, value_name = "ARO")]
     ask_above: Option<Setting>,
 }

@@ -84,27 +84,17 @@ impl Get {
             if let Some(max_bytes) = self.max_bytes {
                 fetch = fetch.max_bytes(max_bytes);
             }
-            if let Some(class) = &self.terms.class {
-                fetch = fetch.class(class);
-            }
             return tree::get(&agent, fetch, folder, &self.terms, output).await;
         }
         let view = Arc::new(View::new(self.terms.progress, "proven")?);
         let shown = Arc::clone(&view);
         let fetch = agent.fetch(&address).ranges(ranges).resume(!self.no_resume);
         let fetch = fetch.sources(self.from.iter().cloned()).prefer(self.prefer);
-        let mut fetch = fetch.progress(move |progress| shown.show(&progress));
-        if let Some(max_price) = self.terms.max_price {
-            fetch = fetch.max_price(max_price);
-        }
-        if let Some(budget) = self.terms.budget {
-            fetch = fetch.budget(budget);
-        }
+        let fetch = fetch.progress(move |progress| shown.show(&progress));
+        let terms = &self.terms;
+        let mut fetch = fetch.max_price(terms.max_price()).budget(terms.budget()).class(terms.class());
         if let Some(most) = self.hedge {
             fetch = fetch.hedge(most);
-        }
-        if let Some(class) = &self.terms.class {
-            fetch = fetch.class(class);
         }
         let Some(path) = self.output.as_ref().filter(|_| !self.dry_run) else {
             let tried = fetch.dry_run().await;

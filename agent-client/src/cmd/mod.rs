@@ -14,26 +14,26 @@ pub(crate) mod tree;
 pub(crate) mod view;
 pub(crate) mod wallet;
 
-use agent_client::{ChannelEvent, ChannelPolicy};
+use agent_client::{Agent, ChannelEvent, ChannelPolicy};
 use aro_proto::Amount;
 use aro_proto::merkle::ByteRanges;
 use clap::Args;
 
 use crate::output::Failure;
-use view::ProgressMode;
+use view::{ProgressMode, View};
 
 /// What a transfer may cost, and how it shows where it stands.
 #[derive(Args)]
 pub(crate) struct Terms {
     /// Refuse if the node asks more $ARO than this for all of it
     #[arg(long, value_name = "ARO")]
-    pub(crate) max_price: Option<Amount>,
+    max_price: Option<Amount>,
     /// Spend no more $ARO than this
     #[arg(long, value_name = "ARO")]
     pub(crate) budget: Option<Amount>,
     /// Which class of content it is, for a budget that caps classes
     #[arg(long, value_name = "NAME")]
-    pub(crate) class: Option<String>,
+    class: Option<String>,
     /// What to show on the error output meanwhile
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub(crate) progress: ProgressMode,
@@ -66,6 +66,35 @@ impl Opening {
             None => default,
         }
     }
+}
+
+impl Terms {
+    pub(crate) fn max_price(&self) -> Amount {
+        self.max_price.unwrap_or(Amount::new(u64::MAX))
+    }
+
+    pub(crate) fn budget(&self) -> Amount {
+        self.budget.unwrap_or(Amount::new(u64::MAX))
+    }
+
+    pub(crate) fn class(&self) -> &str {
+        self.class.as_deref().unwrap_or_default()
+    }
+}
+
+/// Runs a transfer until it ends or somebody interrupts it; either way the nodes get what they are owed.
+pub(crate) async fn transfer<T>(
+    agent: &Agent,
+    view: &View,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let done = tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+    };
+    view.end();
+    agent.close().await;
+    done
 }
 
 /// What was done with a channel unasked, for people.

@@ -5,13 +5,13 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agent_client::{FetchError, PublishReport, PublishSource};
+use agent_client::{PublishReport, PublishSource};
 use aro_proto::naming::TargetKind;
 use aro_proto::{Name, NodeAddress};
 use clap::Args;
 use tokio::fs::File;
 
-use super::tree::{self, Named, WithName};
+use super::tree::{self, WithName};
 use super::view::View;
 use super::{Opening, Terms};
 use crate::Global;
@@ -58,35 +58,18 @@ impl Put {
         } else {
             PublishSource::from(&self.source)
         };
-        let mut publish = agent.publish(&self.node, source).progress(move |progress| shown.show(&progress));
-        if let Some(max_price) = self.terms.max_price {
-            publish = publish.max_price(max_price);
-        }
-        if let Some(budget) = self.terms.budget {
-            publish = publish.budget(budget);
-        }
-        if let Some(class) = &self.terms.class {
-            publish = publish.class(class);
-        }
+        let publish = agent.publish(&self.node, source).progress(move |progress| shown.show(&progress));
+        let Self { terms, node, name, .. } = self;
+        let mut publish = publish.max_price(terms.max_price()).budget(terms.budget()).class(terms.class());
         if let Some(max_bytes) = self.max_bytes {
             publish = publish.max_bytes(max_bytes);
         }
         let published = async {
-            let report = publish.run().await.map_err(|error: FetchError| Failure::from(error))?;
-            let name = self.name.as_ref();
-            let named = tree::publish_name(&agent, &self.node, name, report.content, TargetKind::Content).await?;
-            Ok((report, named))
+            let report = publish.run().await?;
+            let content = report.content;
+            WithName::new(report, &agent, node, name.as_ref(), content, TargetKind::Content).await
         };
-        let published: Result<(PublishReport, Option<Named>), Failure> = tokio::select! {
-            published = published => published,
-            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
-        };
-        view.end();
-        agent.close().await;
-        let (report, named) = published?;
-        output.result(&WithName { report: &report, named: named.as_ref() }, || {
-            format!("{}{}", named.as_ref().map_or_else(String::new, Named::line), describe(&report))
-        })
+        super::transfer(&agent, &view, published).await?.say(output, describe)
     }
 }
 

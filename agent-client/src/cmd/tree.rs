@@ -59,17 +59,9 @@ pub(crate) async fn get(
 ) -> Result<(), Failure> {
     let view = Arc::new(View::new(terms.progress, "proven")?);
     let shown = Arc::clone(&view);
-    let mut fetch = fetch.progress(move |progress| shown.show(&progress));
-    if let Some(max_price) = terms.max_price {
-        fetch = fetch.max_price(max_price);
-    }
-    let fetched: Result<FetchTreeReport, Failure> = tokio::select! {
-        fetched = fetch.to_folder(folder) => fetched.map_err(Failure::from),
-        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
-    };
-    view.end();
-    agent.close().await;
-    let report = fetched?;
+    let fetch = fetch.max_price(terms.max_price()).class(terms.class()).progress(move |progress| shown.show(&progress));
+    let fetched = async { Ok(fetch.to_folder(folder).await?) };
+    let report: FetchTreeReport = super::transfer(agent, &view, fetched).await?;
     output.result(&report, || {
         let FetchTreeReport { publisher, files, kept_files, bytes, paid, elapsed, .. } = &report;
         let (folder, ms) = (folder.display(), elapsed.as_millis());
@@ -89,68 +81,66 @@ pub(crate) async fn put(
 ) -> Result<(), Failure> {
     let view = Arc::new(View::new(terms.progress, "taken")?);
     let shown = Arc::clone(&view);
-    let publish = agent.publish_tree(node, folder).skip_special(skip_special);
-    let mut publish = publish.progress(move |progress| shown.show(&progress));
-    if let Some(max_price) = terms.max_price {
-        publish = publish.max_price(max_price);
-    }
-    if let Some(class) = &terms.class {
-        publish = publish.class(class);
-    }
+    let publish = agent.publish_tree(node, folder).skip_special(skip_special).progress(move |now| shown.show(&now));
+    let publish = publish.max_price(terms.max_price()).class(terms.class());
     let published = async {
         let report = publish.run().await?;
-        let named = publish_name(agent, node, name, report.manifest, TargetKind::Manifest).await?;
-        Ok((report, named))
+        let manifest = report.manifest;
+        WithName::new(report, agent, node, name, manifest, TargetKind::Manifest).await
     };
-    let published: Result<(PublishTreeReport, Option<Named>), Failure> = tokio::select! {
-        published = published => published,
-        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
-    };
-    view.end();
-    agent.close().await;
-    let (report, named) = published?;
-    output.result(&WithName { report: &report, named: named.as_ref() }, || {
-        let PublishTreeReport { address, files, bytes, taken_bytes, paid, skipped, elapsed, .. } = &report;
-        let name = named.as_ref().map_or_else(String::new, Named::line);
+    super::transfer(agent, &view, published).await?.say(output, |report| {
+        let PublishTreeReport { address, files, bytes, taken_bytes, paid, skipped, elapsed, .. } = report;
         let left_out = if skipped.is_empty() { String::new() } else { format!(", {} left out", skipped.len()) };
         let ms = elapsed.as_millis();
-        format!("{name}{address}\n{files} files{left_out}, {bytes} bytes, {taken_bytes} of them sent, {paid} $ARO paid, {ms} ms")
+        format!(
+            "{address}\n{files} files{left_out}, {bytes} bytes, {taken_bytes} of them sent, {paid} $ARO paid, {ms} ms"
+        )
     })
 }
 
-/// A report, and what name it has now.
+/// A report, and what name its content has now.
 #[derive(Serialize)]
-pub(crate) struct WithName<'a, R> {
+pub(crate) struct WithName<R> {
     #[serde(flatten)]
-    pub(crate) report: &'a R,
+    report: R,
     #[serde(flatten)]
-    pub(crate) named: Option<&'a Named>,
+    named: Option<Named>,
 }
 
 /// A name that has just been published.
 #[derive(Serialize)]
-pub(crate) struct Named {
+struct Named {
     name: String,
     sequence: u64,
 }
 
-impl Named {
-    pub(crate) fn line(&self) -> String {
-        format!("{} (number {})\n", self.name, self.sequence)
+impl<R: Serialize> WithName<R> {
+    /// Gives what was published its name, if there is one to give.
+    pub(crate) async fn new(
+        report: R,
+        agent: &Agent,
+        node: &NodeAddress,
+        name: Option<&Name>,
+        target: ContentId,
+        kind: TargetKind,
+    ) -> Result<Self, Failure> {
+        let named = match name {
+            Some(name) => {
+                let record = agent.publish_name(node, name.clone(), target, kind).run().await?;
+                Some(Named { name: record.address().to_string(), sequence: record.sequence })
+            }
+            None => None,
+        };
+        Ok(Self { report, named })
     }
-}
 
-/// Gives a content its name, if there is one to give.
-pub(crate) async fn publish_name(
-    agent: &Agent,
-    node: &NodeAddress,
-    name: Option<&Name>,
-    target: ContentId,
-    kind: TargetKind,
-) -> Result<Option<Named>, Failure> {
-    let Some(name) = name else { return Ok(None) };
-    let record = agent.publish_name(node, name.clone(), target, kind).run().await?;
-    Ok(Some(Named { name: record.address().to_string(), sequence: record.sequence }))
+    /// Says both; `describe` is for people.
+    pub(crate) fn say(&self, output: &Output, describe: impl FnOnce(&R) -> String) -> Result<(), Failure> {
+        output.result(self, || {
+            let line = |named: &Named| format!("{} (number {})\n", named.name, named.sequence);
+            format!("{}{}", self.named.as_ref().map_or_else(String::new, line), describe(&self.report))
+        })
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub(crate) mod request;
 mod scheduler;
 mod sink;
 mod sources;
+mod terms;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,6 +43,7 @@ use progress::Reporter;
 use request::Request;
 use sink::{Memory, Output, Written};
 use sources::{Allowed, Brought, Sources};
+use terms::{Terms, terms_setters};
 
 /// A fetch being put together; [`to_file`](Self::to_file), [`to_bytes`](Self::to_bytes), [`to_reader`](Self::to_reader)
 /// or [`to_each`](Self::to_each) runs it.
@@ -53,11 +55,8 @@ pub struct FetchBuilder {
     agent: Agent,
     address: Address,
     ranges: ByteRanges,
-    max_price: Option<Amount>,
-    /// What it costs, if somebody knows.
-    price: Option<Amount>,
+    terms: Terms,
     budget: Option<Amount>,
-    class: String,
     resume: bool,
     sources: Sources,
     progress: Reporter,
@@ -105,8 +104,9 @@ pub struct FetchReport {
     pub resumed_bytes: u64,
     /// Bytes of the answer on its stream, proofs and head included.
     pub wire_bytes: u64,
-    /// What this fetch added to the channel's bill, in base units: the reports of a channel sum to what it paid. At
-    /// most the price, because the channel is rounded up as a whole.
+    /// What this fetch added to the channel's bill, in base units: the reports of a channel sum to what it paid for proven
+    /// bytes. At most the price, because the channel is rounded up as a whole, and because a node that has lost its bill
+    /// brings for nothing what it was paid for before. What was conceded after a broken connection is in no report.
     pub paid: Amount,
     /// Vouchers signed on the channel while this fetch ran; fetches that share a channel share them.
     pub vouchers: u64,
@@ -129,10 +129,8 @@ impl FetchBuilder {
             agent,
             address,
             ranges: ByteRanges::all(),
-            max_price: None,
-            price: None,
+            terms: Terms::default(),
             budget: None,
-            class: String::new(),
             resume: true,
             sources: Sources::default(),
             progress,
@@ -171,28 +169,12 @@ impl FetchBuilder {
         self
     }
 
-    /// The most that the node may ask, in base units; default whatever the budget leaves.
-    pub fn max_price(mut self, max_price: Amount) -> Self {
-        self.max_price = Some(max_price);
-        self
-    }
-
-    /// What it costs at most, which the caller knows.
-    pub(crate) fn price(mut self, price: Amount) -> Self {
-        self.price = Some(price);
-        self
-    }
+    terms_setters!();
 
     /// The most that this fetch may cost, in base units; default whatever the agent's budget leaves. Unlike
     /// [`max_price`](Self::max_price), running into it is our own doing, not the node's.
     pub fn budget(mut self, budget: Amount) -> Self {
         self.budget = Some(budget);
-        self
-    }
-
-    /// Which class of content it is, such as `subtitles`: a policy may cap what each class costs. At most 64 bytes.
-    pub fn class(mut self, class: impl Into<String>) -> Self {
-        self.class = class.into();
         self
     }
 
@@ -209,7 +191,7 @@ impl FetchBuilder {
         let caps = verdicts.map_err(|_| WalletError::Ending)?.map_err(WalletError::from)?;
         let deposit_left = agent.deposit_left(self.address.node())?;
         let is_paid = price.is_zero() || deposit_left.is_some_and(|left| left >= price);
-        let is_cheap = self.max_price.is_none_or(|most| price <= most);
+        let is_cheap = price <= self.terms.max_price;
         Ok(DryRun {
             content: quote.content,
             size: quote.size.get(),
@@ -306,7 +288,7 @@ impl FetchBuilder {
         let resumed_bytes = output.held_bytes();
         tracing::debug!(content = %self.address.content(), resumed_bytes, "a fetch begins");
         let purpose = self.purpose();
-        let max_price = self.max_price.unwrap_or(UNBOUNDED);
+        let max_price = self.terms.max_price;
         let addresses = self.sources.addresses(&self.address);
         // Each node's own cap is held where money is set aside for it; this is for the whole.
         let lefts = addresses.iter().map(|address| self.agent.budget().left(&purpose.at(address.node())));
@@ -321,7 +303,7 @@ impl FetchBuilder {
         // An empty content has nothing to share out.
         let is_alone = addresses.len() == 1 || self.address.content() == ContentId::of(&[]);
         let brought = if is_alone {
-            self.bring(&output, allowed, approved.price.or(self.price), limit, &purpose).await
+            self.bring(&output, allowed, approved.price.or(self.terms.price), limit, &purpose).await
         } else {
             let group = output.group(group_for(&self.ranges));
             let purpose = purpose.clone();
@@ -353,8 +335,7 @@ impl FetchBuilder {
 
     /// What its cost counts as. A fetch's own budget is the cap of its request.
     fn purpose(&self) -> Purpose {
-        let cap = self.agent.budget().per_request().min(self.budget.unwrap_or(UNBOUNDED));
-        Purpose::vouchers(self.address.node()).class(&self.class).request(cap)
+        self.terms.purpose(&self.agent, self.address.node(), self.budget.unwrap_or(UNBOUNDED))
     }
 
     /// The most that may be spent as far as anybody was asked: the threshold without asking, and a price above it once
@@ -366,9 +347,7 @@ impl FetchBuilder {
         missing: &ByteRanges,
     ) -> Result<Approved, FetchError> {
         let agent = &self.agent;
-        let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
-            return Ok(Approved::default());
-        };
+        let Some(threshold) = self.terms.threshold(agent, allowed) else { return Ok(Approved::default()) };
         let quotes = quotes(agent, addresses, missing).await?;
         // Whichever of them bring it, it costs no more than at the dearest that may be paid.
         let dearest = quotes.iter().filter(|(_, quote)| quote.price <= allowed).max_by_key(|(_, quote)| quote.price);

@@ -40,6 +40,8 @@ pub struct PublishBuilder {
     source: PublishSource,
     max_price: Option<Amount>,
     budget: Option<Amount>,
+    /// Whoever has to be asked has approved as much as it may cost.
+    is_approved: bool,
     class: String,
     max_bytes: u64,
     progress: Reporter,
@@ -79,7 +81,8 @@ pub struct PublishReport {
 impl PublishBuilder {
     pub(crate) fn new(agent: Agent, node: NodeAddress, source: PublishSource) -> Self {
         let (max_price, budget, class, progress) = (None, None, String::new(), Reporter::default());
-        Self { agent, node, source, max_price, budget, class, max_bytes: MAX_STREAM_BYTES, progress }
+        let is_approved = false;
+        Self { agent, node, source, max_price, budget, is_approved, class, max_bytes: MAX_STREAM_BYTES, progress }
     }
 
     /// The most that the node may ask, in base units; default whatever the budget leaves.
@@ -91,6 +94,12 @@ impl PublishBuilder {
     /// The most that this upload may cost, in base units; default whatever the agent's budget leaves.
     pub fn budget(mut self, budget: Amount) -> Self {
         self.budget = Some(budget);
+        self
+    }
+
+    /// Nobody is asked any more about what it may cost.
+    pub(crate) fn asks_nobody(mut self) -> Self {
+        self.is_approved = true;
         self
     }
 
@@ -125,12 +134,12 @@ impl PublishBuilder {
     /// # Errors
     /// See [`FetchError`].
     pub async fn run(self) -> Result<PublishReport, FetchError> {
-        let Self { agent, node, source, max_price, budget, class, max_bytes, progress } = self;
+        let Self { agent, node, source, max_price, budget, is_approved, class, max_bytes, progress } = self;
         let started = Instant::now();
         let cap = agent.budget().per_request().min(budget.unwrap_or(UNBOUNDED));
         let purpose = Purpose::vouchers(node.node()).class(&class).request(cap);
         let allowed = max_price.unwrap_or(UNBOUNDED).min(agent.budget().left(&purpose));
-        let terms = Terms { agent: &agent, node: &node, allowed, progress: &progress, purpose: &purpose };
+        let terms = Terms { agent: &agent, node: &node, allowed, is_approved, progress: &progress, purpose: &purpose };
         let sent = match source {
             PublishSource::File(path) => {
                 let opened = tokio::task::spawn_blocking(move || HashedFile::open(&path)).await;
@@ -171,6 +180,7 @@ struct Terms<'a> {
     agent: &'a Agent,
     node: &'a NodeAddress,
     allowed: Amount,
+    is_approved: bool,
     progress: &'a Reporter,
     purpose: &'a Purpose,
 }
@@ -249,7 +259,8 @@ impl Terms<'_> {
     /// What it may cost, once whoever must be asked has approved the price of all of it; what the node has already costs
     /// nothing.
     async fn approved(&self, session: &Session, content: Option<ContentId>, size: u64) -> Result<Amount, FetchError> {
-        let Some(threshold) = self.agent.budget().ask_above() else { return Ok(self.allowed) };
+        let threshold = self.agent.budget().ask_above().filter(|_| !self.is_approved);
+        let Some(threshold) = threshold else { return Ok(self.allowed) };
         let price = upload_price(session, self.agent.config(), size).await?;
         let (node, amount, spending) = (session.node(), price.min(self.allowed), Spending::Vouchers);
         self.agent.approve(Approval { amount, threshold, node, content, spending }).await?;

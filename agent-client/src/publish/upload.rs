@@ -75,6 +75,28 @@ struct Meter {
     is_done: AtomicBool,
 }
 
+impl Meter {
+    fn content(&self) -> u64 {
+        self.content.load(Ordering::Relaxed)
+    }
+
+    fn wire(&self) -> u64 {
+        self.wire.load(Ordering::Relaxed)
+    }
+}
+
+/// The way of an upload's bytes, which is reset when it is left. A stream that is only dropped ends as one that is whole: a
+/// node that finds something missing refuses it, and bills what it has acknowledged, although nobody hears that any more.
+// r[impl publish.cancel.reset]
+struct Outgoing(SendStream);
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        // One that has ended well, or was stopped, is past it.
+        let _ = self.0.reset(VarInt::from_u32(close::CANCELLED));
+    }
+}
+
 /// The node's first word.
 enum First {
     Head(PublishHead),
@@ -86,29 +108,30 @@ impl Sending<'_> {
     /// Sends what the node lacks of a file. If that breaks off, `brought` says how far it came.
     pub(super) async fn file(&self, file: &Arc<HashedFile>, brought: &mut Brought) -> Result<Sent, FetchError> {
         let (upload, mut account) = self.open().await?;
-        let Upload { mut send, mut recv, .. } = upload;
+        let Upload { send, mut recv, .. } = upload;
+        let mut send = Outgoing(send);
         let head = match self.first(&mut recv, &mut account).await? {
             First::Published(published) => {
-                return self.conclude(&published, file.content, file.size, 0, account, 0);
+                return self.conclude(&published, (file.content, file.size, 0), account, 0);
             }
             First::Head(head) => head,
         };
         let answered = self.check_file_head(&head).await?;
         self.accept(&head, &mut account).await?;
         let (meter, total) = (Meter::default(), answered.content_bytes());
-        let sending = send_file(&mut send, Encoding::new(Arc::clone(file), answered), &meter);
+        let sending = send_file(&mut send.0, Encoding::new(Arc::clone(file), answered), &meter);
         let published = self.exchange(sending, &mut recv, &mut account, &meter, total).await;
         if published.is_err() {
-            *brought = brought.and(&account, meter.wire.load(Ordering::Relaxed));
+            *brought = brought.and(&account, meter.wire());
         }
-        let published = self.whole(published, &mut send)?;
-        self.conclude(&published, file.content, file.size, total, account, meter.wire.load(Ordering::Relaxed))
+        self.conclude(&published?, (file.content, file.size, total), account, meter.wire())
     }
 
     /// Sends a stream to its end.
     pub(super) async fn stream(&self, bytes: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Sent, FetchError> {
         let (upload, mut account) = self.open().await?;
-        let Upload { mut send, mut recv, .. } = upload;
+        let Upload { send, mut recv, .. } = upload;
+        let mut send = Outgoing(send);
         let First::Head(head) = self.first(&mut recv, &mut account).await? else {
             return Err(self.misbehaved(Misbehaviour::Receipt));
         };
@@ -122,11 +145,10 @@ impl Sending<'_> {
         self.check_price(&head, &terms)?;
         self.accept(&head, &mut account).await?;
         let (meter, mut hasher, limit) = (Meter::default(), ContentHasher::default(), head.content_bytes.get());
-        let sending = send_stream(&mut send, bytes, &mut hasher, limit, &meter);
-        let published = self.exchange(sending, &mut recv, &mut account, &meter, limit).await;
-        let published = self.whole(published, &mut send)?;
+        let sending = send_stream(&mut send.0, bytes, &mut hasher, limit, &meter);
+        let published = self.exchange(sending, &mut recv, &mut account, &meter, limit).await?;
         let (content, size) = hasher.finish();
-        self.conclude(&published, content, size, size, account, meter.wire.load(Ordering::Relaxed))
+        self.conclude(&published, (content, size, size), account, meter.wire())
     }
 
     async fn open(&self) -> Result<(Upload, StreamAccount), FetchError> {
@@ -224,21 +246,21 @@ impl Sending<'_> {
     ) -> Result<Published, FetchError> {
         let (mut reported, waited_ms) = (0, self.config.stall_timeout_ms);
         loop {
-            let sent_before = meter.wire.load(Ordering::Relaxed);
+            let sent_before = meter.wire();
             let reading = read_any_frame(recv);
             tokio::pin!(reading);
             let frame = loop {
                 match tokio::time::timeout(Duration::from_millis(waited_ms), &mut reading).await {
                     Ok(frame) => break frame.map_err(|error| frame_failure(self.session, error))?,
                     // A slow source leaves the node nothing to say.
-                    Err(_) if self.is_idle(account, meter) || meter.wire.load(Ordering::Relaxed) != sent_before => {}
+                    Err(_) if self.is_idle(account, meter) || meter.wire() != sent_before => {}
                     Err(_) => return Err(FetchError::Timeout { doing: "uploading", waited_ms }),
                 }
             };
             match frame.kind {
                 Taken::KIND => {
                     let taken: Taken = decode(self.session, &frame)?;
-                    let sent = meter.content.load(Ordering::Relaxed);
+                    let sent = meter.content();
                     let Some(rise) = taken.bytes.checked_sub(account.proven()).filter(|_| taken.bytes <= sent) else {
                         return Err(self.misbehaved(Misbehaviour::Taken { claimed: taken.bytes, sent }));
                     };
@@ -246,7 +268,7 @@ impl Sending<'_> {
                     let progress = || Progress {
                         proven_bytes: self.before.content + account.proven(),
                         total_bytes: self.before.content + total,
-                        wire_bytes: self.before.wire + meter.wire.load(Ordering::Relaxed),
+                        wire_bytes: self.before.wire + meter.wire(),
                         spent: self.before.cost.saturating_add(account.cost()),
                     };
                     reported = self.progress.step(reported, progress, account.proven(), total);
@@ -259,17 +281,8 @@ impl Sending<'_> {
 
     /// True if the node waits for us.
     fn is_idle(&self, account: &StreamAccount, meter: &Meter) -> bool {
-        let unheard = meter.content.load(Ordering::Relaxed).saturating_sub(account.proven());
+        let unheard = meter.content().saturating_sub(account.proven());
         !meter.is_done.load(Ordering::Relaxed) && unheard < BATCH_BYTES + TRAILER_LEN as u64
-    }
-
-    /// An upload that failed is reset, so that the node does not wait for the rest.
-    fn whole(&self, outcome: Result<Published, FetchError>, send: &mut SendStream) -> Result<Published, FetchError> {
-        if outcome.is_err() {
-            // Stopped or finished already is as good.
-            let _ = send.reset(VarInt::from_u32(close::CANCELLED));
-        }
-        outcome
     }
 
     /// Takes the receipt if it is the node's, for this very upload.
@@ -277,9 +290,7 @@ impl Sending<'_> {
     fn conclude(
         &self,
         published: &Published,
-        content: ContentId,
-        size: u64,
-        taken: u64,
+        (content, size, taken): (ContentId, u64, u64),
         mut account: StreamAccount,
         wire_bytes: u64,
     ) -> Result<Sent, FetchError> {

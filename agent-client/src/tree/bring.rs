@@ -10,9 +10,10 @@ use aro_proto::{AgentId, Amount, ByteCount, Charge, ContentId, NodeAddress, Tari
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::allowance::Allowance;
 use super::folder::TargetFolder;
 use super::plan::Wanted;
-use super::{Allowance, Meter, TreeError, UNBOUNDED, blocking};
+use super::{Meter, TreeError, UNBOUNDED, blocking, joined};
 use crate::agent::Agent;
 use crate::error::{FetchError, Misbehaviour};
 use crate::fetch::{FetchReport, Preference, Tap};
@@ -26,8 +27,6 @@ pub(super) struct Fetching {
     pub(super) publisher: AgentId,
     pub(super) prefer: Preference,
     pub(super) class: String,
-    /// What all files may cost at most was held against the allowance.
-    pub(super) has_limit: bool,
 }
 
 /// What was fetched.
@@ -69,7 +68,7 @@ impl Fetching {
     pub(super) async fn alone(&self, one: &Wanted, nodes: &[(NodeAddress, Tariff)]) -> Result<FetchReport, TreeError> {
         let claimed = one.claimed();
         let (first, quote) = self.first_quote(one, nodes).await?;
-        let charge = self.reserve_at_most(nodes, &quote.tariff, ByteCount::new(claimed))?;
+        let charge = self.reserve_at_most(nodes, quote.tariff, claimed).await?;
         let allowed = charge.to_amount().unwrap_or(UNBOUNDED);
         let others = nodes.iter().map(|(node, _)| node).filter(|node| node.node() != first.node()).cloned();
         let share = Share::new(&self.meter);
@@ -80,7 +79,7 @@ impl Fetching {
         if nodes.len() == 1 {
             fetch = fetch.price(quote.price);
         }
-        let fetch = fetch.max_price(allowed).progress(move |now| {
+        let fetch = fetch.max_price(allowed).asks_nobody().progress(move |now| {
             shown.show(now.proven_bytes.min(claimed), now.spent);
             total.send_if_modified(|total| std::mem::replace(total, now.total_bytes.max(*total)) < now.total_bytes);
         });
@@ -103,11 +102,7 @@ impl Fetching {
         share.show(claimed * one.places.len() as u64, report.paid);
         let tariff_of =
             |id| nodes.iter().find(|(node, _)| node.node() == id).map_or(quote.tariff, |(_, tariff)| *tariff);
-        let costs = report.sources.iter().map(|source| (tariff_of(source.node), source.verified_bytes));
-        let cost = costs.fold(Charge::ZERO, |sum, (tariff, bytes)| {
-            sum.checked_add(tariff.charge(ByteCount::new(bytes))).unwrap_or(charge)
-        });
-        self.allowance.release(charge.saturating_sub(cost));
+        self.settle(charge, report.sources.iter().map(|source| (tariff_of(source.node), source.verified_bytes)));
         if let Some(entry) = liar(one, report.size) {
             return Err(self.mismatch(entry, report.size));
         }
@@ -129,14 +124,10 @@ impl Fetching {
         }
         let (mut other, mut failed) = (None, None);
         while let Some(answer) = asked.join_next().await {
-            match answer {
-                Ok((node, Ok(quote))) if liar(one, quote.size.get()).is_none() => return Ok((node, quote)),
-                Ok((node, Ok(quote))) => other = other.or(Some((node, quote))),
-                Ok((_, Err(error))) => failed = Some(error),
-                Err(panicked) => match panicked.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(ended) => return Err(TreeError::target(PathBuf::new(), std::io::Error::other(ended))),
-                },
+            match joined(answer).map_err(|error| TreeError::target(PathBuf::new(), error))? {
+                (node, Ok(quote)) if liar(one, quote.size.get()).is_none() => return Ok((node, quote)),
+                (node, Ok(quote)) => other = other.or(Some((node, quote))),
+                (_, Err(error)) => failed = Some(error),
             }
         }
         match (other, failed) {
@@ -147,22 +138,20 @@ impl Fetching {
 
     /// Sets aside what the bytes come to at the dearest of the nodes that may be used, or where that is too much, at the
     /// price of the one that is.
-    fn reserve_at_most(
+    async fn reserve_at_most(
         &self,
         nodes: &[(NodeAddress, Tariff)],
-        quoted: &Tariff,
-        bytes: ByteCount,
+        quoted: Tariff,
+        bytes: u64,
     ) -> Result<Charge, TreeError> {
-        let cheapest = nodes.iter().map(|(_, tariff)| *tariff).min_by_key(|tariff| tariff.per_mib).unwrap_or(*quoted);
+        let cheapest = nodes.iter().map(|(_, tariff)| *tariff).min_by_key(|tariff| tariff.per_mib).unwrap_or(quoted);
         let most = self.prefer.dearest(cheapest).per_mib;
         let used = nodes.iter().map(|(_, tariff)| tariff.per_mib).filter(|per_mib| *per_mib <= most);
         let dearest = Tariff { per_mib: used.max().unwrap_or_default().max(quoted.per_mib) };
-        let charge = dearest.charge(bytes);
-        if self.allowance.reserve(charge).is_ok() {
-            return Ok(charge);
+        match self.allowance.try_reserve(dearest, bytes) {
+            Some(charge) => Ok(charge),
+            None => self.allowance.reserve(quoted, bytes).await,
         }
-        let charge = quoted.charge(bytes);
-        self.reserve(charge).map(|_| charge)
     }
 
     /// Many small contents of one node under one signature. What comes before something breaks is kept.
@@ -178,16 +167,15 @@ impl Fetching {
             return Ok(Together { brought, lacked, rest, failed: None });
         };
         let bytes: u64 = wanted.iter().map(Wanted::claimed).sum();
-        let charge = tariff.charge(ByteCount::new(bytes));
-        let allowed = self.reserve(charge)?;
+        let charge = self.allowance.reserve(*tariff, bytes).await?;
+        let allowed = charge.to_amount().unwrap_or(UNBOUNDED);
         let contents: Vec<ContentId> = wanted.iter().map(|one| one.content).collect();
         // All of them in one request.
         let many = self.agent.fetch_many(&node.with_content(first.content), contents).in_flight(2 * wanted.len());
-        let many = many.max_price(allowed).price(allowed).class(&self.class).tap(Arc::clone(&tap));
+        let many = many.max_price(allowed).price(allowed).asks_nobody().class(&self.class).tap(Arc::clone(&tap));
         let fetched = many.to_bytes(bytes).await;
         let taken = tap.take();
-        let cost = tariff.charge(ByteCount::new(taken.verified_bytes));
-        self.allowance.release(charge.saturating_sub(cost));
+        self.settle(charge, [(*tariff, taken.verified_bytes)]);
         let (mut whole, mut lie) = (Vec::new(), None);
         let mut missing: Vec<&Wanted> = wanted.iter().collect();
         for (content, bytes) in taken.contents {
@@ -261,14 +249,13 @@ impl Fetching {
     async fn prove_size(&self, node: &NodeAddress, one: &Wanted, shown: u64, tariff: &Tariff) -> TreeError {
         let ranges = shown.checked_sub(1).and_then(|last| ByteRanges::single(last, shown).ok());
         let ranges = ranges.unwrap_or_else(ByteRanges::all);
-        let group = tariff.charge(ByteCount::new(GroupSize::KIB16.bytes()));
-        let allowed = match self.reserve(group) {
-            Ok(allowed) => allowed,
+        let allowed = match self.allowance.reserve(*tariff, GroupSize::KIB16.bytes()).await {
+            Ok(charge) => charge.to_amount().unwrap_or(UNBOUNDED),
             Err(error) => return error,
         };
         let lied = || of_entry(one, FetchError::misbehaved(node.node(), Misbehaviour::Quote));
         let last = self.agent.fetch(&node.with_content(one.content)).ranges(ranges).class(&self.class);
-        let last = last.max_price(allowed).to_bytes(1);
+        let last = last.max_price(allowed).asks_nobody().to_bytes(1);
         match last.await {
             Ok((report, _)) => {
                 self.meter.change(|now| now.spent = now.spent.saturating_add(report.paid));
@@ -324,11 +311,12 @@ impl Fetching {
         Ok(())
     }
 
-    /// Sets a charge aside; what the request for it may cost.
-    pub(super) fn reserve(&self, charge: Charge) -> Result<Amount, TreeError> {
-        let allowed = self.allowance.most;
-        self.allowance.reserve(charge).map_err(|price| TreeError::PriceTooHigh { price, allowed })?;
-        Ok(charge.to_amount().unwrap_or(UNBOUNDED))
+    /// Of a charge, only what these bytes come to at their prices is owed.
+    fn settle(&self, charge: Charge, brought: impl IntoIterator<Item = (Tariff, u64)>) {
+        let cost = brought.into_iter().fold(Charge::ZERO, |sum, (tariff, bytes)| {
+            sum.checked_add(tariff.charge(ByteCount::new(bytes))).unwrap_or(charge)
+        });
+        self.allowance.release(charge.saturating_sub(cost));
     }
 
     /// Gives a charge back if the error came before any byte; otherwise some of it may be paid, and it stays spent.

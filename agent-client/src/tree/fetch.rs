@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use aro_proto::limits::MAX_MANIFEST_BYTES;
 use aro_proto::manifest::{Entry, Manifest, SignedManifest};
-use aro_proto::{Address, AgentId, Amount, ByteCount, ContentId, NodeAddress, Tariff, WhoActs};
+use aro_proto::{Address, AgentId, Amount, ByteCount, Charge, ContentId, NodeAddress, Tariff};
 use serde::{Serialize, Serializer};
 
+use super::allowance::Allowance;
 use super::bring::{Brought, Fetching};
 use super::folder::TargetFolder;
 use super::plan::portions;
 use super::spread::Spread;
-use super::{Allowance, Meter, TreeError, TreeProgress, UNBOUNDED, blocking};
+use super::{Meter, TreeError, TreeProgress, UNBOUNDED, blocking};
 use crate::agent::Agent;
 use crate::error::FetchError;
 use crate::fetch::{Preference, SourceReport};
@@ -27,6 +28,7 @@ use crate::fetch::{Preference, SourceReport};
 pub struct FetchTreeBuilder {
     agent: Agent,
     manifest: ContentId,
+    /// The manifest's own first.
     nodes: Vec<NodeAddress>,
     prefer: Preference,
     max_price: Option<Amount>,
@@ -72,7 +74,7 @@ impl FetchTreeBuilder {
         Self { agent, manifest, nodes, prefer, max_price: None, class, max_bytes: MAX_TREE_BYTES, meter }
     }
 
-    /// Further nodes that may have the files. All of them are used at once, as [`prefer`](Self::prefer) says: large files
+    /// Further nodes that may have manifest and files. All of them are used at once, as [`prefer`](Self::prefer) says: large files
     /// come from several side by side, small ones are spread over them. What one fails to bring the others do.
     pub fn also_from(mut self, nodes: impl IntoIterator<Item = NodeAddress>) -> Self {
         for node in nodes {
@@ -90,7 +92,8 @@ impl FetchTreeBuilder {
     }
 
     /// The most that manifest and files together may cost, in base units; default whatever the budget leaves. What all
-    /// missing files come to is held against it before the first of them is paid.
+    /// missing files come to is held against it before the first of them is paid. Where a policy has somebody asked, it is
+    /// about all of that at once, at the dearest node that may be used, and again only if it becomes dearer.
     pub fn max_price(mut self, max_price: Amount) -> Self {
         self.max_price = Some(max_price);
         self
@@ -125,9 +128,9 @@ impl FetchTreeBuilder {
         let started = Instant::now();
         let path = path.as_ref().to_owned();
         let Self { agent, manifest: id, nodes, prefer, max_price, class, max_bytes, meter } = self;
-        let allowance = Allowance::new(max_price.unwrap_or(UNBOUNDED));
+        let allowance = Allowance::new(agent.clone(), nodes[0].node(), Some(id), max_price.unwrap_or(UNBOUNDED));
         let mut done = Brought::default();
-        let manifest = fetch_manifest(&agent, id, &nodes, &class, &allowance, &mut done).await?;
+        let manifest = fetch_manifest(&agent, id, &nodes, (prefer, &class), &allowance, &mut done).await?;
         meter.change(|now| now.spent = done.paid);
         let claimed = manifest.claimed_bytes();
         if claimed > max_bytes {
@@ -141,10 +144,9 @@ impl FetchTreeBuilder {
             (now.files, now.total_files) = (kept_files, files);
             (now.bytes, now.total_bytes) = (claimed - missing_bytes, claimed);
         });
-        let has_limit = max_price.is_some();
-        let fetching = Arc::new(Fetching { agent, folder, allowance, meter, publisher, prefer, class, has_limit });
+        let fetching = Arc::new(Fetching { agent, folder, allowance, meter, publisher, prefer, class });
         let portions = portions(missing, nodes.len());
-        let fetched = Spread::new(Arc::clone(&fetching), &nodes, portions, missing_bytes).run().await;
+        let fetched = Spread::new(Arc::clone(&fetching), &nodes, portions).run().await;
         fetching.folder.finish();
         let (brought, sources) = fetched?;
         done.add(&brought);
@@ -163,37 +165,31 @@ impl FetchTreeBuilder {
     }
 }
 
-/// Fetches and verifies the manifest itself.
+/// Fetches and verifies the manifest itself, from all nodes as any content: one that is silent holds up nobody.
 async fn fetch_manifest(
     agent: &Agent,
     id: ContentId,
     nodes: &[NodeAddress],
-    class: &str,
+    (prefer, class): (Preference, &str),
     allowance: &Allowance,
     done: &mut Brought,
 ) -> Result<Manifest, TreeError> {
-    let mut failed = None;
-    for node in nodes {
-        let fetch = agent.fetch(&node.with_content(id)).class(class).max_price(allowance.most);
-        match fetch.to_bytes(MAX_MANIFEST_BYTES as u64).await {
-            Ok((report, bytes)) => {
-                done.add(&Brought::of(&report));
-                let charge = tariff_of(agent, node).await?.charge(ByteCount::new(report.verified_bytes));
-                let allowed = allowance.most;
-                allowance.reserve(charge).map_err(|price| TreeError::PriceTooHigh { price, allowed })?;
-                let manifest = SignedManifest::from_bytes(&bytes).and_then(|signed| signed.verify());
-                return manifest.map_err(|error| TreeError::Manifest { content: id, error });
-            }
-            Err(error) => {
-                let error = TreeError::Fetch(error);
-                if !is_elsewhere(&error) {
-                    return Err(error);
-                }
-                failed = Some(error);
-            }
-        }
+    let fetch = agent.fetch(&nodes[0].with_content(id)).sources(nodes[1..].iter().cloned()).prefer(prefer);
+    let fetch = fetch.class(class).max_price(allowance.most());
+    let (report, bytes) = fetch.to_bytes(MAX_MANIFEST_BYTES as u64).await?;
+    done.add(&Brought::of(&report));
+    for source in report.sources.iter().filter(|source| source.verified_bytes > 0) {
+        let node = nodes.iter().find(|node| node.node() == source.node);
+        let tariff = match node {
+            Some(node) => tariff_of(agent, node).await.ok(),
+            None => None,
+        };
+        // Where it is gone by now, what it was paid is as near as anybody knows.
+        let paid = Charge::from_amount(source.paid);
+        allowance.paid(tariff.map_or(paid, |tariff| tariff.charge(ByteCount::new(source.verified_bytes))))?;
     }
-    Err(failed.unwrap_or(TreeError::Fetch(FetchError::NotFound { content: id })))
+    let manifest = SignedManifest::from_bytes(&bytes).and_then(|signed| signed.verify());
+    manifest.map_err(|error| TreeError::Manifest { content: id, error })
 }
 
 /// Opens the target and looks which entries are not in their place yet.
@@ -218,12 +214,6 @@ pub(super) async fn tariff_of(agent: &Agent, node: &NodeAddress) -> Result<Tarif
     let limit_ms = agent.config().answer_timeout_ms;
     let ready = session.wait_for("waiting for the node's hello", limit_ms, |status| status.hello.is_some());
     Ok(ready.await?.hello.map(|hello| hello.tariff).unwrap_or_default())
-}
-
-/// Whether another node may do better.
-fn is_elsewhere(error: &TreeError) -> bool {
-    matches!(error, TreeError::Fetch(_) | TreeError::Entry { .. })
-        && matches!(error.who_acts(), WhoActs::RetryElsewhere | WhoActs::RetryHere)
 }
 
 fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {

@@ -3,6 +3,7 @@
 //! A manifest is untrusted but signed: what it says wrong, its publisher has said. Names cannot leave the folder (their
 //! type sees to it), sizes are claims that money and disk are bounded by before they are proven.
 
+mod allowance;
 mod bring;
 mod error;
 mod fetch;
@@ -16,8 +17,9 @@ mod walk;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aro_proto::{Amount, Charge};
+use aro_proto::Amount;
 use serde::Serialize;
+use tokio::task::JoinError;
 
 pub use error::TreeError;
 pub use fetch::{FetchTreeBuilder, FetchTreeReport};
@@ -58,35 +60,12 @@ impl Meter {
     }
 }
 
-/// What all files of a tree together may cost. Charges add up exactly, as the channel's bill does, and are rounded once.
-#[derive(Debug)]
-struct Allowance {
-    most: Amount,
-    accepted: Mutex<Charge>,
-}
-
-impl Allowance {
-    fn new(most: Amount) -> Self {
-        Self { most, accepted: Mutex::new(Charge::ZERO) }
-    }
-
-    /// Sets a charge aside. An error says what all would come to.
-    fn reserve(&self, charge: Charge) -> Result<(), Amount> {
-        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = accepted.checked_add(charge).ok_or(Amount::new(u64::MAX))?;
-        let due = sum.to_amount().ok_or(Amount::new(u64::MAX))?;
-        if due > self.most {
-            return Err(due);
-        }
-        *accepted = sum;
-        Ok(())
-    }
-
-    /// Gives back what is known not to be owed.
-    fn release(&self, charge: Charge) {
-        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        *accepted = accepted.checked_sub(charge).unwrap_or(Charge::ZERO);
-    }
+/// What a task has come to; a panic in it goes on here, and one that was cut off is an error.
+fn joined<T>(ended: Result<T, JoinError>) -> std::io::Result<T> {
+    ended.map_err(|ended| match ended.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(ended) => std::io::Error::other(ended),
+    })
 }
 
 /// Runs what waits for the disk on a thread of its own.
@@ -98,22 +77,3 @@ async fn blocking<T: Send + 'static>(
 }
 
 const UNBOUNDED: Amount = Amount::new(u64::MAX);
-
-#[cfg(test)]
-mod tests {
-    use aro_proto::{ByteCount, Tariff};
-
-    use super::*;
-
-    #[test]
-    fn an_allowance_is_held_to_the_part_of_a_unit() {
-        let allowance = Allowance::new(Amount::new(3));
-        let half = Tariff { per_mib: 1 }.charge(ByteCount::new(1 << 19));
-        for _ in 0..6 {
-            assert_eq!(allowance.reserve(half), Ok(()));
-        }
-        assert_eq!(allowance.reserve(half), Err(Amount::new(4)));
-        allowance.release(half);
-        assert_eq!(allowance.reserve(half), Ok(()));
-    }
-}

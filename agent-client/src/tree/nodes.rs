@@ -13,6 +13,8 @@ use crate::fetch::{Failure, LeftOut, Preference, SourceReport, Weight, weigh};
 pub(super) struct Nodes {
     all: Vec<Node>,
     prefer: Preference,
+    /// Somebody is asked about the price, and so of every node that says it in time.
+    asks: bool,
     /// Until when a choice by price waits for nodes that have not said theirs.
     chooses_at: Option<Duration>,
 }
@@ -44,7 +46,7 @@ enum State {
 }
 
 impl Nodes {
-    pub(super) fn new(addresses: &[NodeAddress], prefer: Preference) -> Self {
+    pub(super) fn new(addresses: &[NodeAddress], prefer: Preference, asks: bool) -> Self {
         let node = |address: &NodeAddress| Node {
             address: address.clone(),
             state: State::Due(Duration::ZERO),
@@ -57,7 +59,7 @@ impl Nodes {
             worked: Duration::ZERO,
             left_out: None,
         };
-        Self { all: addresses.iter().map(node).collect(), prefer, chooses_at: None }
+        Self { all: addresses.iter().map(node).collect(), prefer, asks, chooses_at: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -150,13 +152,20 @@ impl Nodes {
         let is_awaited = |node: &Node| node.tariff.is_none() && matches!(node.state, State::Asked | State::Due(_));
         let has_one = self.all.iter().any(|node| node.state == State::Ready);
         let late = self.chooses_at.is_some_and(|at| now >= at);
-        has_one && (late || self.prefer == Preference::Fastest || !self.all.iter().any(is_awaited))
+        let takes_any = self.prefer == Preference::Fastest && !self.asks;
+        has_one && (late || takes_any || !self.all.iter().any(is_awaited))
     }
 
     /// The lowest price of those that can be asked.
     pub(super) fn cheapest(&self) -> Option<Tariff> {
         let ready = self.all.iter().filter(|node| node.state == State::Ready);
         ready.filter_map(|node| node.tariff).min_by_key(|tariff| tariff.per_mib)
+    }
+
+    /// The highest price of those that are asked now.
+    pub(super) fn dearest(&self) -> Option<Tariff> {
+        let welcome = (0..self.all.len()).filter(|node| self.is_welcome(*node));
+        welcome.map(|node| self.tariff(node)).max_by_key(|tariff| tariff.per_mib)
     }
 
     /// Whether it is asked now, as prices stand.
@@ -238,7 +247,7 @@ mod tests {
             let node = SecretKey::from_bytes(&[seed; 32]).node_id();
             NodeAddress::from(&Address::new(ContentId::of(b""), node, "host", 1).unwrap())
         };
-        let mut nodes = Nodes::new(&(1..=count).map(address).collect::<Vec<_>>(), prefer);
+        let mut nodes = Nodes::new(&(1..=count).map(address).collect::<Vec<_>>(), prefer, false);
         while nodes.next_due(NOW).is_some() {}
         nodes
     }

@@ -28,6 +28,16 @@ impl Wanted {
     }
 }
 
+impl Portion {
+    /// What all of its contents claim.
+    pub(super) fn claimed(&self) -> u64 {
+        match self {
+            Self::Alone(one) => one.claimed(),
+            Self::Together(many) => many.iter().map(Wanted::claimed).sum(),
+        }
+    }
+}
+
 /// Divides entries into portions for so many nodes: several of small contents for each of them, where there are enough. The
 /// largest come first, for they take longest.
 pub(super) fn portions(entries: Vec<Entry>, nodes: usize) -> Vec<Portion> {

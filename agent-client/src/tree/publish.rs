@@ -11,8 +11,9 @@ use aro_proto::{Address, AgentId, Amount, ByteCount, Charge, ContentId, NodeAddr
 use serde::{Serialize, Serializer};
 use tokio::task::JoinSet;
 
+use super::allowance::Allowance;
 use super::walk::{Found, walk};
-use super::{Allowance, Meter, TreeError, TreeProgress, UNBOUNDED};
+use super::{Meter, TreeError, TreeProgress, UNBOUNDED, joined};
 use crate::agent::Agent;
 use crate::error::FetchError;
 use crate::publish::{PublishReport, PublishSource};
@@ -74,7 +75,8 @@ impl PublishTreeBuilder {
         self
     }
 
-    /// The most that files and manifest together may cost, in base units; default whatever the budget leaves.
+    /// The most that files and manifest together may cost, in base units; default whatever the budget leaves. Where a
+    /// policy has somebody asked, it is about all of that at once; what the node has already costs nothing.
     pub fn max_price(mut self, max_price: Amount) -> Self {
         self.max_price = Some(max_price);
         self
@@ -99,11 +101,14 @@ impl PublishTreeBuilder {
     pub async fn run(self) -> Result<PublishTreeReport, TreeError> {
         let started = Instant::now();
         let Self { agent, node, folder, skip_special, max_price, class, meter } = self;
-        let (found, skipped) = read_folder(folder.clone(), skip_special).await?;
+        let (found, drafts, skipped) = read_folder(folder.clone(), skip_special).await?;
         let (files, bytes) = (found.len() as u64, found.iter().map(|file| file.size).sum());
         meter.change(|now| (now.total_files, now.total_bytes) = (files, bytes));
         let tariff = tariff_of(&agent, &node).await?;
-        let allowance = Allowance::new(max_price.unwrap_or(UNBOUNDED));
+        let allowance = Allowance::new(agent.clone(), node.node(), None, max_price.unwrap_or(UNBOUNDED));
+        // Contents have one length, whatever they are, and so has the manifest. What the node has already costs nothing.
+        let draft = SignedManifest::sign(drafts, agent.keys().signer_key()).map_err(TreeError::Unpublishable)?;
+        allowance.expect(Tariff::default(), tariff, bytes + draft.to_bytes().len() as u64).await?;
         let publishing = Publishing { agent, node, tariff, class, allowance, meter };
         let (entries, mut sums) = publishing.files(found).await?;
 
@@ -169,43 +174,36 @@ impl Publishing {
             while running.len() < AT_ONCE
                 && let Some(file) = waiting.pop_front()
             {
-                let charge = self.tariff.charge(ByteCount::new(file.size));
-                match self.allowance.reserve(charge) {
-                    Ok(()) => drop(running.spawn(self.upload(file, charge))),
+                match self.allowance.reserve(self.tariff, file.size).await {
+                    Ok(charge) => drop(running.spawn(self.upload(file, charge))),
                     // What the node turns out to have is given back.
-                    Err(_) if !running.is_empty() => {
+                    Err(TreeError::PriceTooHigh { .. }) if !running.is_empty() => {
                         waiting.push_front(file);
                         break;
                     }
-                    Err(price) => return Err(TreeError::PriceTooHigh { price, allowed: self.allowance.most }),
+                    Err(error) => return Err(error),
                 }
             }
             let Some(ended) = running.join_next().await else { break };
-            let Ended { file, reserved, outcome } = match ended {
-                Ok(ended) => ended,
-                Err(panicked) => match panicked.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(ended) => return Err(TreeError::source(PathBuf::new(), std::io::Error::other(ended))),
-                },
-            };
+            let ended = joined(ended).map_err(|error| TreeError::source(PathBuf::new(), error))?;
+            let Ended { file, reserved, outcome } = ended;
             match outcome {
                 Ok(report) => {
                     self.allowance.release(reserved);
-                    let taken = self.tariff.charge(ByteCount::new(report.taken_bytes));
-                    let allowed = self.allowance.most;
-                    self.allowance.reserve(taken).map_err(|price| TreeError::PriceTooHigh { price, allowed })?;
+                    self.allowance.paid(self.tariff.charge(ByteCount::new(report.taken_bytes)))?;
                     sums.add(&report);
                     self.meter.change(|now| {
                         (now.files, now.bytes) = (now.files + 1, now.bytes + report.size);
                         now.spent = now.spent.saturating_add(report.paid);
                     });
-                    entries.push(entry(file, &report));
+                    entries.push(entry(&file, report.content, report.size));
                 }
                 // The same bytes under another name are on their way, or the node has much to do: later, alone.
                 Err(FetchError::Refused(refusal))
                     if refusal.code() == RefusalCode::OverCapacity && put_off < PUT_OFF_AT_MOST =>
                 {
                     self.allowance.release(reserved);
+                    self.allowance.waits_for(file.size);
                     put_off += 1;
                     waiting.push_back(file);
                     if running.is_empty() {
@@ -221,7 +219,7 @@ impl Publishing {
 
     fn upload(&self, file: Found, reserved: Charge) -> impl Future<Output = Ended> + Send + 'static {
         let allowed = reserved.to_amount().unwrap_or(UNBOUNDED);
-        let publish = self.agent.publish(&self.node, &file.path).class(&self.class).max_price(allowed);
+        let publish = self.agent.publish(&self.node, &file.path).class(&self.class).max_price(allowed).asks_nobody();
         async move { Ended { outcome: publish.run().await, file, reserved } }
     }
 
@@ -229,9 +227,8 @@ impl Publishing {
     async fn manifest(&self, signed: &SignedManifest, folder: &std::path::Path) -> Result<PublishReport, TreeError> {
         let failed = |error| TreeError::source(folder, error);
         let bytes = signed.to_bytes();
-        let charge = self.tariff.charge(ByteCount::new(bytes.len() as u64));
-        let allowed = self.allowance.most;
-        self.allowance.reserve(charge).map_err(|price| TreeError::PriceTooHigh { price, allowed })?;
+        let charge = self.allowance.reserve(self.tariff, bytes.len() as u64).await?;
+        let allowed = charge.to_amount().unwrap_or(UNBOUNDED);
         let written = tokio::task::spawn_blocking(move || {
             let mut file = tempfile::NamedTempFile::new()?;
             file.write_all(&bytes).and_then(|()| file.flush())?;
@@ -239,32 +236,26 @@ impl Publishing {
         });
         let file = written.await.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)?;
         let publish = self.agent.publish(&self.node, PublishSource::from(file.path()));
-        let report = publish.class(&self.class).max_price(charge.to_amount().unwrap_or(UNBOUNDED)).run().await?;
+        let report = publish.class(&self.class).max_price(allowed).asks_nobody().run().await?;
         self.meter.change(|now| now.spent = now.spent.saturating_add(report.paid));
         Ok(report)
     }
 }
 
-fn entry(file: Found, report: &PublishReport) -> Entry {
+fn entry(file: &Found, content: ContentId, size: u64) -> Entry {
     let media_type = mime_guess::from_path(file.name.as_str()).first_raw().and_then(|text| text.parse().ok());
-    let Found { name, executable, .. } = file;
-    Entry { name, content: report.content, size: report.size, media_type, executable }
+    Entry { name: file.name.clone(), content, size, media_type, executable: file.executable }
 }
 
-/// Looks through a folder; names that cannot be one tree are refused before anything is sent.
-async fn read_folder(folder: PathBuf, skip_special: bool) -> Result<(Vec<Found>, Vec<PathBuf>), TreeError> {
+/// Looks through a folder; names that cannot be one tree are refused before anything is sent. The entries stand for contents
+/// that nobody has read yet.
+async fn read_folder(folder: PathBuf, skip_special: bool) -> Result<(Vec<Found>, Vec<Entry>, Vec<PathBuf>), TreeError> {
     let looked = tokio::task::spawn_blocking(move || {
         let (found, skipped) = walk(&folder, skip_special)?;
         let unread = ContentId::from_bytes([0; 32]);
-        let entries: Vec<Entry> = found
-            .iter()
-            .map(|Found { name, size, executable, .. }| {
-                let (name, size, executable) = (name.clone(), *size, *executable);
-                Entry { name, content: unread, size, media_type: None, executable }
-            })
-            .collect();
+        let entries: Vec<Entry> = found.iter().map(|file| entry(file, unread, file.size)).collect();
         check_entries(&entries).map_err(TreeError::Unpublishable)?;
-        Ok((found, skipped))
+        Ok((found, entries, skipped))
     });
     looked.await.unwrap_or_else(|ended| Err(TreeError::source(PathBuf::new(), std::io::Error::other(ended))))
 }

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aro_proto::{ByteCount, NodeAddress, Tariff};
+use aro_proto::{NodeAddress, Tariff};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::TreeError;
 use super::bring::{Brought, Fetching, Together, of_entry};
 use super::fetch::tariff_of;
 use super::nodes::Nodes;
 use super::plan::{Portion, Wanted};
+use super::{TreeError, joined};
 use crate::error::FetchError;
 use crate::fetch::{FetchReport, SourceReport, Tap, Weight, weigh};
 
@@ -28,7 +28,7 @@ pub(super) struct Spread {
     running: HashMap<u64, Running>,
     large_running: usize,
     started: Instant,
-    /// Bytes of all files that are missing, until their price was held against what is allowed.
+    /// Bytes of all contents that are missing, until their price was held against what is allowed and approved.
     unpriced: Option<u64>,
     brought: Brought,
     next: u64,
@@ -64,8 +64,10 @@ enum Ended {
 }
 
 impl Spread {
-    pub(super) fn new(fetching: Arc<Fetching>, nodes: &[NodeAddress], portions: Vec<Portion>, bytes: u64) -> Self {
-        let nodes = Nodes::new(nodes, fetching.prefer);
+    pub(super) fn new(fetching: Arc<Fetching>, nodes: &[NodeAddress], portions: Vec<Portion>) -> Self {
+        let asks = fetching.agent.budget().ask_above().is_some();
+        let nodes = Nodes::new(nodes, fetching.prefer, asks);
+        let bytes = portions.iter().map(Portion::claimed).sum();
         let (mut large, mut small) = (VecDeque::new(), VecDeque::new());
         for portion in portions {
             match portion {
@@ -81,7 +83,7 @@ impl Spread {
             running: HashMap::new(),
             large_running: 0,
             started: Instant::now(),
-            unpriced: fetching.has_limit.then_some(bytes),
+            unpriced: Some(bytes),
             brought: Brought::default(),
             next: 0,
             last: None,
@@ -105,7 +107,7 @@ impl Spread {
                 self.tasks.spawn(async move { Ended::Met(node, tariff_of(&agent, &address).await) });
             }
             if self.nodes.has_chosen(now) {
-                self.hold_price()?;
+                self.hold_price().await?;
                 self.start_large();
                 self.start_small();
                 self.hurry();
@@ -113,13 +115,9 @@ impl Spread {
             self.find_hopeless()?;
             let until = self.started + self.nodes.next_look(now);
             tokio::select! {
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(ended) => self.handle(ended)?,
-                    Err(panicked) => match panicked.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(ended) => return Err(TreeError::target(PathBuf::new(), std::io::Error::other(ended))),
-                    },
-                },
+                Some(ended) = self.tasks.join_next() => {
+                    self.handle(joined(ended).map_err(|error| TreeError::target(PathBuf::new(), error))?)?;
+                }
                 () = sleep_until(until) => {}
             }
         }
@@ -130,12 +128,11 @@ impl Spread {
         self.large.is_empty() && self.small.is_empty() && self.running.is_empty() && self.large_running == 0
     }
 
-    /// What everything missing comes to at the cheapest node, before anything of it is asked for.
-    fn hold_price(&mut self) -> Result<(), TreeError> {
-        let (Some(bytes), Some(tariff)) = (self.unpriced, self.nodes.cheapest()) else { return Ok(()) };
-        let charge = tariff.charge(ByteCount::new(bytes));
-        self.fetching.reserve(charge)?;
-        self.fetching.allowance.release(charge);
+    /// What everything missing comes to, before anything of it is asked for.
+    async fn hold_price(&mut self) -> Result<(), TreeError> {
+        let (Some(bytes), Some(cheapest)) = (self.unpriced, self.nodes.cheapest()) else { return Ok(()) };
+        let dearest = self.nodes.dearest().unwrap_or(cheapest);
+        self.fetching.allowance.expect(cheapest, dearest, bytes).await?;
         self.unpriced = None;
         Ok(())
     }
@@ -242,13 +239,13 @@ impl Spread {
         self.nodes.brought(node, &brought);
         let name = rest.first().or(lacked.first().map(|(one, _)| one)).cloned();
         if !rest.is_empty() {
-            self.small.push_front(Small { wanted: rest, lacked_by: lacked_by.clone() });
+            self.again(rest, lacked_by.clone());
         }
         if let Some((_, error)) = lacked.last() {
             self.last = Some(error.clone());
             let wanted = lacked.into_iter().map(|(one, _)| one).collect();
             let lacked_by = lacked_by.into_iter().chain([node]).collect();
-            self.small.push_front(Small { wanted, lacked_by });
+            self.again(wanted, lacked_by);
         }
         match failed {
             Some(error) => self.failed(node, error, |error| match &name {
@@ -257,6 +254,12 @@ impl Spread {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Small contents are to be asked for again.
+    fn again(&mut self, wanted: Vec<Wanted>, lacked_by: Vec<usize>) {
+        self.fetching.allowance.waits_for(wanted.iter().map(Wanted::claimed).sum());
+        self.small.push_front(Small { wanted, lacked_by });
     }
 
     fn large_ended(
@@ -313,6 +316,7 @@ impl Spread {
         if is_ours(&error) || tries >= self.nodes.len() || self.nodes.usable().is_empty() {
             return Err(entry(error));
         }
+        self.fetching.allowance.waits_for(large.one.claimed());
         self.large.push_front(Large { one: large.one, tries });
         Ok(())
     }

@@ -16,8 +16,10 @@ mod sessions;
 mod state;
 mod sweep;
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aro_proto::channel::{SignedVoucher, Voucher};
 use aro_proto::identity::{Beyond, Delegated, Delegation};
@@ -59,6 +61,8 @@ struct Inner {
     holds: Holds,
     scribe: Arc<Scribe>,
     ledger: Ledger,
+    /// Up to which each channel's bill was said to have risen, in base units.
+    counted: Mutex<HashMap<ChannelId, Arc<AtomicU64>>>,
 }
 
 impl Wallet {
@@ -92,7 +96,8 @@ impl Wallet {
     fn with(keys: Keys, ledger: Ledger) -> Self {
         let (state, holds) = (State::new(ledger.clone()), Holds::new(ledger.dir()));
         let scribe = Arc::new(Scribe::new(ledger.clone()));
-        Self { inner: Arc::new(Inner { keys, state, holds, scribe, ledger }) }
+        let counted = Mutex::default();
+        Self { inner: Arc::new(Inner { keys, state, holds, scribe, ledger, counted }) }
     }
 
     /// The addresses of a wallet's keys, without opening its record.
@@ -277,6 +282,13 @@ impl Wallet {
 
     pub(crate) fn record(&self, channel: ChannelId) -> Result<Option<ChannelRecord>, WalletError> {
         self.inner.state.get(channel)
+    }
+
+    /// Up to which a channel's bill was said to have risen, shared by all its lanes. Where none was before, that is what
+    /// is signed: earlier processes have said it.
+    fn counted(&self, channel: ChannelId, signed: Amount) -> Arc<AtomicU64> {
+        let mut counted = self.inner.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(counted.entry(channel).or_insert_with(|| Arc::new(AtomicU64::new(signed.get()))))
     }
 
     /// The open channel to a node, as far as the record knows.

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::account::acknowledged;
 use super::request::hello;
+use super::terms::{Terms, terms_setters};
 use super::{UNBOUNDED, as_millis, refusal};
 use crate::agent::Agent;
 use crate::budget::{Approval, Purpose, Spending};
@@ -35,10 +36,7 @@ pub struct FetchManyBuilder {
     agent: Agent,
     node: Address,
     contents: Vec<ContentId>,
-    max_price: Option<Amount>,
-    /// What all of them cost, if somebody knows.
-    price: Option<Amount>,
-    class: String,
+    terms: Terms,
     in_flight: usize,
     tap: Option<Arc<Tap>>,
 }
@@ -71,32 +69,14 @@ pub type Fetched = Result<Vec<u8>, FetchError>;
 
 impl FetchManyBuilder {
     pub(crate) fn new(agent: Agent, node: Address, contents: Vec<ContentId>) -> Self {
-        let (max_price, price, class) = (None, None, String::new());
-        Self { agent, node, contents, max_price, price, class, in_flight: IN_FLIGHT, tap: None }
+        Self { agent, node, contents, terms: Terms::default(), in_flight: IN_FLIGHT, tap: None }
     }
 
-    /// The most that all contents together may cost, in base units; default whatever the budget leaves. Where a policy has
-    /// somebody asked about it, the node is asked for its price first.
-    pub fn max_price(mut self, max_price: Amount) -> Self {
-        self.max_price = Some(max_price);
-        self
-    }
-
-    /// What all contents cost, which the caller knows.
-    pub(crate) fn price(mut self, price: Amount) -> Self {
-        self.price = Some(price);
-        self
-    }
+    terms_setters!();
 
     /// Lets every content go there as it comes; the results are then without their bytes.
     pub(crate) fn tap(mut self, tap: Arc<Tap>) -> Self {
         self.tap = Some(tap);
-        self
-    }
-
-    /// Which class of content it is; a policy may cap what each class costs. At most 64 bytes.
-    pub fn class(mut self, class: impl Into<String>) -> Self {
-        self.class = class.into();
         self
     }
 
@@ -125,9 +105,9 @@ impl FetchManyBuilder {
             let _ = provider.lack(FetchError::NoChannel { node: session.node() }).await?;
             provider.open(Amount::ZERO).await?;
         };
-        let purpose = Purpose::vouchers(session.node()).class(&self.class).request(agent.budget().per_request());
+        let purpose = self.terms.purpose(agent, session.node(), UNBOUNDED);
         let mut parts = self.parts();
-        let most = self.max_price.unwrap_or(UNBOUNDED);
+        let most = self.terms.max_price;
         let mut shared = Shared {
             session: Arc::clone(&session),
             agent: agent.clone(),
@@ -180,7 +160,7 @@ impl FetchManyBuilder {
         let mut parts = self.divided(&self.contents);
         // What all cost is what the only part costs.
         if let [only] = &mut parts[..] {
-            only.price = self.price;
+            only.price = self.terms.price;
         }
         parts
     }
@@ -199,11 +179,9 @@ impl FetchManyBuilder {
     /// somebody has approved it. The node says what each part costs before anything is brought.
     async fn approved(&self, shared: &Shared, parts: &mut [Part]) -> Result<Amount, FetchError> {
         let (agent, purpose, node) = (&self.agent, &shared.purpose, shared.session.node());
-        let most = self.max_price.unwrap_or(UNBOUNDED);
+        let most = self.terms.max_price;
         let allowed = most.min(agent.budget().left(purpose));
-        let Some(threshold) = agent.budget().ask_above().filter(|threshold| allowed > *threshold) else {
-            return Ok(UNBOUNDED);
-        };
+        let Some(threshold) = self.terms.threshold(agent, allowed) else { return Ok(UNBOUNDED) };
         let mut amount = Amount::ZERO;
         for part in parts {
             let price = shared.price_of(&part.contents).await?;
@@ -211,7 +189,7 @@ impl FetchManyBuilder {
             amount = amount.saturating_add(price);
         }
         // Parts are rounded up, each by itself.
-        let amount = self.price.map_or(amount, |price| price.min(amount));
+        let amount = self.terms.price.map_or(amount, |price| price.min(amount));
         if amount > allowed {
             let error = FetchError::PriceTooHigh { price: amount, allowed: most };
             return Err(self.explain(error, purpose).await);
@@ -335,7 +313,7 @@ impl FetchManyBuilder {
                 self.agent.forget_channel(self.node.node(), channel).await;
                 FetchError::ChannelUnusable { channel }
             }
-            FetchError::PriceTooHigh { price, .. } if self.max_price.is_none_or(|most| price <= most) => {
+            FetchError::PriceTooHigh { price, .. } if price <= self.terms.max_price => {
                 refusal(&self.agent, purpose, price)
             }
             other => other,

@@ -140,13 +140,10 @@ impl Ordered {
     /// Nothing more will come. The first word on whether all is there stands.
     pub(super) fn end(&self, is_whole: bool) {
         let mut state = self.lock();
-        if let Recipient::Reader(_) = state.to {
-            state.go_on(u64::MAX);
-        }
-        if let Recipient::Reader(reading) = &mut state.to {
-            reading.ended.get_or_insert(is_whole);
-        }
-        state.to.wake();
+        // The others hear it from whoever waits for the fetch.
+        let Recipient::Reader(_) = state.to else { return };
+        state.go_on(u64::MAX);
+        state.to.end(is_whole);
     }
 
     /// What was delivered, and the bytes, if they went to memory.
@@ -248,6 +245,13 @@ impl Recipient {
                 reading.pieces.push_back(piece);
             }
         }
+    }
+
+    fn end(&mut self, is_whole: bool) {
+        if let Self::Reader(reading) = self {
+            reading.ended.get_or_insert(is_whole);
+        }
+        self.wake();
     }
 
     fn wake(&mut self) {

@@ -3,7 +3,11 @@
 //! Proven bytes come in, vouchers go out. A voucher is signed only for what is proven, only under a permit, and only
 //! after it is durable.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aro_proto::channel::{Payer, PayerError, SignedVoucher, StreamKey, Voucher};
@@ -26,6 +30,8 @@ pub(crate) struct Lane {
     /// Of what no stream has set aside.
     purpose: Purpose,
     books: Mutex<Books>,
+    /// Up to which the channel's bill was said to have risen, by whichever lane of this wallet, in base units.
+    counted: Arc<AtomicU64>,
     _hold: Option<Arc<Hold>>,
     /// Gone with the lane: by then all that is proven is signed for, or known not to be.
     in_use: InUse,
@@ -113,6 +119,9 @@ impl Lane {
             wallet.adopt(channel, payer.signed(), payer.conceded().parts())?;
         }
         wallet.forget(left)?;
+        let counted = wallet.counted(channel, record.signed);
+        let known = payer.owes().to_amount().unwrap_or_default().max(outcome.adopted.unwrap_or_default());
+        counted.fetch_max(known.get(), Ordering::Relaxed);
         // A claim about the window is taken only within the protocol's bounds; what is accepted was just proven.
         payer
             .credited(payer.accepted(), bound.window)
@@ -133,7 +142,7 @@ impl Lane {
             count,
             marked: count.proven,
         });
-        let lane = Self { wallet, guard, tariff, channel, purpose, books, _hold: None, in_use };
+        let lane = Self { wallet, guard, tariff, channel, purpose, books, counted, _hold: None, in_use };
         Ok((lane, resend.map(on_wire)))
     }
 
@@ -227,17 +236,19 @@ impl Lane {
         books.trim();
     }
 
-    /// Counts proven bytes. Says by how much they raised what the channel owes, in whole base units (so that these
-    /// rises sum to what is paid), and whether a voucher is due. Whatever of them is to survive this process is written
-    /// already.
+    /// Counts proven bytes. Says by how much they raised what the channel owes, in whole base units, and whether a voucher
+    /// is due. Whatever of them is to survive this process is written already.
+    ///
+    /// The rises that all lanes of a channel say sum to what is paid for proven bytes: a node that has lost its bill brings
+    /// bytes for what is signed already, and those raise nothing until they come to more than that.
     pub(crate) fn proved(&self, stream: StreamKey, bytes: ByteCount) -> (Amount, bool) {
         let mut books = self.lock();
-        let before = books.payer.owes().to_amount();
+        let before = books.payer.owes().to_amount().unwrap_or_default();
         books.payer.proved(stream, bytes).expect("no more is counted than the head announced");
-        let after = books.payer.owes().to_amount();
-        let rise = after.unwrap_or_default().saturating_sub(before.unwrap_or_default());
-        books.count(stream, bytes, rise);
-        let is_due = books.payer.due(false).is_some();
+        let after = books.payer.owes().to_amount().unwrap_or_default();
+        books.count(stream, bytes, after.saturating_sub(before));
+        let counted = Amount::new(self.counted.fetch_max(after.get(), Ordering::Relaxed));
+        let (rise, is_due) = (after.saturating_sub(before.max(counted)), books.payer.due(false).is_some());
         let unmarked = self.tariff.charge(ByteCount::new(MARKED_BYTES));
         if books.count.proven.saturating_sub(books.marked) >= unmarked {
             let count = books.count;
@@ -469,168 +480,3 @@ fn off_wire(channel: ChannelId, shown: VoucherOnWire) -> SignedVoucher {
 const MARKED_BYTES: u64 = 64 << 10;
 /// Why permits merge.
 const ONE_GUARD: &str = "both permits are of this lane's guard";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::budget::{Policy, Spending};
-    use aro_proto::{NodeId, Tariff};
-
-    const V: Spending = Spending::Vouchers;
-    const A: StreamKey = StreamKey(4);
-    const MIB: u64 = 1 << 20;
-
-    struct Scene {
-        dir: tempfile::TempDir,
-        wallet: Wallet,
-        guard: BudgetGuard,
-        record: ChannelRecord,
-    }
-
-    impl Scene {
-        fn new(cap: u64) -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let wallet = Wallet::create(dir.path()).unwrap();
-            let (channel, node) = (ChannelId::from_bytes([9; 32]), NodeId::from_bytes([1; 32]));
-            let record = ChannelRecord::open(channel, node, Amount::new(10_000), 0);
-            let guard = wallet.budget(Policy { total: Some(Amount::new(cap)), ..Policy::default() }).unwrap();
-            Self { dir, wallet, guard, record }
-        }
-
-        /// A lane at 100 base units per MiB, the node's books empty.
-        fn lane(&self) -> Lane {
-            let bound = Bound {
-                channel: self.record.channel,
-                watermark: None,
-                billed: 0,
-                deposit: self.record.deposit,
-                settled: Amount::ZERO,
-                window: Amount::new(100),
-            };
-            let (wallet, guard) = (self.wallet.clone(), self.guard.clone());
-            let mark = wallet.mark_in_use(self.record.channel).unwrap();
-            let tariff = Tariff { per_mib: 100 };
-            Lane::open(wallet, guard, Prices { tariff, publish: tariff }, Amount::ZERO, &self.record, mark, &bound)
-                .unwrap()
-                .0
-        }
-
-        fn signed(&self) -> u64 {
-            self.wallet.record(self.record.channel).unwrap().unwrap().signed.get()
-        }
-
-        fn held(&self) -> (u64, u64) {
-            (self.guard.spent(V).get(), self.guard.reserved(V).get())
-        }
-    }
-
-    fn begin_and_prove(lane: &Lane, proven: u64) {
-        let mut reserved = lane.set_aside(&lane.purpose, Amount::new(400)).unwrap();
-        lane.begin(A, ByteCount::new(4 * MIB), &mut reserved).unwrap();
-        lane.proved(A, ByteCount::new(proven));
-    }
-
-    #[test]
-    fn a_voucher_is_due_at_the_step_or_to_the_last_unit() {
-        let scene = Scene::new(1_000);
-        scene.wallet.remember(scene.record).unwrap();
-        let lane = scene.lane();
-        assert!(!lane.is_due(true));
-        begin_and_prove(&lane, MIB / 4);
-        assert_eq!((lane.is_due(false), lane.is_due(true)), (false, true));
-        lane.proved(A, ByteCount::new(MIB / 4));
-        assert!(lane.is_due(false));
-        lane.pay(false).unwrap().unwrap();
-        assert!(!lane.is_due(true));
-    }
-
-    #[test]
-    fn the_last_payment_signs_for_all_that_is_proven_and_holds_no_budget() {
-        let scene = Scene::new(1_000);
-        scene.wallet.remember(scene.record).unwrap();
-        let lane = scene.lane();
-        begin_and_prove(&lane, MIB / 4);
-        assert_eq!(scene.held(), (0, 400));
-        lane.pay_last().unwrap();
-        assert_eq!((scene.signed(), scene.held()), (25, (25, 0)));
-
-        // The stream ends later: what it proved since is signed too, under a new permit.
-        lane.proved(A, ByteCount::new(MIB / 4));
-        lane.end(A);
-        lane.pay_last().unwrap();
-        assert_eq!((scene.signed(), scene.held()), (50, (50, 0)));
-    }
-
-    #[test]
-    fn what_cannot_be_signed_or_reserved_leaves_the_budget_as_it_was() {
-        // The wallet does not know the channel, so it does not sign.
-        let scene = Scene::new(1_000);
-        let lane = scene.lane();
-        begin_and_prove(&lane, MIB);
-        assert!(matches!(lane.pay(true), Err(FetchError::Wallet(_))));
-        assert_eq!((scene.held(), lane.lock().pot.amount()), ((0, 400), Amount::new(400)));
-
-        // Another one has taken what the budget had left beside the pot.
-        let scene = Scene::new(400);
-        scene.wallet.remember(scene.record).unwrap();
-        let lane = scene.lane();
-        begin_and_prove(&lane, MIB);
-        lane.lock().pot.shrink_to(Amount::new(60));
-        let other = scene.guard.reserve(&lane.purpose, Amount::new(340)).unwrap();
-        assert!(matches!(lane.pay(true), Err(FetchError::BudgetExceeded(_))));
-        assert_eq!((scene.held(), lane.lock().pot.amount()), ((0, 400), Amount::new(60)));
-        drop(other);
-        lane.pay(true).unwrap().unwrap();
-        assert_eq!(scene.signed(), 100);
-    }
-
-    // r[verify bind.replace.proven.true]
-    #[test]
-    fn the_mark_holds_what_fetches_proved_and_never_less_than_is_signed_for() {
-        let scene = Scene::new(10_000);
-        scene.wallet.remember(scene.record).unwrap();
-        let lane = scene.lane();
-        let marks = scene.dir.path().join("in-use");
-        let marked = || {
-            let mark = std::fs::read_dir(&marks).unwrap().next().unwrap().unwrap();
-            u128::from_le_bytes(*std::fs::read(mark.path()).unwrap().first_chunk().unwrap())
-        };
-        let charge = |bytes| lane.tariff().charge(ByteCount::new(bytes)).parts();
-        begin_and_prove(&lane, MARKED_BYTES - 1);
-        assert_eq!(marked(), 0, "small fetches write now and then");
-        lane.proved(A, ByteCount::new(1));
-        assert_eq!(marked(), charge(MARKED_BYTES));
-        lane.proved(A, ByteCount::new(5));
-        assert!(lane.pay(true).unwrap().is_some());
-        assert_eq!(marked(), charge(MARKED_BYTES + 5));
-
-        // What the node says that it took of an upload is its own word.
-        let upload = StreamKey(8);
-        let mut reserved = lane.set_aside(&lane.purpose, Amount::new(400)).unwrap();
-        lane.begin_upload(upload, lane.tariff(), ByteCount::new(4 * MIB), &mut reserved).unwrap();
-        lane.proved(upload, ByteCount::new(2 * MIB));
-        assert!(lane.pay(true).unwrap().is_some());
-        assert_eq!(marked(), charge(MARKED_BYTES + 5));
-        lane.end(upload);
-        lane.proved(A, ByteCount::new(MARKED_BYTES));
-        assert_eq!(marked(), charge(2 * MARKED_BYTES + 5));
-        drop(lane);
-        assert_eq!(std::fs::read_dir(&marks).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn what_another_connection_signed_on_the_channel_is_not_signed_again() {
-        let scene = Scene::new(10_000);
-        scene.wallet.remember(scene.record).unwrap();
-        let (broken, fresh) = (scene.lane(), scene.lane());
-        begin_and_prove(&broken, 2 * MIB);
-        begin_and_prove(&fresh, MIB);
-        broken.pay_last().unwrap();
-        let shown = fresh.pay(true).unwrap().unwrap();
-        assert_eq!((shown.cumulative, fresh.target(), fresh.is_due(true)), (Amount::new(200), Amount::new(200), false));
-        fresh.proved(A, ByteCount::new(2 * MIB));
-        assert_eq!(fresh.pay(true).unwrap().unwrap().cumulative, Amount::new(300));
-        assert_eq!((scene.signed(), scene.guard.spent(V)), (300, Amount::new(300)));
-        assert_eq!(scene.lane().target(), Amount::new(300), "a new lane begins at the wallet's record");
-    }
-}
