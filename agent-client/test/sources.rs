@@ -114,12 +114,13 @@ fn price(bytes: u64) -> u64 {
 async fn three_nodes_bring_one_content_and_each_is_paid_for_what_it_proved() {
     let scene = Scene::new(24 * MIB + 12_345, &[PER_MIB; 3]).await;
     let report = scene.fetch_and_check().await;
-    assert!(report.size_proven && report.acknowledged);
+    assert!(report.size_proven);
     assert_eq!(report.verified_bytes, 24 * MIB + 12_345, "every byte once");
     for (node, source) in scene.nodes.iter().zip(&report.sources) {
         assert!(source.verified_bytes > 3 * MIB, "{report:?}");
         assert_eq!(source.paid.get(), price(source.verified_bytes));
-        assert_eq!(node.seen().paid(), source.paid.get());
+        // The fetch waits a second for their word; a busy machine may take longer.
+        node.wait_for(|seen| seen.paid() == source.paid.get()).await;
         assert_eq!(source.left_out, None);
     }
 }
