@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use agent_client::{Agent, FetchError, LedgerError, Misbehaviour, Spending, Wallet};
 use aro_proto::channel::{SignedVoucher, Voucher};
-use aro_proto::message::{BindId, VoucherOnWire};
+use aro_proto::message::{BindId, Replaced, VoucherOnWire};
 use aro_proto::{Amount, ByteCount, RefusalCode, SecretKey, Tariff};
 use settlement_chain::keyfile;
 use support::scripted::{Script, ScriptedNode, content};
@@ -310,7 +310,7 @@ async fn only_the_bindings_of_processes_that_died_are_named_until_a_node_has_ans
     fetch(&agent, &scene.node).await.unwrap();
     let binds = scene.node.seen().binds;
     let [.., refused, taken] = binds.as_slice() else { panic!("{binds:?}") };
-    assert_eq!((&refused.replaces, &taken.replaces), (&vec![dead], &vec![dead]));
+    assert_eq!((&refused.replaces, &taken.replaces), (&vec![dead.replaced()], &vec![dead.replaced()]));
     assert!(refused.id != taken.id && refused.id != first.id);
     assert_eq!(names().len(), 2, "the living one's, and our own");
     agent.close().await;
@@ -319,6 +319,68 @@ async fn only_the_bindings_of_processes_that_died_are_named_until_a_node_has_ans
     fetch(&agent, &scene.node).await.unwrap();
     assert_eq!(scene.node.seen().binds.last().unwrap().replaces, vec![]);
     drop(lock);
+}
+
+// r[verify bind.replace.proven.true]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_process_that_died_the_next_one_says_what_it_had_proven_unless_its_mark_is_damaged() {
+    let (scene, vouchers) = Scene::after(1).await;
+    let marks = scene.home().join("in-use");
+    let charge = |bytes| Tariff { per_mib: PER_MIB }.charge(ByteCount::new(bytes)).parts();
+    let agent = scene.agent().await;
+    for fetches in 1..=2 {
+        fetch(&agent, &scene.node).await.unwrap();
+        let living = std::fs::read_dir(&marks).unwrap().next().unwrap().unwrap();
+        let bytes = std::fs::read(living.path()).unwrap();
+        assert_eq!((bytes.len(), &bytes[..16]), (64, &charge(fetches * MIB).to_le_bytes()[..]), "after {fetches}");
+    }
+    let living = std::fs::read_dir(&marks).unwrap().next().unwrap().unwrap().path();
+    let mark = std::fs::read(&living).unwrap();
+    agent.close().await;
+    drop(agent);
+    assert!(!living.exists());
+
+    // As a kill would have left it; and one that was cut, as a power loss may.
+    std::fs::write(&living, &mark).unwrap();
+    let channel = vouchers[0].voucher.channel;
+    std::fs::write(marks.join(format!("{channel}.{}", "d5".repeat(16))), &mark[..20]).unwrap();
+    let died = scene.node.seen().binds.last().unwrap().id.unwrap();
+    let agent = scene.agent().await;
+    let signed_before = signed(&agent).await;
+    fetch(&agent, &scene.node).await.unwrap();
+    let mut replaced = scene.node.seen().binds.last().unwrap().replaces.clone();
+    replaced.sort_by_key(|replaced| replaced.proven);
+    let damaged = BindId::from_bytes([0xd5; 16]).replaced();
+    assert_eq!(replaced, vec![damaged, Replaced { id: died, proven: Some(charge(2 * MIB)) }]);
+    assert!(signed(&agent).await > signed_before);
+}
+
+/// An old count came back with the power: the node bills less than was signed for, and is paid on from there.
+// r[verify channel.reconcile]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_too_low_neither_parts_agent_and_node_nor_lowers_a_voucher() {
+    let (scene, vouchers) = Scene::after(3).await;
+    let channel = vouchers[0].voucher.channel;
+    let agent = scene.agent().await;
+    fetch(&agent, &scene.node).await.unwrap();
+    agent.close().await;
+    drop(agent);
+    let before = price(4 * MIB);
+    std::fs::write(scene.home().join("in-use").join(format!("{channel}.{}", "e6".repeat(16))), b"").unwrap();
+    // As an honest node does that believes it, within its allowance.
+    scene.node.bill(price(3 * MIB));
+    let agent = scene.agent().await;
+    assert_eq!(signed(&agent).await, before);
+    fetch(&agent, &scene.node).await.unwrap();
+    assert_eq!(signed(&agent).await, before, "what was forgiven is not paid again");
+    // Nor taken for proven by this binding, once it dies.
+    let marks: Vec<_> = std::fs::read_dir(scene.home().join("in-use")).unwrap().collect();
+    let [Ok(mark)] = marks.as_slice() else { panic!("{marks:?}") };
+    let mark = std::fs::read(mark.path()).unwrap();
+    let charge = |bytes| Tariff { per_mib: PER_MIB }.charge(ByteCount::new(bytes)).parts().to_le_bytes();
+    assert_eq!((&mark[..16], &mark[16..32]), (&charge(MIB)[..], &charge(4 * MIB)[..]));
+    fetch(&agent, &scene.node).await.unwrap();
+    assert_eq!(signed(&agent).await, price(5 * MIB));
 }
 
 fn agent_owner(scene: &Scene) -> settlement_chain::Address {

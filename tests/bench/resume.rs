@@ -60,6 +60,8 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
         Figure::new("bytes_beside_at_last_start", told.held),
         Figure::new("paid_for_bytes", told.signed),
         Figure::new("paid_beyond_price_permille", beyond * 1_000 / price.max(1)),
+        Figure::new("paid_beyond_price", beyond),
+        Figure::new("paid_short_of_price", price.saturating_sub(told.signed)),
         Figure::new("ahead_of_disk_at_first_kill", told.ahead),
         Figure::new("elapsed_ms", u64::try_from(told.elapsed.as_millis()).unwrap_or(u64::MAX)),
     ];
@@ -70,8 +72,10 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Report> {
         notes: vec![
             "Real processes, killed with SIGKILL; the file's root is checked at the end.".into(),
             "Twice are bytes that a kill left proven on disk and that a later run did not take up.".into(),
-            "Paid beyond the price is what was on its way when the processes died, as far as the node billed it."
+            "Paid beyond the price is paid ahead: what was sent for nothing and neither the node's allowance nor its window had \
+             room for when the last process died."
                 .into(),
+            "Paid short of it is what was written when a process died and had not been counted yet.".into(),
         ],
     })
 }

@@ -10,7 +10,7 @@ use crate::file::Vector;
 // r[verify request.signature.bound]
 #[test]
 fn signed_requests_hold_as_the_vectors_say() {
-    crate::run("signed", 11, |vector| match vector.header("message") {
+    crate::run("signed", 14, |vector| match vector.header("message") {
         "Bind" => check::<Bind>(vector),
         "Describe" => check::<Describe>(vector),
         "Fetch" => check::<Fetch>(vector),

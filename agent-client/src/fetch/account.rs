@@ -69,7 +69,7 @@ impl StreamAccount {
             reserved.settle_at(price)?;
         }
         if let Some(lane) = lane {
-            self.begin(bytes, price, lane.tariff(), &lane, reserved)?;
+            self.begin(bytes, price, None, &lane, reserved)?;
         }
         self.expected = Some(bytes.get());
         Ok(())
@@ -84,7 +84,7 @@ impl StreamAccount {
         lane: Option<Arc<Lane>>,
     ) -> Result<(), FetchError> {
         if let Some(lane) = lane {
-            self.begin(bytes, price, tariff, &lane, &mut None)?;
+            self.begin(bytes, price, Some(tariff), &lane, &mut None)?;
         }
         self.expected = Some(bytes.get());
         Ok(())
@@ -101,7 +101,7 @@ impl StreamAccount {
     ) -> Result<(), FetchError> {
         match (self.lane(), lane) {
             (Some(lane), _) => lane.grow(self.key(), bytes),
-            (None, Some(lane)) => self.begin(bytes, price, lane.tariff(), lane, reserved),
+            (None, Some(lane)) => self.begin(bytes, price, None, lane, reserved),
             (None, None) => Ok(()),
         }
     }
@@ -113,12 +113,13 @@ impl StreamAccount {
         }
     }
 
-    /// Begins on a channel with what is set aside, which is then spent from there; where nothing is, the price is now.
+    /// Begins on a channel with what is set aside, which is then spent from there; where nothing is, the price is now. An
+    /// upload has a price of its own.
     fn begin(
         &mut self,
         bytes: ByteCount,
         price: Amount,
-        tariff: Tariff,
+        upload: Option<Tariff>,
         lane: &Arc<Lane>,
         reserved: &mut Option<Reservation>,
     ) -> Result<(), FetchError> {
@@ -127,7 +128,10 @@ impl StreamAccount {
             None => reserved.insert(lane.set_aside(&self.tally.purpose, price)?),
         };
         reserved.cover(price)?;
-        lane.begin(self.key(), tariff, bytes, reserved)?;
+        match upload {
+            Some(tariff) => lane.begin_upload(self.key(), tariff, bytes, reserved)?,
+            None => lane.begin(self.key(), bytes, reserved)?,
+        }
         self.vouchers_before = lane.vouchers();
         self.tally.lock().lane = Some(Arc::clone(lane));
         Ok(())

@@ -319,7 +319,9 @@ impl Wallet {
         let folder = |source| WalletError::Folder { path: self.dir().to_owned(), source };
         let mut id = [0; BIND_ID_LEN];
         getrandom::fill(&mut id).map_err(|_| LedgerError::Impossible("a system without random bytes"))?;
-        InUse::mark(self.dir(), channel, BindId::from_bytes(id)).map_err(folder)
+        let (in_use, mut left) = InUse::mark(self.dir(), channel, BindId::from_bytes(id)).map_err(folder)?;
+        left.signed(self.record(channel)?.map_or(Amount::ZERO, |record| record.signed));
+        Ok((in_use, left))
     }
 
     /// What died processes may have left open on a channel is made good.

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use settlement_interface::voucher::{NEVER, is_expired};
 use thiserror::Error;
 
+use super::delivered::Delivered;
 use super::store::DurableVoucher;
 use super::streams::{CountError, StreamKey, Streams, add};
 use super::terms::{ChannelState, ChannelTerms};
 use super::transitions::{Action, Event, State, step};
 use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
-use super::window::{BATCH_BYTES, counting_allowance, credit_window, dispute_limit};
+use super::window::{
+    BATCH_BYTES, counting_allowance, credit_window, dispute_limit, dispute_limit_within, lending_limit,
+};
 use crate::amount::{Amount, ByteCount};
 use crate::error::{Refusal, RefusalCode};
 use crate::identity::{Verifier, VerifyingKey};
@@ -37,6 +40,8 @@ pub struct Payee {
     /// Off the bill since its connection was lost, but it may have arrived: takes up the window until paying restores
     /// the allowance, which then bears it.
     lent: Charge,
+    /// Still on the bill, although not proven by the agent's word, for there was no room: comes off once paying makes some.
+    unproven: Charge,
     streams: Streams,
 }
 
@@ -84,6 +89,26 @@ pub struct Settled {
     pub forgiven: Charge,
     /// Says the agent too, but it stays on the bill: too much was forgiven before.
     pub disputed: Charge,
+    /// For the binding that the stream belongs to.
+    pub delivered: Delivered,
+}
+
+/// How a stream was settled whose connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Taken off the bill: it never left, or was on its way.
+    pub off: Charge,
+    /// For the binding that the stream belongs to.
+    pub delivered: Delivered,
+}
+
+/// How the streams of a binding were settled by what its agent says that it had proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Taken off the bill: it had arrived, and was not proven.
+    pub off: Charge,
+    /// On the bill again: it was on its way, and was proven.
+    pub again: Charge,
 }
 
 /// Why a request may not begin.
@@ -147,6 +172,7 @@ impl Payee {
             forgiven: Charge::ZERO,
             disputed: Charge::ZERO,
             lent: Charge::ZERO,
+            unproven: Charge::ZERO,
             streams: Streams::default(),
         };
         payee.billed = Charge::from_amount(payee.paid());
@@ -176,7 +202,7 @@ impl Payee {
             return Err(BeginError::DuplicateStream(stream));
         }
         // r[impl channel.cancel.settle]
-        if self.disputed() > dispute_limit(self.paid(), &tariff) {
+        if self.leaves_no_room(&tariff) {
             return Err(BeginError::Unpaid { owed: self.owed().to_amount().unwrap_or(self.terms.deposit) });
         }
         if let Some(missing) = self.streams.missing(self.billed, self.terms.deposit, &tariff, content_bytes) {
@@ -201,7 +227,7 @@ impl Payee {
         let (paid, billed) = (self.paid(), add(self.billed, tariff.charge(bytes)));
         let window = credit_window(paid, &tariff);
         // r[impl channel.lost.settle]
-        let at_risk = add(billed, self.lent.min(self.room_to_lend(&tariff)));
+        let at_risk = add(billed, self.lent.min(self.lendable(&tariff)));
         if at_risk > add(Charge::from_amount(paid), Charge::from_amount(window)) {
             return Ok(Permit::Wait);
         }
@@ -219,36 +245,54 @@ impl Payee {
     // r[impl channel.cancel.settle]
     pub fn end(&mut self, stream: StreamKey, proven: Option<ByteCount>) -> Option<Settled> {
         let (sent, tariff) = self.streams.close(stream).ok()?;
-        let lost = sent.saturating_sub(proven.unwrap_or(sent));
+        let arrived = proven.unwrap_or(sent).min(sent);
+        let lost = sent.saturating_sub(arrived);
         let difference = tariff.charge(lost);
         let forgiven = difference.min(self.allowance_left(&tariff));
         let disputed = difference.saturating_sub(forgiven);
         self.billed = self.billed.saturating_sub(forgiven);
         self.forgiven = add(self.forgiven, forgiven);
         self.disputed = add(self.disputed(), disputed);
-        Some(Settled { forgiven, disputed })
+        let (charge, mut delivered) = (tariff.charge(arrived), Delivered::default());
+        match proven {
+            Some(_) => delivered.confirmed = charge,
+            None => delivered.presumed = charge,
+        }
+        Some(Settled { forgiven, disputed, delivered })
     }
 
     /// Ends a stream whose connection is gone without a word of the agent about it, and releases what it reserved. What
     /// arrived stays billed; what never left is taken off; and so is what was on its way, within the allowance, and
-    /// beyond it as far as the window has room for it beside a payment step and a batch. Returns what came off.
+    /// beyond it as far as the window has room for it beside a payment step and a batch.
     ///
     /// `None` comes back for a stream that is not open.
     // r[impl channel.lost.settle]
-    pub fn lost(&mut self, stream: StreamKey, seen: InFlight) -> Option<Charge> {
+    pub fn lost(&mut self, stream: StreamKey, seen: InFlight) -> Option<Lost> {
         let (sent, tariff) = self.streams.close(stream).ok()?;
         let unacknowledged = sent.saturating_sub(seen.acknowledged);
         let unsent = seen.unsent.min(unacknowledged);
-        let on_its_way = tariff.charge(unacknowledged.saturating_sub(unsent));
-        let forgiven = on_its_way.min(self.allowance_left(&tariff));
-        let room = self.room_to_lend(&tariff).saturating_sub(self.lent);
-        let lent = on_its_way.saturating_sub(forgiven).min(room);
-        let off = add(tariff.charge(unsent), add(forgiven, lent));
-        self.billed = self.billed.saturating_sub(off);
-        self.forgiven = add(self.forgiven, forgiven);
-        self.lent = add(self.lent, lent);
-        self.disputed = self.disputed();
-        Some(off)
+        let never_left = tariff.charge(unsent);
+        self.billed = self.billed.saturating_sub(never_left);
+        let withdrawn = self.take_off(tariff.charge(unacknowledged.saturating_sub(unsent)), &tariff);
+        let off = add(never_left, withdrawn);
+        let presumed = tariff.charge(sent).saturating_sub(off);
+        Some(Lost { off, delivered: Delivered { presumed, withdrawn, ..Delivered::default() } })
+    }
+
+    /// Settles the ended streams of a binding by the agent's word: `proven` is what it had proven on it in all. What was
+    /// billed without its word and was not proven comes off, as what was on its way does in [`lost`](Self::lost), and what
+    /// there is no room for with later payments. What was
+    /// taken off there and was proven is billed again, as far as deposit and window have room, so that the channel comes
+    /// to owe at most `most_owed`. Each binding's word counts once: the caller forgets what was delivered on it.
+    // r[impl bind.replace.proven]
+    pub fn claimed(&mut self, delivered: Delivered, proven: Charge, most_owed: Charge) -> Claimed {
+        let proven = proven.saturating_sub(delivered.confirmed);
+        let tariff = self.tariff;
+        let difference = delivered.presumed.saturating_sub(proven);
+        let off = self.take_off(difference, &tariff);
+        self.unproven = add(self.unproven, difference.saturating_sub(off));
+        let more = proven.saturating_sub(delivered.presumed).min(delivered.withdrawn);
+        Claimed { off, again: self.bill_again(more, most_owed) }
     }
 
     /// Looks at a voucher, the cheap checks first. `now_s` is in unix seconds.
@@ -286,8 +330,12 @@ impl Payee {
             let borne = self.lent.min(self.allowance_left(&self.tariff));
             self.lent = self.lent.saturating_sub(borne);
             self.forgiven = add(self.forgiven, borne);
+            // r[impl bind.replace.proven]
+            let tariff = self.tariff;
+            let off = self.take_off(self.unproven, &tariff);
+            self.unproven = self.unproven.saturating_sub(off);
         }
-        Credit { cumulative: self.paid(), window: self.window() }
+        Credit { cumulative: self.paid(), window: self.stated_window() }
     }
 
     /// The store could not persist the voucher of this amount: the agent may offer it again.
@@ -312,9 +360,16 @@ impl Payee {
         self.billed.saturating_sub(Charge::from_amount(self.paid()))
     }
 
-    /// What may stand unpaid, in base units.
+    /// What may stand unpaid, in base units, with what is lent.
     pub fn window(&self) -> Amount {
         credit_window(self.paid(), &self.tariff)
+    }
+
+    /// The window that the agent is told of, in base units: what is lent takes up the rest.
+    // r[impl channel.lost.settle]
+    pub fn stated_window(&self) -> Amount {
+        let lent = self.lent.to_amount().unwrap_or(self.terms.deposit);
+        self.window().saturating_sub(lent).max(credit_window(Amount::ZERO, &self.tariff))
     }
 
     /// Everything paid so far, in base units: the higher of the node's and the chain's watermark.
@@ -358,13 +413,62 @@ impl Payee {
         !self.streams.is_empty()
     }
 
+    /// Takes off the bill what did not arrive by all that is known: what the allowance has left for it, and beyond that what
+    /// the window has room for, which it then takes up. Returns what came off.
+    fn take_off(&mut self, difference: Charge, tariff: &Tariff) -> Charge {
+        let forgiven = difference.min(self.allowance_left(tariff));
+        let room = self.room_to_lend(tariff).saturating_sub(self.lent);
+        let lent = difference.saturating_sub(forgiven).min(room);
+        let off = add(forgiven, lent);
+        self.billed = self.billed.saturating_sub(off);
+        self.forgiven = add(self.forgiven, forgiven);
+        self.lent = add(self.lent, lent);
+        self.disputed = self.disputed();
+        off
+    }
+
+    /// Bills what was taken off before. What is lent takes up the window already; the rest needs room there.
+    fn bill_again(&mut self, charge: Charge, most_owed: Charge) -> Charge {
+        let taken = add(self.billed, self.streams.reserved());
+        let deposit = Charge::from_amount(self.terms.deposit).saturating_sub(taken);
+        let most_owed = Charge::from_amount(self.window()).min(most_owed);
+        let at_most = add(Charge::from_amount(self.paid()), most_owed);
+        let charge = charge.min(deposit).min(at_most.saturating_sub(self.billed));
+        let lent = charge.min(self.lent);
+        let room = at_most.saturating_sub(add(self.billed, self.lent));
+        let forgiven = charge.saturating_sub(lent).min(self.forgiven).min(room);
+        self.billed = add(self.billed, add(lent, forgiven));
+        self.lent = self.lent.saturating_sub(lent);
+        self.forgiven = self.forgiven.saturating_sub(forgiven);
+        add(lent, forgiven)
+    }
+
     fn allowance_left(&self, tariff: &Tariff) -> Charge {
         counting_allowance(self.paid(), tariff).saturating_sub(self.forgiven)
     }
 
-    /// How much of the window at this price may be taken up beside what is disputed.
+    /// Whether what is disputed leaves the window, or what is not lent of it, no room for a payment step and a batch.
+    fn leaves_no_room(&self, tariff: &Tariff) -> bool {
+        let limit = match *tariff == self.tariff {
+            true => dispute_limit_within(self.stated_window(), self.paid(), tariff),
+            false => dispute_limit(self.paid(), tariff),
+        };
+        self.disputed() > limit
+    }
+
+    /// How much of the window may be lent beside what is disputed.
     fn room_to_lend(&self, tariff: &Tariff) -> Charge {
-        dispute_limit(self.paid(), tariff).saturating_sub(self.disputed())
+        match self.disputed() {
+            Charge::ZERO => self.lendable(tariff),
+            disputed => dispute_limit(self.paid(), tariff).saturating_sub(disputed),
+        }
+    }
+
+    /// How much of the window at this price may be lent. An agent measures its step by the window that it is told of at the
+    /// channel's price, and at others by the whole.
+    fn lendable(&self, tariff: &Tariff) -> Charge {
+        let limit = if *tariff == self.tariff { lending_limit } else { dispute_limit };
+        limit(self.paid(), tariff)
     }
 
     fn action(&self, event: Event) -> Action {

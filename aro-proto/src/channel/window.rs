@@ -49,9 +49,22 @@ pub(super) fn crash_allowance(signed: Amount, tariff: &Tariff) -> Charge {
 /// How much of the window a dispute may take before new requests are refused: what stays must hold a payment step
 /// and a batch, or payer and payee would wait for each other.
 pub(super) fn dispute_limit(paid: Amount, tariff: &Tariff) -> Charge {
-    let window = credit_window(paid, tariff);
+    dispute_limit_within(credit_window(paid, tariff), paid, tariff)
+}
+
+/// The same where the agent is told of a smaller window, by which it measures its step.
+pub(super) fn dispute_limit_within(window: Amount, paid: Amount, tariff: &Tariff) -> Charge {
     let step = Charge::from_amount(payment_step(paid, window, tariff));
     Charge::from_amount(window).saturating_sub(step).saturating_sub(tariff.charge(ByteCount::new(BATCH_BYTES)))
+}
+
+/// How much of the window what is lent for lost connections may take. The agent is told of what it leaves, which is a
+/// window like any other if it is the least at least; of less it is not told, so that must hold a payment step and a
+/// batch.
+pub(super) fn lending_limit(paid: Amount, tariff: &Tariff) -> Charge {
+    let least = credit_window(Amount::ZERO, tariff);
+    let beyond_least = Charge::from_amount(credit_window(paid, tariff).saturating_sub(least));
+    beyond_least.max(dispute_limit(paid, tariff))
 }
 
 /// The least step of a watermark.

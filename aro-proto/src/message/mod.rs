@@ -51,7 +51,7 @@ pub use fetch::{Fetch, FetchHead, FetchItem};
 pub use handoff::{Handoff, HandoffAck, HandoffVerdict, HandoffVoucher};
 pub use hello::{ChainIds, Goaway, Hello, NodeHello, OperatorHello};
 pub use name::{NameRefused, NameTaken, PublishName, Resolve, Resolved};
-pub use payment::{Bind, BindId, Bound, Credit, Pay, PayRefused, StreamEnd, ToppedUp, VoucherOnWire};
+pub use payment::{Bind, BindId, Bound, Credit, Pay, PayRefused, Replaced, StreamEnd, ToppedUp, VoucherOnWire};
 pub use publish::{
     Publish, PublishHead, PublishReceipt, PublishTerms, Published, SignedPublishReceipt, TRAILER_LEN, Taken, Trailer,
 };

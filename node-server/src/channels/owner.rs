@@ -45,6 +45,12 @@ impl OpenTab<'_> {
         others == Charge::ZERO || others.checked_add(after).is_some_and(|sum| sum <= self.tab.limit)
     }
 
+    /// The most that a channel that is counted with `counted` may come to owe.
+    pub(crate) fn most_owed(&self, counted: Charge) -> Charge {
+        let others = self.owed.saturating_sub(counted);
+        if others == Charge::ZERO { Charge::from_parts(u128::MAX) } else { self.tab.limit.saturating_sub(others) }
+    }
+
     /// What the owner owes, if another channel than the one counted with `counted` has used up the limit.
     pub(crate) fn used_up(&self, counted: Charge) -> Option<Charge> {
         (*self.owed > counted && *self.owed >= self.tab.limit).then_some(*self.owed)
@@ -79,6 +85,8 @@ mod tests {
         tab.open().recount(&mut first, charge(70));
         assert!(tab.open().has_room(second, charge(30)));
         assert!(!tab.open().has_room(second, charge(31)));
+        assert_eq!(tab.open().most_owed(second), charge(30));
+        assert_eq!(tab.open().most_owed(first), charge(u128::MAX), "alone, its own window holds it");
         tab.open().recount(&mut second, charge(30));
         assert_eq!(tab.open().used_up(second), Some(charge(100)));
         assert!(!tab.open().has_room(first, charge(71)));

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aro_proto::channel::{
-    BeginError, ChannelState, ChannelTerms, Credit, DurableVoucher, InFlight, Offer, Payee, Permit, SendError,
-    SignedVoucher, StreamKey, VoucherError,
+    BeginError, ChannelState, ChannelTerms, Credit, Delivered, DurableVoucher, InFlight, Offer, Payee, Permit,
+    SendError, SignedVoucher, StreamKey, VoucherError,
 };
 use aro_proto::limits::CLOSING_MARGIN_S;
-use aro_proto::message::{Bound, PayRefused, VoucherOnWire};
+use aro_proto::message::{Bound, PayRefused, Replaced, VoucherOnWire};
 use aro_proto::{AgentId, Amount, ByteCount, ChannelId, Charge, NodeId, Refusal, Tariff};
 use tokio::sync::watch;
 
@@ -201,8 +201,8 @@ impl PaidChannel {
         Ok(permit)
     }
 
-    /// Ends a request; see [`Payee::end`].
-    pub(crate) fn end(&self, stream: StreamKey, proven: Option<ByteCount>) {
+    /// Ends a request; see [`Payee::end`]. What was delivered belongs to its binding.
+    pub(crate) fn end(&self, stream: StreamKey, proven: Option<ByteCount>) -> Delivered {
         let settled = {
             let mut state = self.lock();
             state.last_used = Instant::now();
@@ -214,19 +214,40 @@ impl PaidChannel {
             tracing::warn!(channel = %self.id, ?settled, "the agent's count of a cancelled stream is too low");
         }
         self.wake(None);
+        settled.map(|settled| settled.delivered).unwrap_or_default()
     }
 
-    /// Ends a request whose connection is gone; see [`Payee::lost`].
-    pub(crate) fn lost(&self, stream: StreamKey, seen: InFlight) {
-        let off = {
+    /// Ends a request whose connection is gone; see [`Payee::lost`]. What was delivered belongs to its binding.
+    pub(crate) fn lost(&self, stream: StreamKey, seen: InFlight) -> Delivered {
+        let lost = {
             let mut state = self.lock();
             state.last_used = Instant::now();
-            let off = state.payee.lost(stream, seen);
+            let lost = state.payee.lost(stream, seen);
             self.recount(&mut state);
-            off
+            lost
         };
-        tracing::debug!(channel = %self.id, ?seen, ?off, "a stream's connection is gone");
-        self.wake(None);
+        tracing::debug!(channel = %self.id, ?seen, ?lost, "a stream's connection is gone");
+        // What is lent lowers the window, by which those who live measure their steps.
+        self.wake(Some(self.standing()));
+        lost.map(|lost| lost.delivered).unwrap_or_default()
+    }
+
+    /// Settles a dead binding by what its agent had proven on it, if that is said, once the binding has ended; see
+    /// [`Payee::claimed`].
+    // r[impl bind.replace.proven]
+    pub(crate) fn settle_replaced(&self, replaced: &Replaced) {
+        let (delivered, proven) = (self.seats.take_delivered(replaced.id), replaced.proven);
+        let (Some(delivered), Some(proven)) = (delivered, proven) else { return };
+        let claimed = {
+            let mut state = self.lock();
+            // r[impl channel.owner.bound]
+            let most_owed = self.tab.open().most_owed(state.counted);
+            let claimed = state.payee.claimed(delivered, Charge::from_parts(proven), most_owed);
+            self.recount(&mut state);
+            claimed
+        };
+        tracing::debug!(channel = %self.id, ?delivered, proven, ?claimed, "a dead binding is settled by its agent's word");
+        self.wake(Some(self.standing()));
     }
 
     /// Looks at a voucher.
@@ -269,7 +290,7 @@ impl PaidChannel {
     /// Where the channel stands.
     pub(crate) fn standing(&self) -> Credit {
         let state = self.lock();
-        Credit { cumulative: state.payee.paid(), window: state.payee.window() }
+        Credit { cumulative: state.payee.paid(), window: state.payee.stated_window() }
     }
 
     /// The store could not persist a voucher.
@@ -454,7 +475,7 @@ impl PaidChannel {
             billed: state.payee.billed().parts(),
             deposit: terms.deposit,
             settled: terms.settled,
-            window: state.payee.window(),
+            window: state.payee.stated_window(),
         }
     }
 

@@ -1,20 +1,23 @@
 //! The connections that are bound to one channel, by the ids that their agents gave them, so that a later binding can end
-//! those whose processes have died.
+//! those whose processes have died, and say what those had proven.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aro_proto::channel::Delivered;
 use aro_proto::limits::MAX_REPLACED;
 use aro_proto::message::BindId;
 use tokio::sync::{Notify, watch};
 
-/// Who is bound, and who was replaced lately.
+/// Who is bound, who was, and who was replaced lately.
 #[derive(Debug, Default)]
 pub(crate) struct Seats(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     taken: Vec<Taken>,
+    /// Those that have ended and were not named yet, the oldest first, and what was delivered on them.
+    ended: VecDeque<(BindId, Delivered)>,
     /// Of these a binding may still be on its way.
     gone: VecDeque<BindId>,
 }
@@ -32,6 +35,7 @@ struct Taken {
 pub(crate) struct Seat {
     seats: Arc<Mutex<State>>,
     id: BindId,
+    delivered: Delivered,
 }
 
 /// One that was told to leave.
@@ -48,7 +52,7 @@ impl Seats {
             return None;
         }
         state.taken.push(Taken { id, leave: Arc::clone(leave), left: watch::Sender::default() });
-        Some(Seat { seats: Arc::clone(&self.0), id })
+        Some(Seat { seats: Arc::clone(&self.0), id, delivered: Delivered::default() })
     }
 
     /// Tells these connections to leave, those of them that are bound.
@@ -60,14 +64,27 @@ impl Seats {
                 state.gone.push_back(*id);
             }
         }
-        let beyond = state.gone.len().saturating_sub(REMEMBERED);
-        state.gone.drain(..beyond);
+        keep_newest(&mut state.gone, REMEMBERED);
         let told = state.taken.iter().filter(|taken| ids.contains(&taken.id));
         told.map(|taken| {
             taken.leave.notify_one();
             Leaving(taken.left.subscribe())
         })
         .collect()
+    }
+
+    /// What was delivered on a binding that has ended, once: whoever asks settles it.
+    pub(crate) fn take_delivered(&self, id: BindId) -> Option<Delivered> {
+        let mut state = lock(&self.0);
+        let place = state.ended.iter().position(|(ended, _)| *ended == id)?;
+        state.ended.remove(place).map(|(_, delivered)| delivered)
+    }
+}
+
+impl Seat {
+    /// Counts what was delivered on one of its streams.
+    pub(crate) fn delivers(&mut self, delivered: Delivered) {
+        self.delivered.add(delivered);
     }
 }
 
@@ -81,8 +98,18 @@ impl Leaving {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        lock(&self.seats).taken.retain(|taken| taken.id != self.id);
+        let mut state = lock(&self.seats);
+        if !self.delivered.is_settled() {
+            state.ended.push_back((self.id, self.delivered));
+            keep_newest(&mut state.ended, MAX_REPLACED);
+        }
+        state.taken.retain(|taken| taken.id != self.id);
     }
+}
+
+fn keep_newest<T>(items: &mut VecDeque<T>, most: usize) {
+    let beyond = items.len().saturating_sub(most);
+    items.drain(..beyond);
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

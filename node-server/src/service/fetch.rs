@@ -91,6 +91,7 @@ enum Item {
 
 /// A request's place in its channel; released when dropped.
 struct Account {
+    session: Arc<Session>,
     channel: Arc<PaidChannel>,
     stream: StreamKey,
     end: End,
@@ -119,16 +120,17 @@ impl End {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        match self.end {
+        let delivered = match self.end {
             End::Whole => self.channel.end(self.stream, None),
             End::Proven(bytes) => self.channel.end(self.stream, Some(bytes)),
             End::Lost(seen) => self.channel.lost(self.stream, seen),
-        }
+        };
+        self.session.delivers(delivered);
     }
 }
 
 // r[impl request.refusal.finish]
-async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item>, Option<Account>), Refusal> {
+async fn admit(session: &Arc<Session>, request: &Verified<Fetch>) -> Result<(Vec<Item>, Option<Account>), Refusal> {
     let (fetch, tariff) = (request.message(), session.node.config.tariff);
     let items = look_up(&session.node, fetch, tariff).await?;
     let content_bytes = items.iter().try_fold(0_u64, |sum, item| match item {
@@ -165,7 +167,7 @@ async fn admit(session: &Session, request: &Verified<Fetch>) -> Result<(Vec<Item
         }
         begun => begun?,
     };
-    Ok((items, Some(Account { channel, stream, end: End::Whole })))
+    Ok((items, Some(Account { session: Arc::clone(session), channel, stream, end: End::Whole })))
 }
 
 /// Reads the channel anew; if the chain does not answer, what is known stays.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aro_proto::channel::Delivered;
 use aro_proto::error::close;
 use aro_proto::identity::Binding;
 use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_BAD_SIGNATURES, MAX_PUBLISHES_PER_CONNECTION};
@@ -248,6 +249,13 @@ impl Session {
             *seat = channel.seats().take(id, &self.leave);
         }
         seat.is_some()
+    }
+
+    /// What was delivered on one of its streams, for a later binding to speak of.
+    pub(crate) fn delivers(&self, delivered: Delivered) {
+        if let Some(seat) = self.seat.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            seat.delivers(delivered);
+        }
     }
 
     /// Gives the place up once no request is open any more: then all of them are settled.

@@ -174,18 +174,19 @@ impl Control {
         Ok(())
     }
 
-    /// Ends the connections that this one replaces, and waits until their streams are settled, so that what is billed is
-    /// known when the binding is answered, and no request that comes with it is refused for their sake.
+    /// Ends the connections that this one replaces, and waits until their streams are settled, by what it says of them too,
+    /// so that what is billed is known when the binding is answered, and no request that comes with it is refused for
+    /// their sake.
     // r[impl bind.replace]
     async fn take_place(&self, channel: &PaidChannel, bind: &Bind) -> Result<(), Fault> {
         if bind.id.is_some_and(|id| !self.session.take_seat(channel, id)) {
             return Err(Fault::Replaced);
         }
-        let leaving = channel.seats().vacate(&bind.replaces);
-        if leaving.is_empty() {
-            return Ok(());
+        let ids: Vec<_> = bind.replaces.iter().map(|replaced| replaced.id).collect();
+        let leaving = channel.seats().vacate(&ids);
+        if !leaving.is_empty() {
+            tracing::info!(channel = %channel.id(), connections = leaving.len(), "dead connections are replaced");
         }
-        tracing::info!(channel = %channel.id(), connections = leaving.len(), "dead connections are replaced");
         let all = async {
             for one in leaving {
                 one.left().await;
@@ -193,6 +194,9 @@ impl Control {
         };
         if timeout(self.session.exchange_timeout(), all).await.is_err() {
             tracing::warn!(channel = %channel.id(), "a replaced connection does not end in time");
+        }
+        for replaced in &bind.replaces {
+            channel.settle_replaced(replaced);
         }
         Ok(())
     }

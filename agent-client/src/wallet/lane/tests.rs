@@ -9,7 +9,7 @@ const A: StreamKey = StreamKey(4);
 const MIB: u64 = 1 << 20;
 
 struct Scene {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     wallet: Wallet,
     guard: BudgetGuard,
     record: ChannelRecord,
@@ -22,7 +22,7 @@ impl Scene {
         let (channel, node) = (ChannelId::from_bytes([9; 32]), NodeId::from_bytes([1; 32]));
         let record = ChannelRecord::open(channel, node, Amount::new(10_000), 0);
         let guard = wallet.budget(Policy { total: Some(Amount::new(cap)), ..Policy::default() }).unwrap();
-        Self { _dir: dir, wallet, guard, record }
+        Self { dir, wallet, guard, record }
     }
 
     /// A lane at 100 base units per MiB, the node's books empty.
@@ -58,7 +58,7 @@ impl Scene {
 
 fn begin_and_prove(lane: &Lane, proven: u64) {
     let mut reserved = lane.set_aside(&lane.purpose, Amount::new(400)).unwrap();
-    lane.begin(A, lane.tariff(), ByteCount::new(4 * MIB), &mut reserved).unwrap();
+    lane.begin(A, ByteCount::new(4 * MIB), &mut reserved).unwrap();
     lane.proved(A, ByteCount::new(proven));
 }
 
@@ -175,4 +175,38 @@ fn what_another_connection_signed_on_the_channel_is_not_signed_again() {
     assert_eq!(fresh.pay(true).unwrap().unwrap().cumulative, Amount::new(300));
     assert_eq!((scene.signed(), scene.guard.spent(V)), (300, Amount::new(300)));
     assert_eq!(scene.lane().target(), Amount::new(300), "a new lane begins at the wallet's record");
+}
+
+// r[verify bind.replace.proven.true]
+#[test]
+fn the_mark_holds_what_fetches_proved_and_never_less_than_is_signed_for() {
+    let scene = Scene::new(10_000);
+    scene.wallet.remember(scene.record).unwrap();
+    let lane = scene.lane();
+    let marks = scene.dir.path().join("in-use");
+    let marked = || {
+        let mark = std::fs::read_dir(&marks).unwrap().next().unwrap().unwrap();
+        u128::from_le_bytes(*std::fs::read(mark.path()).unwrap().first_chunk().unwrap())
+    };
+    let charge = |bytes| lane.tariff().charge(ByteCount::new(bytes)).parts();
+    begin_and_prove(&lane, MARKED_BYTES - 1);
+    assert_eq!(marked(), 0, "small fetches write now and then");
+    lane.proved(A, ByteCount::new(1));
+    assert_eq!(marked(), charge(MARKED_BYTES));
+    lane.proved(A, ByteCount::new(5));
+    assert!(lane.pay(true).unwrap().is_some());
+    assert_eq!(marked(), charge(MARKED_BYTES + 5));
+
+    // What the node says that it took of an upload is its own word.
+    let upload = StreamKey(8);
+    let mut reserved = lane.set_aside(&lane.purpose, Amount::new(400)).unwrap();
+    lane.begin_upload(upload, lane.tariff(), ByteCount::new(4 * MIB), &mut reserved).unwrap();
+    lane.proved(upload, ByteCount::new(2 * MIB));
+    assert!(lane.pay(true).unwrap().is_some());
+    assert_eq!(marked(), charge(MARKED_BYTES + 5));
+    lane.end(upload);
+    lane.proved(A, ByteCount::new(MARKED_BYTES));
+    assert_eq!(marked(), charge(2 * MARKED_BYTES + 5));
+    drop(lane);
+    assert_eq!(std::fs::read_dir(&marks).unwrap().count(), 0);
 }

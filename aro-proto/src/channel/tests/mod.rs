@@ -1,5 +1,6 @@
 //! What the channel's tests share: one agent, one channel, small prices.
 
+mod claims;
 mod payee;
 mod payer;
 mod persist;

@@ -104,13 +104,13 @@ fn bytes_that_never_arrived_are_not_owed_until_the_allowance_is_used_up() {
     payee.begin(A, bytes(8 * MIB)).unwrap();
     sent_until_wait(&mut payee, A);
     let settled = payee.end(A, Some(bytes(MIB / 4))).unwrap();
-    assert_eq!(settled, Settled { forgiven: charge(75), disputed: Charge::ZERO });
+    assert_eq!((settled.forgiven, settled.disputed), (charge(75), Charge::ZERO));
     assert_eq!((payee.owed(), payee.deposit_left()), (charge(25), units(9_975)));
 
     payee.begin(B, bytes(8 * MIB)).unwrap();
     assert_eq!(sent_until_wait(&mut payee, B), MIB * 3 / 4);
     let settled = payee.end(B, Some(bytes(0))).unwrap();
-    assert_eq!(settled, Settled { forgiven: charge(25), disputed: charge(50) });
+    assert_eq!((settled.forgiven, settled.disputed), (charge(25), charge(50)));
     assert_eq!((payee.owed(), payee.disputed()), (charge(75), charge(50)));
 
     let unpaid = BeginError::Unpaid { owed: units(75) };
@@ -135,7 +135,7 @@ fn a_cancel_with_a_full_pipe_leaves_the_channel_usable_on_both_sides() {
     send(&mut payee, A, in_flight);
     assert_eq!(payee.owed(), charge(price));
     let settled = payee.end(A, Some(bytes(16 * MIB))).unwrap();
-    assert_eq!(settled, Settled { forgiven: charge(price), disputed: Charge::ZERO });
+    assert_eq!((settled.forgiven, settled.disputed), (charge(price), Charge::ZERO));
     assert_eq!((payee.owed(), payee.begin(B, bytes(MIB))), (Charge::ZERO, Ok(())));
     payee.end(B, None).unwrap();
 
@@ -192,22 +192,26 @@ fn in_flight(acknowledged: u64, unsent: u64) -> InFlight {
     InFlight { acknowledged: bytes(acknowledged), unsent: bytes(unsent) }
 }
 
+fn off(payee: &mut Payee, stream: StreamKey, seen: InFlight) -> Option<Charge> {
+    payee.lost(stream, seen).map(|lost| lost.off)
+}
+
 // r[verify channel.lost.settle]
 #[test]
 fn of_a_lost_stream_what_arrived_stays_billed_and_what_never_left_is_not_owed() {
     let mut payee = with_a_full_window();
-    assert_eq!(payee.lost(A, in_flight(18 * MIB, 3 * MIB)), Some(charge(600)));
+    assert_eq!(off(&mut payee, A, in_flight(18 * MIB, 3 * MIB)), Some(charge(600)));
     assert_eq!((payee.owed(), payee.lent(), payee.disputed()), (charge(200), Charge::ZERO, Charge::ZERO));
-    assert_eq!((payee.deposit_left(), payee.lost(A, InFlight::default())), (units(98_200), None));
+    assert_eq!((payee.deposit_left(), off(&mut payee, A, InFlight::default())), (units(98_200), None));
     // What is owed is no reason to refuse.
     assert_eq!(payee.begin(A, bytes(8 * MIB)), Ok(()));
     assert_eq!(sent_until_wait(&mut payee, A), 6 * MIB);
     // Claims that do not fit take off no more than what was sent.
-    assert_eq!(payee.lost(A, in_flight(7 * MIB, u64::MAX)), Some(Charge::ZERO));
+    assert_eq!(off(&mut payee, A, in_flight(7 * MIB, u64::MAX)), Some(Charge::ZERO));
     payee.credit(durable(2_400));
     payee.begin(B, bytes(MIB)).unwrap();
     send(&mut payee, B, MIB);
-    assert_eq!(payee.lost(B, in_flight(0, u64::MAX)), Some(charge(100)));
+    assert_eq!(off(&mut payee, B, in_flight(0, u64::MAX)), Some(charge(100)));
     assert_eq!(payee.billed(), charge(2_400));
 }
 
@@ -217,7 +221,7 @@ fn beyond_the_allowance_what_was_on_its_way_takes_up_the_window_until_paying_res
     let mut payee = with_a_full_window();
     let allowance = counting_allowance(units(1_600), &TARIFF);
     assert_eq!(allowance, charge(325));
-    assert_eq!(payee.lost(A, in_flight(16 * MIB, 0)), Some(charge(800)));
+    assert_eq!(off(&mut payee, A, in_flight(16 * MIB, 0)), Some(charge(800)));
     assert_eq!((payee.owed(), payee.lent()), (Charge::ZERO, charge(475)));
     payee.begin(B, bytes(128 * MIB)).unwrap();
     assert_eq!(sent_until_wait(&mut payee, B), (325 * MIB / 100) / BATCH_BYTES * BATCH_BYTES);

@@ -64,6 +64,23 @@ fn what_is_lent_for_lost_connections_does_not_stall_the_next_request() {
         deliver(&mut payee, TARIFF, groups * GROUP);
         assert_eq!(payee.owed(), Charge::ZERO);
     }
+    // Whatever the window, and with as much of it lent as may be.
+    for paid in (0..8_000).step_by(37) {
+        let mut payee = Payee::new(terms(100_000), TARIFF, (paid > 0).then(|| durable(paid)));
+        let mut billed = Charge::ZERO;
+        for stream in 1.. {
+            payee.begin(StreamKey(stream), bytes(64 * MIB)).unwrap();
+            while payee.may_send(StreamKey(stream), bytes(BATCH_BYTES)) == Ok(Permit::Granted) {}
+            payee.lost(StreamKey(stream), InFlight::default()).unwrap();
+            if std::mem::replace(&mut billed, payee.billed()) == payee.billed() && stream > 1 {
+                break;
+            }
+        }
+        let due = payee.billed().to_amount().unwrap();
+        payee.credit(durable(due.get().max(paid)));
+        deliver(&mut payee, TARIFF, BATCH_BYTES);
+        assert_eq!(payee.owed(), Charge::ZERO, "{paid} paid");
+    }
 }
 
 // r[verify channel.cancel.settle]
@@ -110,7 +127,8 @@ fn deliver(payee: &mut Payee, tariff: Tariff, batch: u64) {
     let mut sizes = [BATCH_BYTES, batch].into_iter().cycle();
     let mut planned = batch;
     const STREAM: StreamKey = StreamKey(0);
-    let mut payer = Payer::new(*payee.terms(), tariff, units(0), units(0));
+    let mut payer = Payer::new(*payee.terms(), tariff, payee.paid(), units(0));
+    payer.credited(payee.paid(), payee.stated_window()).unwrap();
     let mut left = 3 * MIB + 1;
     payee.begin(STREAM, bytes(left)).unwrap();
     payer.begin(STREAM, bytes(left)).unwrap();
@@ -151,7 +169,7 @@ fn assert_equal(world: &World) {
     assert_eq!(payer.accepted(), payer.signed(), "seed {seed}: a voucher was lost");
 }
 
-fn seeds(all: std::ops::Range<u64>) -> std::ops::Range<u64> {
+pub(super) fn seeds(all: std::ops::Range<u64>) -> std::ops::Range<u64> {
     match std::env::var("ARO_SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => seed..seed + 1,
         None => all,
