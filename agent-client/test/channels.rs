@@ -343,7 +343,7 @@ async fn wherever_the_process_dies_one_channel_is_opened_and_one_top_up_is_made(
         scene.node.hang_up();
         let agent = scene.builder(reopen(&scene.world.path("agent")).await).chain(Arc::new(chain.clone()));
         let agent = agent.build().await.unwrap();
-        // This node bills an answer at its head; a real one bills what it has sent.
+        // As if no more had been sent by then, whatever was on its way.
         scene.node.bill(4 * PER_MIB);
         fetch(&agent, &scene.node).await.unwrap();
         let topped_up = channels(&agent).await;
