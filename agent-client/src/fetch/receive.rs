@@ -8,7 +8,7 @@
 //! signs. A buffer that nobody reads any more is filled again.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::iter::Peekable;
 use std::pin::pin;
 use std::task::Poll;
@@ -55,16 +55,14 @@ pub(super) async fn receive(
             let filling = inflow.fill(&mut answer.recv, &mut buffer, room);
             let waited_ms = config.stall_timeout_ms;
             let in_time = within(Duration::from_millis(waited_ms), filling);
-            let filled = match segment {
-                None => in_time.await,
-                Some(track) => tokio::select! {
-                    biased;
-                    filled = in_time => filled,
-                    () = track.ended() => {
-                        cancel(answer);
-                        return Ok(());
-                    }
-                },
+            let filled = tokio::select! {
+                biased;
+                filled = in_time => filled,
+                () = ended(segment) => {
+                    cancel(answer);
+                    return Ok(());
+                }
+                failure = feed.failed() => return Err(failure),
             };
             let got = match filled {
                 Some(Ok(got)) => got,
@@ -110,6 +108,14 @@ pub(super) async fn receive(
     }
     end(answer, session, inflow).await;
     Ok(())
+}
+
+/// Waits until no more is wanted of a segment. A whole answer is wanted to its end.
+async fn ended(segment: Option<&Track>) {
+    match segment {
+        Some(track) => track.ended().await,
+        None => pending().await,
+    }
 }
 
 /// The rest is not wanted, and not owed.

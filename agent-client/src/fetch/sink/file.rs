@@ -43,6 +43,8 @@ struct Queue {
     work: Condvar,
     /// For those who feed: a batch is written, or never will be.
     room: Notify,
+    /// For those who wait for something else: nothing is written any more.
+    broken: Notify,
     limit_bytes: usize,
 }
 
@@ -105,6 +107,7 @@ impl FileTarget {
             state: Mutex::new(state),
             work: Condvar::new(),
             room: Notify::new(),
+            broken: Notify::new(),
             limit_bytes: memory.queue_bytes,
         };
         let (queue, part) = (Arc::new(queue), Arc::new(part));
@@ -162,6 +165,19 @@ impl FileTarget {
             }
         }
         self.queue.wait(|state| !state.is_full(self.queue.limit_bytes)).await
+    }
+
+    /// Waits for a failure of the disk. Whoever waits for bytes waits for this too: what is not written is not paid, and
+    /// what is not paid for long enough brings no more bytes.
+    pub(super) async fn failed(&self) -> FetchError {
+        loop {
+            // Made before the look, so that nothing is missed between the two.
+            let news = self.queue.broken.notified();
+            if let Err(error) = self.queue.lock().check() {
+                return error;
+            }
+            news.await;
+        }
     }
 
     /// Waits until everything that was pushed is written.
@@ -256,6 +272,7 @@ impl Queue {
         state.failed = Some(Arc::new(error));
         drop(state);
         self.room.notify_waiters();
+        self.broken.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Queued> {

@@ -210,6 +210,14 @@ impl Feed {
         self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until nothing can be pushed any more, which only a disk brings about.
+    pub(super) async fn failed(&self) -> FetchError {
+        match &self.output.shared.target {
+            Target::File(file) => file.failed().await,
+            Target::Ordered(_) => std::future::pending().await,
+        }
+    }
+
     /// Waits until everything that was pushed is safe, and counted as such.
     pub(super) async fn flush(&self) -> Result<(), FetchError> {
         match &self.output.shared.target {

@@ -302,11 +302,15 @@ async fn a_full_disk_fails_whoever_feeds_and_keeps_what_was_written() {
     let (part, coverage) = part::Part::open(&path, ContentId::of(&bytes), &ByteRanges::all(), true).unwrap();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let file = FileTarget::on(part.with_data(full), coverage, &ByteRanges::all(), MEMORY);
-    for leaf in rest {
-        if leaf.push(&file, all.size).await.is_err() {
-            break;
+    let feeding = async {
+        for leaf in rest {
+            if leaf.push(&file, all.size).await.is_err() {
+                break;
+            }
         }
-    }
+    };
+    let (failure, ()) = tokio::join!(timeout(PATIENCE, file.failed()), feeding);
+    assert!(matches!(failure.unwrap(), FetchError::Sink(_)), "whoever waits for bytes hears of it");
     let error = timeout(PATIENCE, file.flush()).await.unwrap().unwrap_err();
     let FetchError::Sink(cause) = &error else { panic!("{error}") };
     assert_eq!(cause.kind(), std::io::ErrorKind::StorageFull);
