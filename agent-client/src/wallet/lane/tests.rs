@@ -207,6 +207,18 @@ fn the_mark_holds_what_fetches_proved_and_never_less_than_is_signed_for() {
     lane.end(upload);
     lane.proved(A, ByteCount::new(MARKED_BYTES));
     assert_eq!(marked(), charge(2 * MARKED_BYTES + 5));
+    // The more is proven, the seldomer: a 256th may be missing.
+    let before = 2 * MARKED_BYTES + 5;
+    lane.end(A);
+    let mut reserved = lane.set_aside(&lane.purpose, Amount::new(2_000)).unwrap();
+    lane.begin(A, ByteCount::new(20 * MIB), &mut reserved).unwrap();
+    lane.proved(A, ByteCount::new(256 * MARKED_BYTES));
+    let so_far = before + 256 * MARKED_BYTES;
+    assert_eq!(marked(), charge(so_far));
+    lane.proved(A, ByteCount::new(MARKED_BYTES + 100));
+    assert_eq!(marked(), charge(so_far));
+    lane.proved(A, ByteCount::new(MARKED_BYTES));
+    assert_eq!(marked(), charge(so_far + 2 * MARKED_BYTES + 100));
     drop(lane);
     assert_eq!(std::fs::read_dir(&marks).unwrap().count(), 0);
 }
