@@ -281,9 +281,9 @@ impl Payee {
 
     /// Settles the ended streams of a binding by the agent's word: `proven` is what it had proven on it in all. What was
     /// billed without its word and was not proven comes off, as what was on its way does in [`lost`](Self::lost), and what
-    /// there is no room for with later payments. What was
-    /// taken off there and was proven is billed again, as far as deposit and window have room, so that the channel comes
-    /// to owe at most `most_owed`. Each binding's word counts once: the caller forgets what was delivered on it.
+    /// there is no room for with later payments. What was taken off there and was proven is billed again, as far as
+    /// deposit and window have room, so that the channel comes to owe at most `most_owed`. Each binding's word counts
+    /// once: the caller forgets what was delivered on it.
     // r[impl bind.replace.proven]
     pub fn claimed(&mut self, delivered: Delivered, proven: Charge, most_owed: Charge) -> Claimed {
         let proven = proven.saturating_sub(delivered.confirmed);
