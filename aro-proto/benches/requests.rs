@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use aro_proto::channel::{ChannelState, ChannelTerms, Offer, Payee, StreamKey, Voucher};
+use aro_proto::channel::{ChannelState, ChannelTerms, Offer, Payee, SignedVoucher, StreamKey, Voucher};
 use aro_proto::identity::{Binding, Signed, Verifier, VerifyingKey};
 use aro_proto::merkle::ByteRanges;
 use aro_proto::message::{Fetch, FetchHead, FetchItem, Message};
@@ -63,6 +63,10 @@ fn vouchers(criterion: &mut Criterion) {
     criterion.bench_function("vouchers/verify", |bencher| bencher.iter(|| black_box(&signed).verify_with(&signer)));
     criterion.bench_function("vouchers/verify, a warm key", |bencher| {
         bencher.iter(|| black_box(&signed).verify_by(&verifier, &signer));
+    });
+    let many = [(signed, &signer); 64];
+    criterion.bench_function("vouchers/verify 64, a warm key", |bencher| {
+        bencher.iter(|| SignedVoucher::verify_all(&verifier, black_box(&many)));
     });
     criterion.bench_function("vouchers/warm a key", |bencher| bencher.iter(|| verifier.warm(black_box(&signer))));
     criterion.bench_function("vouchers/sign", |bencher| bencher.iter(|| black_box(&voucher).sign(&key)));

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::amount::Amount;
 use crate::error::{Refusal, RefusalCode};
-use crate::identity::{SecretKey, Signature, SignatureError, Verifier, VerifyingKey};
+use crate::identity::{SecretKey, Signature, SignatureError, Unverified, Verifier, VerifyingKey};
 use crate::ids::{AgentId, ChannelId};
 
 /// What a voucher says: `cumulative` base units of this channel belong to the node.
@@ -158,6 +158,22 @@ impl SignedVoucher {
     // r[impl voucher.signature.strict]
     pub fn verify_by(&self, verifier: &Verifier, signer: &VerifyingKey) -> Result<VerifiedVoucher, VoucherError> {
         self.verified(signer, verifier.verify_strict(signer, &self.voucher.to_bytes(), &self.signature))
+    }
+
+    /// The same for many at once, each with its channel's signer, in their order: faster than one by one.
+    // r[impl voucher.signature.strict]
+    pub fn verify_all(
+        verifier: &Verifier,
+        vouchers: &[(Self, &VerifyingKey)],
+    ) -> Vec<Result<VerifiedVoucher, VoucherError>> {
+        let messages: Vec<[u8; VOUCHER_LEN]> = vouchers.iter().map(|(signed, _)| signed.voucher.to_bytes()).collect();
+        let unverified = vouchers.iter().zip(&messages).map(|((signed, key), message)| Unverified {
+            key,
+            message,
+            signature: &signed.signature,
+        });
+        let verified = verifier.verify_all(&unverified.collect::<Vec<_>>());
+        vouchers.iter().zip(verified).map(|((signed, key), is_signed)| signed.verified(key, is_signed)).collect()
     }
 
     fn verified(

@@ -7,6 +7,7 @@
 use core::fmt;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use curve25519_dalek::edwards::CompressedEdwardsY;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -86,7 +87,7 @@ impl VerifyingKey {
     /// [`SignatureError::WeakKey`] for keys that no honest signer has: not canonical, not on the curve, or of small
     /// order.
     pub fn from_bytes(key: &[u8; 32]) -> Result<Self, SignatureError> {
-        let is_point = ed25519_dalek::VerifyingKey::from_bytes(key).is_ok();
+        let is_point = CompressedEdwardsY(*key).decompress().is_some();
         if is_point && !is_lax(key) { Ok(Self(*key)) } else { Err(SignatureError::WeakKey) }
     }
 

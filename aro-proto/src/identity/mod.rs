@@ -14,7 +14,7 @@ pub use delegation::{Beyond, Delegated, Delegation, DelegationError, SignedDeleg
 pub use keys::{SecretKey, SignatureError, VerifyingKey, is_weak_key, verify_strict};
 pub use signed::{Binding, EnvelopeError, Signed, Verified};
 pub use spki::{node_id_of_spki, pkcs8_der, spki_der};
-pub use verifier::Verifier;
+pub use verifier::{Unverified, Verifier};
 
 /// A raw ed25519 signature.
 pub type Signature = [u8; 64];

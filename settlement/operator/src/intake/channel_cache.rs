@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use aro_proto::ChannelId;
-use aro_proto::channel::{SignedVoucher, VerifiedVoucher, VoucherError};
 use aro_proto::identity::{Verifier, VerifyingKey};
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::{Address, ChainClient, Program};
@@ -35,6 +34,7 @@ struct State {
 pub(super) struct ChannelFacts {
     now: i64,
     channels: HashMap<ChannelId, (Option<KnownChannel>, Source)>,
+    verifier: Arc<Verifier>,
 }
 
 /// A channel and its signer's key, which is decoded when it is first needed and kept as long as the channel is asked
@@ -43,20 +43,18 @@ pub(super) struct ChannelFacts {
 pub(super) struct KnownChannel {
     pub(super) account: Channel,
     signer: Arc<OnceLock<Option<VerifyingKey>>>,
-    verifier: Arc<Verifier>,
 }
 
 impl KnownChannel {
-    fn new(account: Channel, before: Option<&Self>, verifier: &Arc<Verifier>) -> Self {
+    fn new(account: Channel, before: Option<&Self>) -> Self {
         let same_signer = before.filter(|before| before.account.signer == account.signer);
         let signer = same_signer.map_or_else(Arc::default, |before| Arc::clone(&before.signer));
-        Self { account, signer, verifier: Arc::clone(verifier) }
+        Self { account, signer }
     }
 
-    /// Checks a voucher's signature, strictly.
-    pub(super) fn verify(&self, signed: &SignedVoucher) -> Result<VerifiedVoucher, VoucherError> {
-        let signer = self.signer.get_or_init(|| VerifyingKey::from_bytes(&self.account.signer).ok()).as_ref();
-        signed.verify_by(&self.verifier, signer.ok_or(VoucherError::BadSignature)?)
+    /// The key that signs its vouchers, unless it is one that nobody can sign with.
+    pub(super) fn signer(&self) -> Option<&VerifyingKey> {
+        self.signer.get_or_init(|| VerifyingKey::from_bytes(&self.account.signer).ok()).as_ref()
     }
 }
 
@@ -107,11 +105,11 @@ impl ChannelCache {
         make_room(&mut state.channels, self.lifetime);
         for (id, account) in missing.into_iter().zip(read) {
             let before = state.channels.get(&id).and_then(|(_, channel)| channel.as_ref());
-            let channel = account.map(|account| KnownChannel::new(account, before, &self.verifier));
+            let channel = account.map(|account| KnownChannel::new(account, before));
             state.channels.insert(id, (at, channel.clone()));
             channels.insert(id, (channel, Source::Fresh));
         }
-        Ok(ChannelFacts { now, channels })
+        Ok(ChannelFacts { now, channels, verifier: Arc::clone(&self.verifier) })
     }
 
     /// A node account as it was read a moment ago, if it was and was there.
@@ -178,6 +176,11 @@ impl ChannelFacts {
         self.channels.get(&id)?.0.as_ref()
     }
 
+    /// Who verifies the vouchers of these channels, strictly.
+    pub(super) fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
     /// True if this channel was not read just now.
     pub(super) fn is_remembered(&self, id: ChannelId) -> bool {
         self.channels.get(&id).is_some_and(|(_, source)| *source == Source::Remembered)
@@ -185,9 +188,9 @@ impl ChannelFacts {
 
     #[cfg(test)]
     pub(super) fn of(now: i64, channels: impl IntoIterator<Item = (ChannelId, Option<Channel>)>) -> Self {
-        let known = |channel: Option<Channel>| channel.map(|account| KnownChannel::new(account, None, &Arc::default()));
+        let known = |channel: Option<Channel>| channel.map(|account| KnownChannel::new(account, None));
         let channels = channels.into_iter().map(|(id, channel)| (id, (known(channel), Source::Fresh))).collect();
-        Self { now, channels }
+        Self { now, channels, verifier: Arc::default() }
     }
 }
 

@@ -1,11 +1,12 @@
-//! What is wrong with a voucher by the chain's word alone, cheapest check first.
+//! What is wrong with a voucher by the chain's word alone, cheapest check first, and its signature last.
 //!
 //! Whatever the chain would refuse is refused here, so that a batch never fails for a voucher that was taken.
 
-use aro_proto::channel::{ChannelState, ChannelTerms, SignedVoucher, Voucher, VoucherError};
+use aro_proto::channel::{ChannelState, ChannelTerms, SignedVoucher, VerifiedVoucher, Voucher, VoucherError};
+use aro_proto::identity::VerifyingKey;
 use aro_proto::limits::SETTLE_MARGIN_S;
 use aro_proto::message::HandoffVoucher;
-use aro_proto::{Refusal, RefusalCode};
+use aro_proto::{Amount, Refusal, RefusalCode};
 use settlement_chain::Address;
 use settlement_interface::voucher::{NEVER, is_expired};
 
@@ -40,14 +41,46 @@ impl Fault {
     }
 }
 
+/// What a voucher comes to, as far as that can be told without its signature.
+pub(super) enum Judgement<'a> {
+    /// Its very bytes were verified when they were stored.
+    Known(Amount),
+    /// It counts if its signature holds.
+    IfSigned(Unsigned<'a>),
+}
+
+/// A voucher with nothing wrong but, perhaps, its signature.
+pub(super) struct Unsigned<'a> {
+    signed: SignedVoucher,
+    signer: &'a VerifyingKey,
+    node: Address,
+    /// True if there is something to credit: at the chain's watermark there is at most a channel to close.
+    rises: bool,
+    close: bool,
+}
+
+impl<'a> Unsigned<'a> {
+    /// What is to be verified.
+    pub(super) fn to_verify(&self) -> (SignedVoucher, &'a VerifyingKey) {
+        (self.signed, self.signer)
+    }
+
+    /// What it comes to when its signature has been looked at.
+    pub(super) fn claim(self, verified: Result<VerifiedVoucher, VoucherError>) -> Result<Claim, Fault> {
+        let Self { node, rises, close, .. } = self;
+        let voucher = verified?;
+        Ok(if rises || close { Claim::Rise(Accepted { voucher, node, close }) } else { Claim::Settled })
+    }
+}
+
 /// Judges one voucher that the node with account `node` hands over; `stored` is the best known of its channel.
 // r[impl settlement.handoff.checks]
-pub(super) fn judge(
+pub(super) fn judge<'a>(
     handed: &HandoffVoucher,
     node: &Address,
-    facts: &ChannelFacts,
+    facts: &'a ChannelFacts,
     stored: Option<&StoredVoucher>,
-) -> Result<Claim, Fault> {
+) -> Result<Judgement<'a>, Fault> {
     let known = facts.known(handed.channel).ok_or(Fault::UnknownChannel)?;
     let channel = &known.account;
     if Address::from(channel.node) != *node {
@@ -72,17 +105,12 @@ pub(super) fn judge(
     }
     let voucher = Voucher { channel: handed.channel, cumulative: offered, expires_at: handed.expires_at };
     let signed = SignedVoucher { voucher, signature: handed.signature };
-    // These very bytes were verified when they were stored.
     let same = |stored: &StoredVoucher| stored.live(facts.now()) == Some(&signed) && stored.node == *node;
     if stored.is_some_and(|stored| same(stored) && (!handed.close || stored.is_to_close(false))) {
-        return Ok(Claim::Known(offered));
+        return Ok(Judgement::Known(offered));
     }
-    let voucher = known.verify(&signed)?;
-    // At the chain's watermark there is nothing to credit, but there may be a channel to close.
-    if !rises && !handed.close {
-        return Ok(Claim::Settled);
-    }
-    Ok(Claim::Rise(Accepted { voucher, node: *node, close: handed.close }))
+    let signer = known.signer().ok_or(VoucherError::BadSignature)?;
+    Ok(Judgement::IfSigned(Unsigned { signed, signer, node: *node, rises, close: handed.close }))
 }
 
 /// True if another look at the chain might change the judgement.
@@ -106,7 +134,7 @@ fn check_expiry(expires_at: i64, now: i64) -> Result<(), VoucherError> {
 
 #[cfg(test)]
 mod tests {
-    use aro_proto::{Amount, ChannelId, SecretKey};
+    use aro_proto::{ChannelId, SecretKey};
     use settlement_interface::accounts::{Channel, status};
 
     use super::*;
@@ -137,7 +165,17 @@ mod tests {
     }
 
     fn judged(handed: &HandoffVoucher, channel: Channel) -> Result<Claim, Fault> {
-        judge(handed, &node(), &ChannelFacts::of(NOW, [(id(), Some(channel))]), None)
+        concluded(judge(handed, &node(), &ChannelFacts::of(NOW, [(id(), Some(channel))]), None)?)
+    }
+
+    fn concluded(judgement: Judgement<'_>) -> Result<Claim, Fault> {
+        match judgement {
+            Judgement::Known(cumulative) => Ok(Claim::Known(cumulative)),
+            Judgement::IfSigned(voucher) => {
+                let (signed, signer) = voucher.to_verify();
+                voucher.claim(signed.verify_with(signer))
+            }
+        }
     }
 
     // r[verify settlement.handoff.checks]
@@ -177,7 +215,7 @@ mod tests {
         closed.status = status::CLOSED;
         assert_eq!(refused(&handed(500, 0), closed), VoucherError::ChannelClosed);
         let unknown = ChannelFacts::of(NOW, [(id(), None)]);
-        let fault = judge(&handed(500, 0), &node(), &unknown, None).unwrap_err();
+        let fault = judge(&handed(500, 0), &node(), &unknown, None).err().unwrap();
         assert_eq!((fault, fault.refusal().code()), (Fault::UnknownChannel, RefusalCode::ChannelUnusable));
     }
 
@@ -199,7 +237,8 @@ mod tests {
             quarantined: false,
         };
         let facts = ChannelFacts::of(NOW, [(id(), Some(channel()))]);
-        let judged = |handed: &HandoffVoucher, stored: StoredVoucher| judge(handed, &node(), &facts, Some(&stored));
+        let judged =
+            |handed: &HandoffVoucher, stored| concluded(judge(handed, &node(), &facts, Some(&stored)).unwrap());
         assert!(matches!(judged(&known, stored), Ok(Claim::Known(cumulative)) if cumulative == Amount::new(500)));
 
         let mut other = known;

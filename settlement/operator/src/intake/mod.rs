@@ -8,6 +8,7 @@ mod channel_cache;
 mod endpoint;
 mod fairness;
 mod framed;
+mod groups;
 mod judge;
 mod session;
 mod strikes;
@@ -17,7 +18,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use aro_proto::channel::VoucherError;
-use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, HandoffVoucher, OperatorHello};
+use aro_proto::message::{ChainIds, Handoff, HandoffAck, HandoffVerdict, OperatorHello};
 use aro_proto::{AgentId, Amount, ChannelId, NodeId, Refusal, RefusalCode, limits};
 use settlement_chain::{Address, ChainClient, Program};
 use settlement_interface::accounts::{Node, status};
@@ -25,14 +26,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 pub use channel_cache::ChannelCache;
-use channel_cache::ChannelFacts;
 pub(crate) use endpoint::{Bounds, Listener, bind};
 pub(crate) use fairness::Fairness;
 use framed::PATIENCE;
-use judge::Fault;
 
 use crate::metrics::Metrics;
-use crate::vouchers::{Book, Claim, Offer, StoreError, StoredVoucher};
+use crate::vouchers::{Book, Claim, StoreError};
 use crate::watch::{Alarms, News};
 
 /// What every session of the intake shares.
@@ -191,7 +190,7 @@ impl Intake {
         let (node, vouchers) = (*node, handoff.vouchers.clone());
         // Signatures take long enough to keep others waiting.
         let cpu = self.fairness.cpus.acquire().await;
-        let judged = tokio::task::spawn_blocking(move || judge_all(&vouchers, &node, &facts, &known)).await;
+        let judged = tokio::task::spawn_blocking(move || groups::judge_all(&vouchers, &node, &facts, &known)).await;
         drop(cpu);
         let (offers, count) = judged.map_err(|e| unstorable(StoreError::Database(e.to_string())))?;
         let rises: Vec<bool> = offers.iter().map(|(_, claim)| matches!(claim, Ok(Claim::Rise(_)))).collect();
@@ -268,48 +267,6 @@ impl Intake {
         account.and_then(of).ok_or_else(|| {
             let reason = "the signer is no node whose account on chain names this operator";
             Refusal::new(RefusalCode::Unauthorised, reason)
-        })
-    }
-}
-
-/// What is to be offered to the store.
-fn judge_all(
-    vouchers: &[HandoffVoucher],
-    node: &Address,
-    facts: &ChannelFacts,
-    known: &[Option<StoredVoucher>],
-) -> (Vec<Offer>, Faults) {
-    let mut count = Faults::default();
-    let offers = vouchers
-        .iter()
-        .zip(known)
-        .map(|(voucher, known)| (voucher.channel, count.check(|| judge::judge(voucher, node, facts, known.as_ref()))));
-    (offers.collect(), count)
-}
-
-/// What was wrong in one handoff.
-#[derive(Clone, Copy, Debug, Default)]
-struct Faults {
-    /// Signatures that did not verify.
-    forged: u32,
-    /// Channels that are not there, or not of this node.
-    guessed: u32,
-}
-
-impl Faults {
-    /// Judges the next voucher, unless enough signatures of this handoff were wrong: the rest is not looked at.
-    fn check(&mut self, judge: impl FnOnce() -> Result<Claim, Fault>) -> Result<Claim, Refusal> {
-        if self.forged >= limits::MAX_BAD_SIGNATURES {
-            let reason = "not looked at: too many signatures before it were wrong";
-            return Err(Refusal::new(RefusalCode::OverCapacity, reason));
-        }
-        judge().map_err(|fault| {
-            match fault {
-                Fault::Voucher(VoucherError::BadSignature) => self.forged = self.forged.saturating_add(1),
-                Fault::UnknownChannel | Fault::OtherNode => self.guessed = self.guessed.saturating_add(1),
-                _ => {}
-            }
-            fault.refusal()
         })
     }
 }

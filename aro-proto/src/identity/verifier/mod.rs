@@ -6,31 +6,55 @@
 //! ```text
 //!  S·B - k·A = R     k = SHA-512(R | A | message)
 //!  \_/   \_/
-//!   |     one of the kept multiples of -A for each 4 bits of k, in signed digits
+//!   |     one of the kept multiples of -A for each 6 bits of k, in signed digits
 //!   one of those of B for each 8 bits of S
 //! ```
+//!
+//! The sum is compared with R in its encoding, which takes one division of field elements, a quarter of the rest. Many
+//! signatures at once share one: each is still judged for itself, and as it would be alone.
+
+mod multiples;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA512};
 use curve25519_dalek::EdwardsPoint;
-use curve25519_dalek::constants::ED25519_BASEPOINT_POINT;
 use curve25519_dalek::edwards::CompressedEdwardsY;
 use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::Identity;
 
+use self::multiples::{BASE, OfKey};
 use super::Signature;
 use super::keys::{SignatureError, VerifyingKey, is_of_small_order};
 
 /// Verifies strictly, faster for keys whose signatures it has often seen to be good.
 ///
-/// What it remembers is bounded, whoever signs: the multiples of [`MAX_WARM`] keys, 83,200 bytes each (21 MB), and how
+/// What it remembers is bounded, whoever signs: the multiples of [`MAX_WARM`] keys, 220,160 bytes each (28 MB), and how
 /// often each of [`MAX_COUNTED`] others has signed.
 #[derive(Default)]
 pub struct Verifier {
     state: Mutex<State>,
+}
+
+/// A signature that is to be verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Unverified<'a> {
+    /// The key that is said to have signed.
+    pub key: &'a VerifyingKey,
+    /// What it is said to have signed.
+    pub message: &'a [u8],
+    /// The signature.
+    pub signature: &'a Signature,
+}
+
+impl Unverified<'_> {
+    /// R and S.
+    fn halves(&self) -> (&[u8; 32], &[u8; 32]) {
+        let (r, s) = self.signature.split_first_chunk().expect("a signature has 64 bytes");
+        (r, s.first_chunk().expect("the other half has as many"))
+    }
 }
 
 #[derive(Default)]
@@ -43,7 +67,7 @@ struct State {
 }
 
 struct Warm {
-    multiples: Arc<Multiples<4>>,
+    multiples: Arc<OfKey>,
     last_use: u64,
 }
 
@@ -59,10 +83,37 @@ impl Verifier {
         message: &[u8],
         signature: &Signature,
     ) -> Result<(), SignatureError> {
-        if let Some(multiples) = self.multiples_of(key) {
-            let is_signed = is_signed(key, &multiples, message, signature);
-            return if is_signed { Ok(()) } else { Err(SignatureError::Mismatch) };
+        let signature = Unverified { key, message, signature };
+        let Some(multiples) = self.multiples_of(key) else { return self.verify_cold(&signature) };
+        let is_signed = expected_r(&signature, &multiples).is_some_and(|r| is_spelled(&signature, &r.compress()));
+        if is_signed { Ok(()) } else { Err(SignatureError::Mismatch) }
+    }
+
+    /// The same for many at once, in their order and whatever their keys: a fifth faster for keys that sign often.
+    // r[impl voucher.signature.strict]
+    pub fn verify_all(&self, signatures: &[Unverified<'_>]) -> Vec<Result<(), SignatureError>> {
+        let mut verified = vec![Err(SignatureError::Mismatch); signatures.len()];
+        let (mut warm, mut expected) = (Vec::new(), Vec::new());
+        for (verified, signature) in verified.iter_mut().zip(signatures) {
+            match self.multiples_of(signature.key) {
+                None => *verified = self.verify_cold(signature),
+                Some(multiples) => {
+                    if let Some(r) = expected_r(signature, &multiples) {
+                        expected.push(r);
+                        warm.push((verified, signature));
+                    }
+                }
+            }
         }
+        for ((verified, signature), r) in warm.into_iter().zip(EdwardsPoint::compress_batch_alloc(&expected)) {
+            if is_spelled(signature, &r) {
+                *verified = Ok(());
+            }
+        }
+        verified
+    }
+
+    fn verify_cold(&self, Unverified { key, message, signature }: &Unverified<'_>) -> Result<(), SignatureError> {
         key.verify_strict(message, signature)?;
         if self.is_often_used(key) {
             self.warm(key);
@@ -74,11 +125,11 @@ impl Verifier {
     /// may have to go.
     pub fn warm(&self, key: &VerifyingKey) {
         // Outside the lock: others verify meanwhile.
-        let multiples = Multiples::of_negative(key);
+        let multiples = OfKey::of_negative(key);
         self.keep(key, multiples);
     }
 
-    fn multiples_of(&self, key: &VerifyingKey) -> Option<Arc<Multiples<4>>> {
+    fn multiples_of(&self, key: &VerifyingKey) -> Option<Arc<OfKey>> {
         let mut state = self.lock();
         state.uses += 1;
         let last_use = state.uses;
@@ -102,7 +153,7 @@ impl Verifier {
         is_often_used
     }
 
-    fn keep(&self, key: &VerifyingKey, multiples: Multiples<4>) {
+    fn keep(&self, key: &VerifyingKey, multiples: OfKey) {
         let mut state = self.lock();
         if state.warm.len() >= MAX_WARM {
             let coldest = state.warm.iter().min_by_key(|(_, warm)| warm.last_use).map(|(key, _)| *key);
@@ -125,96 +176,37 @@ impl fmt::Debug for Verifier {
 }
 
 /// Keys whose multiples are kept at most.
-pub const MAX_WARM: usize = 256;
+pub const MAX_WARM: usize = 128;
 /// Keys whose signatures are counted at most.
 pub const MAX_COUNTED: usize = 4_096;
-/// The good signature that makes a key warm. Multiples take as long to make as three or four verifications, so whoever
-/// crowds the warm keys out of memory with many others has each verification cost a fifth more, not more.
-const WARM_FROM: u8 = 16;
+/// The good signature that makes a key warm. Multiples take as long to make as ten verifications, so whoever
+/// crowds the warm keys out of memory with many others has each verification cost a third more, not more.
+const WARM_FROM: u8 = 32;
 
-/// The multiples of a point that every multiple of it is the sum of: for each digit of `WIDTH` bits, one row of the
-/// point times 1 to 2^(WIDTH-1), and the next row of 2^WIDTH times that point.
-struct Multiples<const WIDTH: usize> {
-    rows: Vec<EdwardsPoint>,
-}
-
-/// Those of the base point, which half of each verification multiplies: 655,360 bytes.
-static BASE: LazyLock<Multiples<8>> = LazyLock::new(|| Multiples::of(ED25519_BASEPOINT_POINT));
-
-impl<const WIDTH: usize> Multiples<WIDTH> {
-    const HALF: usize = 1 << (WIDTH - 1);
-
-    fn of(point: EdwardsPoint) -> Self {
-        let mut rows = Vec::with_capacity(256 / WIDTH * Self::HALF);
-        let mut first = point;
-        for _ in 0..256 / WIDTH {
-            let mut multiple = first;
-            rows.push(multiple);
-            for _ in 1..Self::HALF {
-                multiple += first;
-                rows.push(multiple);
-            }
-            first = multiple + multiple;
-        }
-        Self { rows }
-    }
-
-    /// Adds `scalar`, which is reduced, times the point to `sum`. Takes more or less time for other scalars: those of a
-    /// verification are known to everybody.
-    fn add_to(&self, mut sum: EdwardsPoint, scalar: &Scalar) -> EdwardsPoint {
-        for (row, digit) in self.rows.chunks_exact(Self::HALF).zip(digits::<WIDTH>(scalar)) {
-            match digit {
-                0 => {}
-                1.. => sum += &row[usize::from(digit.unsigned_abs()) - 1],
-                ..0 => sum -= &row[usize::from(digit.unsigned_abs()) - 1],
-            }
-        }
-        sum
-    }
-}
-
-impl Multiples<4> {
-    fn of_negative(key: &VerifyingKey) -> Self {
-        let point = CompressedEdwardsY(*key.as_bytes()).decompress();
-        Self::of(-point.expect("a key that was looked over is a point"))
-    }
-}
-
-/// A reduced scalar's digits to the base 2^`WIDTH`, the lowest first, from 1 - 2^(`WIDTH`-1) to 2^(`WIDTH`-1). A
-/// reduced one is below 2^253, so that nothing is carried out of the last.
-fn digits<const WIDTH: usize>(scalar: &Scalar) -> impl Iterator<Item = i16> {
-    const { assert!(WIDTH == 4 || WIDTH == 8, "digits do not cross bytes") };
-    let unsigned = scalar
-        .to_bytes()
-        .into_iter()
-        .flat_map(|byte| (0..8 / WIDTH).map(move |place| i16::from(byte) >> (place * WIDTH) & ((1 << WIDTH) - 1)));
-    unsigned.scan(0, |carry, digit| {
-        let digit = digit + *carry;
-        *carry = i16::from(digit > 1 << (WIDTH - 1));
-        Some(digit - (*carry << WIDTH))
-    })
-}
-
-/// The predicate of [`VerifyingKey::verify_strict`], with the key's multiples at hand.
-fn is_signed(key: &VerifyingKey, negative: &Multiples<4>, message: &[u8], signature: &Signature) -> bool {
-    let (r, s) = signature.split_first_chunk::<32>().expect("a signature has 64 bytes");
-    let s = <[u8; 32]>::try_from(s).expect("the other half has as many");
-    let Some(s) = Scalar::from_canonical_bytes(s).into_option() else { return false };
+/// The R that a good signature of this key over this message has; none if S is not reduced or R of small order. With
+/// [`is_spelled`] this is the predicate of [`VerifyingKey::verify_strict`].
+fn expected_r(signature: &Unverified<'_>, negative: &OfKey) -> Option<EdwardsPoint> {
+    let Unverified { key, message, .. } = signature;
+    let (r, s) = signature.halves();
+    let s = Scalar::from_canonical_bytes(*s).into_option().filter(|_| !is_of_small_order(r))?;
     let mut hash = Context::new(&SHA512);
     for part in [&r[..], key.as_bytes(), message] {
         hash.update(part);
     }
     let hash = hash.finish();
     let k = Scalar::from_bytes_mod_order_wide(hash.as_ref().try_into().expect("SHA-512 gives 64 bytes"));
-    let expected = negative.add_to(BASE.add_to(EdwardsPoint::identity(), &s), &k);
-    // What is compressed is canonical, so another spelling of the same point is not the same.
-    !is_of_small_order(r) && expected.compress().as_bytes() == r
+    Some(negative.add_to(BASE.add_to(EdwardsPoint::identity(), &s), &k))
+}
+
+/// True if the signature has this R. What is compressed is canonical, so another spelling of the same point is not the
+/// same.
+fn is_spelled(signature: &Unverified<'_>, expected: &CompressedEdwardsY) -> bool {
+    signature.halves().0 == expected.as_bytes()
 }
 
 #[cfg(test)]
 mod tests {
-    use curve25519_dalek::constants::EIGHT_TORSION;
-    use proptest::prelude::*;
+    use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
 
     use super::*;
     use crate::identity::SecretKey;
@@ -252,6 +244,39 @@ mod tests {
         }
     }
 
+    // r[verify voucher.signature.strict]
+    #[test]
+    fn each_of_many_counts_as_it_does_alone() {
+        let (verifier, keys) = (Verifier::default(), [7, 8, 9].map(key));
+        keys[..2].iter().for_each(|(_, public)| verifier.warm(public));
+        let messages: Vec<[u8; 1]> = (0..60).map(|turn| [turn]).collect();
+        let mut signatures: Vec<Signature> =
+            messages.iter().zip(keys.iter().cycle()).map(|(message, (secret, _))| secret.sign(message)).collect();
+        let (zero, unreduced) = ([0; 64], [0xff; 64]);
+        for (place, signature) in signatures.iter_mut().enumerate() {
+            match place % 7 {
+                1 => signature[place % 64] ^= 1,
+                2 => signature[32..].copy_from_slice(&unreduced[32..]),
+                3 => *signature = zero,
+                _ => {}
+            }
+        }
+        let unverified = signatures.iter().zip(&messages).zip(keys.iter().cycle());
+        let unverified = unverified.map(|((signature, message), (_, key))| Unverified { key, message, signature });
+        let unverified: Vec<_> = unverified.collect();
+        let alone = |one: &Unverified<'_>| one.key.verify_strict(one.message, one.signature);
+        let expected: Vec<_> = unverified.iter().map(alone).collect();
+        assert!(expected.iter().any(Result::is_ok) && expected.iter().any(Result::is_err));
+        assert_eq!(verifier.verify_all(&unverified), expected);
+        assert_eq!(verifier.verify_all(&[]), []);
+        // The third key has signed eleven of them well, and becomes warm on the way.
+        assert!(verifier.multiples_of(&keys[2].1).is_none());
+        for _ in 0..2 {
+            assert_eq!(verifier.verify_all(&unverified), expected);
+        }
+        assert!(verifier.multiples_of(&keys[2].1).is_some());
+    }
+
     #[test]
     fn bad_signatures_warm_nothing() {
         let (verifier, (_, public)) = (Verifier::default(), key(7));
@@ -270,7 +295,7 @@ mod tests {
             let mut seed = [high; 32];
             seed[0] = low;
             let public = VerifyingKey::from_bytes(&SecretKey::from_bytes(&seed).public()).unwrap();
-            verifier.keep(&public, Multiples { rows: Vec::new() });
+            verifier.keep(&public, OfKey::none());
             assert!(verifier.multiples_of(&key(7).1).is_some());
         }
         assert_eq!(verifier.lock().warm.len(), MAX_WARM);
@@ -296,8 +321,9 @@ mod tests {
             let point = ED25519_BASEPOINT_POINT * scalar + torsion;
             let public = VerifyingKey::from_bytes(&point.compress().to_bytes()).unwrap();
             let strict = ed25519_dalek::VerifyingKey::from_bytes(public.as_bytes()).unwrap();
-            let multiples = Multiples::of_negative(&public);
-            let mut accepted = 0;
+            let verifier = Verifier::default();
+            verifier.warm(&public);
+            let (mut signatures, mut accepted) = (Vec::new(), Vec::new());
             for (turn, added) in EIGHT_TORSION.iter().cycle().enumerate().take(64) {
                 let nonce = Scalar::from(u64::try_from(turn).unwrap() + 2);
                 let r = (ED25519_BASEPOINT_POINT * nonce + added).compress().to_bytes();
@@ -309,36 +335,16 @@ mod tests {
                 let mut signature = [0; 64];
                 signature[..32].copy_from_slice(&r);
                 signature[32..].copy_from_slice((nonce + k * scalar).as_bytes());
-                let here = is_signed(&public, &multiples, b"pay", &signature);
+                let alone = verifier.verify_strict(&public, b"pay", &signature).is_ok();
                 let there = strict.verify_strict(b"pay", &ed25519_dalek::Signature::from_bytes(&signature));
-                assert_eq!(here, there.is_ok());
-                accepted += u32::from(here);
+                assert_eq!(alone, there.is_ok());
+                signatures.push(signature);
+                accepted.push(alone);
             }
-            assert!(accepted > 0 && accepted < 64, "{accepted}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn digits_sum_up_to_their_scalar(bytes: [u8; 32]) {
-            let scalar = Scalar::from_bytes_mod_order(bytes);
-            for wide in [digits::<4>(&scalar).collect::<Vec<_>>(), digits::<8>(&scalar).collect()] {
-                let base = Scalar::from(1_u64 << (256 / wide.len()));
-                let sum = wide.iter().rev().fold(Scalar::ZERO, |sum, digit| {
-                    let size = Scalar::from(u64::from(digit.unsigned_abs()));
-                    sum * base + if *digit < 0 { -size } else { size }
-                });
-                prop_assert_eq!(sum, scalar);
-            }
-        }
-
-        #[test]
-        fn multiples_add_up_to_the_product(bytes: [u8; 32], seed: [u8; 32]) {
-            let scalar = Scalar::from_bytes_mod_order(bytes);
-            let point = ED25519_BASEPOINT_POINT * Scalar::from_bytes_mod_order(seed);
-            let sum = Multiples::<4>::of(point).add_to(ED25519_BASEPOINT_POINT, &scalar);
-            prop_assert_eq!(sum, ED25519_BASEPOINT_POINT + point * scalar);
-            prop_assert_eq!(BASE.add_to(EdwardsPoint::identity(), &scalar), ED25519_BASEPOINT_POINT * scalar);
+            assert!(accepted.contains(&true) && accepted.contains(&false), "{accepted:?}");
+            let unverified = |signature| Unverified { key: &public, message: b"pay", signature };
+            let together = verifier.verify_all(&signatures.iter().map(unverified).collect::<Vec<_>>());
+            assert_eq!(together.iter().map(Result::is_ok).collect::<Vec<_>>(), accepted);
         }
     }
 }
