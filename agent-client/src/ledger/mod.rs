@@ -130,14 +130,15 @@ impl Ledger {
 
     /// Unix seconds: the system's time, but never before what the ledger has seen.
     pub(crate) fn now(&self, transaction: &Transaction<'_>) -> Result<i64, LedgerError> {
-        let latest: i64 = transaction.query_row("SELECT latest FROM clock", [], |row| row.get(0))?;
+        let mut statement = transaction.prepare_cached("SELECT latest FROM clock")?;
+        let latest: i64 = statement.query_row([], |row| row.get(0))?;
         Ok((self.inner.clock)().max(latest))
     }
 
     /// The same, and from now on it is never before this.
     pub(crate) fn tick(&self, transaction: &Transaction<'_>) -> Result<i64, LedgerError> {
         let now = self.now(transaction)?;
-        transaction.execute("UPDATE clock SET latest = ?1 WHERE latest < ?1", [now])?;
+        transaction.prepare_cached("UPDATE clock SET latest = ?1 WHERE latest < ?1")?.execute([now])?;
         Ok(now)
     }
 

@@ -211,8 +211,8 @@ impl Payer {
     }
 
     /// The voucher to sign now, if one is due: when what is proven and not yet signed reaches a quantum, or a 16th of
-    /// what is paid up to a quarter of the window, whichever is more, though at most half of the window; or down to the
-    /// last unit with `flush` (the end of a fetch). Ask the budget, sign, then
+    /// what is paid as far as the window has room for that, whichever is more, though at most half of the window; or
+    /// down to the last unit with `flush` (the end of a fetch). Ask the budget, sign, then
     /// [`record_signed`](Self::record_signed); until then the same voucher stays due.
     // r[impl channel.pay_proven_only]
     pub fn due(&self, flush: bool) -> Option<Due> {
@@ -308,7 +308,7 @@ impl Payer {
     fn step(&self) -> Amount {
         let step_at = |tariff: Tariff| {
             let window = if tariff == self.tariff { self.window } else { credit_window(self.accepted, &tariff) };
-            payment_step(self.accepted, window, &tariff)
+            payment_step(self.accepted, window, &tariff, self.streams.len())
         };
         self.streams.tariffs().map(step_at).min().unwrap_or_else(|| step_at(self.tariff))
     }

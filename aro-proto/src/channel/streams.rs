@@ -40,6 +40,10 @@ impl Streams {
         self.open.contains_key(&stream)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }

@@ -20,13 +20,22 @@ pub fn credit_window(paid: Amount, tariff: &Tariff) -> Amount {
     Amount::new(paid.get() / 2).clamp(quantum, most)
 }
 
-/// What an agent lets gather before it signs: a quantum, later a 16th of what it has paid, so that signatures and
-/// their disk syncs become rare. Never more than a quarter of a wide window, which leaves room for what is on its way
-/// while a voucher is; nor than half of a narrow one, so that the node's wait always has a voucher due.
-pub(super) fn payment_step(paid: Amount, window: Amount, tariff: &Tariff) -> Amount {
+/// What an agent with so many open streams lets gather before it signs: a quantum, later a 16th of what it has paid, so
+/// that signatures and their disk syncs become rare. Of a wide window no more than half of what the streams cannot fill
+/// with what is on its way, or a quarter: the rest is for what comes while a voucher is under way. Never more than half,
+/// so that the node's wait always has a voucher due.
+pub(super) fn payment_step(paid: Amount, window: Amount, tariff: &Tariff, streams: usize) -> Amount {
     let quantum = tariff.quantum().unwrap_or(UNBOUNDED);
-    let (of_paid, quarter, half) = (paid.get() / 16, window.get() / 4, window.get() / 2);
-    quantum.max(Amount::new(of_paid.min(quarter))).min(Amount::new(half)).max(LEAST)
+    let receive_windows = u64::from(STREAM_WINDOW).saturating_mul(u64::try_from(streams).unwrap_or(u64::MAX));
+    let in_flight = ByteCount::new(receive_windows.min(u64::from(CONNECTION_WINDOW)));
+    let left = window.saturating_sub(tariff.price(in_flight).unwrap_or(UNBOUNDED));
+    let (of_paid, of_left) = (paid.get() / 16, (left.get() / 2).max(window.get() / 4));
+    quantum.max(Amount::new(of_paid.min(of_left))).min(Amount::new(window.get() / 2)).max(LEAST)
+}
+
+/// The largest step of any agent, for a node that does not know how many streams that counts.
+fn largest_step(paid: Amount, window: Amount, tariff: &Tariff) -> Amount {
+    payment_step(paid, window, tariff, 0)
 }
 
 /// How far the two counts of a channel may drift apart in all before the peer is distrusted: what one stream may have
@@ -43,7 +52,7 @@ pub(super) fn counting_allowance(paid: Amount, tariff: &Tariff) -> Charge {
 pub(super) fn crash_allowance(signed: Amount, tariff: &Tariff) -> Charge {
     let window = credit_window(signed, tariff);
     let in_flight = tariff.price(ByteCount::new(u64::from(CONNECTION_WINDOW))).unwrap_or(UNBOUNDED);
-    Charge::from_amount(window.min(in_flight.saturating_add(payment_step(signed, window, tariff))))
+    Charge::from_amount(window.min(in_flight.saturating_add(largest_step(signed, window, tariff))))
 }
 
 /// How much of the window a dispute may take before new requests are refused: what stays must hold a payment step
@@ -54,7 +63,7 @@ pub(super) fn dispute_limit(paid: Amount, tariff: &Tariff) -> Charge {
 
 /// The same where the agent is told of a smaller window, by which it measures its step.
 pub(super) fn dispute_limit_within(window: Amount, paid: Amount, tariff: &Tariff) -> Charge {
-    let step = Charge::from_amount(payment_step(paid, window, tariff));
+    let step = Charge::from_amount(largest_step(paid, window, tariff));
     Charge::from_amount(window).saturating_sub(step).saturating_sub(tariff.charge(ByteCount::new(BATCH_BYTES)))
 }
 
@@ -105,17 +114,26 @@ mod tests {
     }
 
     #[test]
-    fn a_payment_step_is_a_quantum_or_a_16th_of_what_is_paid_within_a_quarter_or_half_of_the_window() {
-        let step = |paid, window| payment_step(Amount::new(paid), Amount::new(window), &Tariff { per_mib: 100 }).get();
-        assert_eq!([step(0, 0), step(0, 100), step(399, 199), step(1_600, 800)], [1, 50, 99, 100]);
-        assert_eq!([step(1_616, 808), step(12_800, 6_400), step(25_600, 6_400)], [101, 800, 1_600]);
-        assert_eq!([step(u64::MAX, 6_400), step(1_616, u64::MAX)], [1_600, 101]);
+    fn a_payment_step_is_a_quantum_or_a_16th_of_what_is_paid_within_what_the_window_has_room_for() {
+        let step = |paid, window, streams| {
+            payment_step(Amount::new(paid), Amount::new(window), &Tariff { per_mib: 100 }, streams).get()
+        };
+        for streams in [0, 1, 100] {
+            assert_eq!([step(0, 0, streams), step(0, 100, streams), step(399, 199, streams)], [1, 50, 99]);
+            assert_eq!([step(1_600, 800, streams), step(1_616, 808, streams)], [100, 101]);
+            assert_eq!([step(12_800, 6_400, streams), step(25_600, 6_400, streams)], [800, 1_600]);
+            assert_eq!(step(1_616, u64::MAX, streams), 101);
+        }
+        let widest = [0, 1, 4, 15, 16, usize::MAX].map(|streams| step(u64::MAX, 6_400, streams));
+        assert_eq!(widest, [3_200, 3_100, 2_800, 1_700, 1_600, 1_600]);
+        // Of a window that what is on its way fills it is a quarter.
+        assert_eq!([step(u64::MAX, 800, 1), step(u64::MAX, 800, 2), step(u64::MAX, 800, 4)], [300, 200, 200]);
     }
 
     #[test]
     fn honest_streams_that_all_stop_at_once_stay_below_the_dispute_limit() {
         let tariff = Tariff { per_mib: 100 };
-        for paid in (0..40_000).map(Amount::new) {
+        for paid in (0..80_000).map(Amount::new) {
             // Everything unpaid was in flight, and nothing was forgiven before.
             let window = Charge::from_amount(credit_window(paid, &tariff));
             let disputed = window.saturating_sub(counting_allowance(paid, &tariff));
