@@ -130,31 +130,27 @@ async fn what_one_agent_publishes_another_fetches_and_both_have_paid_exactly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_breaks_off_goes_on_and_nothing_is_paid_twice() {
-    let scene = Scene::new().await;
-    let publisher = scene.agent("publisher").await;
-    let path = scene.home.path().join("film");
-    let bytes = write(&path, 20 * MIB);
-    let (seen, mut taken) = tokio::sync::watch::channel(0_u64);
-    let publish = publisher.publish(&scene.address(), &path).progress(move |at| {
-        seen.send_replace(at.proven_bytes);
-    });
-    tokio::select! {
-        done = publish.run() => panic!("{done:?}"),
-        reached = taken.wait_for(|taken| *taken >= 3 * MIB as u64) => drop(reached),
-    }
-    let report = again(&publisher, &scene, &path).await;
-    assert!(report.taken_bytes <= 17 * MIB as u64, "{}", report.taken_bytes);
-    // What was in flight when it broke off may be the node's loss, never the agent's.
-    let paid = publisher.channels().await.unwrap()[0].signed.get();
-    assert!(paid <= price(PUBLISH, bytes.len()), "{paid}");
-    nothing_stays_reserved(&publisher).await;
-    publisher.close().await;
-    scene.node.running.shutdown().await.unwrap();
+    given_up_and_taken_up_again(async |_, _| {}).await;
 }
 
 // r[verify publish.cancel.reset]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_given_up_behind_the_nodes_acknowledgements_leaves_the_window_free() {
+    // Nobody hears the node any more, which takes what is on its way: most of a stream's window, if that is full.
+    let node_runs_ahead = async |scene: &Scene, heard| {
+        let ahead = async {
+            while !has_written(&scene.home.path().join("node/publishing"), heard + 3 * BATCH_BYTES) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), ahead).await;
+    };
+    given_up_and_taken_up_again(node_runs_ahead).await;
+}
+
+/// An upload that nobody polls any more once the node has said that it took 3 MiB of 20, and that is dropped after
+/// `meanwhile`, which hears how much that was. The next one brings the rest, and no more than the whole is paid.
+async fn given_up_and_taken_up_again(meanwhile: impl AsyncFnOnce(&Scene, u64)) {
     let scene = Scene::new().await;
     let publisher = scene.agent("publisher").await;
     let path = scene.home.path().join("film");
@@ -164,21 +160,15 @@ async fn an_upload_that_is_given_up_behind_the_nodes_acknowledgements_leaves_the
         seen.send_replace(at.proven_bytes);
     });
     let mut running = Box::pin(publish.run());
-    tokio::select! {
+    let heard = tokio::select! {
         done = &mut running => panic!("{done:?}"),
-        reached = taken.wait_for(|taken| *taken >= 3 * MIB as u64) => drop(reached),
-    }
-    // Nobody hears the node any more, which takes what is on its way: most of a stream's window, if that is full.
-    let heard = *taken.borrow();
-    let ahead = async {
-        while !has_written(&scene.home.path().join("node/publishing"), heard + 3 * BATCH_BYTES) {
-            tokio::task::yield_now().await;
-        }
+        reached = taken.wait_for(|taken| *taken >= 3 * MIB as u64) => *reached.unwrap(),
     };
-    let _ = tokio::time::timeout(Duration::from_secs(2), ahead).await;
+    meanwhile(&scene, heard).await;
     drop(running);
     let report = again(&publisher, &scene, &path).await;
     assert!(report.taken_bytes <= 17 * MIB as u64, "{}", report.taken_bytes);
+    // What was in flight when it broke off may be the node's loss, never the agent's.
     let paid = publisher.channels().await.unwrap()[0].signed.get();
     assert!(paid <= price(PUBLISH, bytes.len()), "{paid}");
     nothing_stays_reserved(&publisher).await;
