@@ -316,6 +316,21 @@ async fn a_node_that_resets_for_want_of_payment_is_told_apart_from_one_that_just
     assert!(matches!(error, FetchError::Misbehaved { what: Misbehaviour::Reset(77), .. }), "{error}");
 }
 
+/// As the channels of one owner do that together have used up what a node lends them.
+// r[verify channel.pay_proven_only]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_window_others_fill_is_paid_what_is_proven_when_nothing_more_comes() {
+    let scene = Scene::new(700 * KIB).await;
+    // Less than the half quantum that an agent lets gather.
+    scene.node.follow(Script::Lends(400 * KIB as u64));
+    let (report, bytes) = scene.agent.fetch(&scene.node.address()).to_bytes(1 << 20).await.unwrap();
+    assert!(bytes == scene.node.content());
+    let vouchers = scene.node.seen().vouchers;
+    assert!((2..=4).contains(&vouchers.len()), "{vouchers:?}");
+    assert!(vouchers[0].voucher.cumulative.get() < price(400 * KIB as u64));
+    assert_eq!(report.paid.get(), price(700 * KIB as u64));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_never_acknowledges_gets_the_last_voucher_again_and_no_second_one() {
     let scene = Scene::new(100 * KIB).await;

@@ -82,7 +82,7 @@ pub const MAX_TARIFF_KINDS: usize = 16;
 /// Bytes of one content: 16 TiB. Keeps every offset and price product far from overflow.
 pub const MAX_CONTENT_SIZE: u64 = 1 << 44;
 
-/// Bytes after which the agent owes the next voucher: 1 MiB. Smaller costs signatures, larger costs trust.
+/// What a node lends an agent that has paid nothing yet, and the least that a voucher pays where more is lent: 1 MiB.
 pub const QUANTUM_BYTES: u64 = 1 << 20;
 /// Largest credit window in bytes: 64 MiB, several round trips of a fast path.
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;

@@ -134,6 +134,8 @@ impl StreamAccount {
         }
         self.vouchers_before = lane.vouchers();
         self.tally.lock().lane = Some(Arc::clone(lane));
+        // From now on a quiet moment counts.
+        self.tally.control.wake_payment();
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use settlement_chain::Address;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::framed::{Frame, FrameError, read_any_frame};
+use super::quiet::Quiet;
 use super::receipts::{Awaited, TooManyBad};
 use crate::budget::BudgetGuard;
 use crate::error::{FetchError, Misbehaviour};
@@ -413,7 +414,9 @@ async fn write_and_pay(
     queue: &mut mpsc::UnboundedReceiver<Outgoing>,
     shared: &Arc<Shared>,
 ) -> (bool, Option<oneshot::Sender<()>>) {
+    let mut quiet = Quiet::default();
     loop {
+        let lane = shared.lane();
         let paying = tokio::select! {
             biased;
             posted = queue.recv() => match posted {
@@ -432,6 +435,10 @@ async fn write_and_pay(
                 None => Paying::Cut,
             },
             () = shared.pay.notified() => pay_all(&mut send, shared).await,
+            () = quiet.comes(lane.as_deref()) => {
+                shared.flush.store(true, Ordering::Release);
+                pay_all(&mut send, shared).await
+            }
             _ = shared.connection.closed() => Paying::Cut,
         };
         match paying {

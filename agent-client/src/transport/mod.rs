@@ -4,6 +4,7 @@ mod connection;
 mod control;
 mod endpoint;
 mod framed;
+mod quiet;
 mod receipts;
 
 pub(crate) use connection::{Exchange, Session, SessionSetup, Upload};

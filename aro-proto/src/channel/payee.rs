@@ -263,7 +263,7 @@ impl Payee {
 
     /// Ends a stream whose connection is gone without a word of the agent about it, and releases what it reserved. What
     /// arrived stays billed; what never left is taken off; and so is what was on its way, within the allowance, and
-    /// beyond it as far as the window has room for it beside a payment step and a batch.
+    /// beyond it as far as the window has room for it beside the largest payment step and a batch.
     ///
     /// `None` comes back for a stream that is not open.
     // r[impl channel.lost.settle]
@@ -447,7 +447,7 @@ impl Payee {
         counting_allowance(self.paid(), tariff).saturating_sub(self.forgiven)
     }
 
-    /// Whether what is disputed leaves the window, or what is not lent of it, no room for a payment step and a batch.
+    /// Whether what is disputed leaves the window, or what is not lent of it, no room for the largest payment step and a batch.
     fn leaves_no_room(&self, tariff: &Tariff) -> bool {
         let limit = match *tariff == self.tariff {
             true => dispute_limit_within(self.stated_window(), self.paid(), tariff),

@@ -210,9 +210,8 @@ impl Payer {
         Ok(())
     }
 
-    /// The voucher to sign now, if one is due: when what is proven and not yet signed reaches a quantum, or a 16th of
-    /// what is paid as far as the window has room for that, whichever is more, though at most half of the window; or
-    /// down to the last unit with `flush` (the end of a fetch). Ask the budget, sign, then
+    /// The voucher to sign now, if one is due: when what is proven and not yet signed reaches a payment step; or down to
+    /// the last unit with `flush` (the end of a fetch, a moment in which nothing comes). Ask the budget, sign, then
     /// [`record_signed`](Self::record_signed); until then the same voucher stays due.
     // r[impl channel.pay_proven_only]
     pub fn due(&self, flush: bool) -> Option<Due> {

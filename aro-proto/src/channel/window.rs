@@ -48,15 +48,15 @@ pub(super) fn counting_allowance(paid: Amount, tariff: &Tariff) -> Charge {
 }
 
 /// What an agent that died may not know of: what was on its way, and what it had proven and not signed for. Never more
-/// than the node lends.
+/// than the node lends. The step is the smaller the more is on its way, and the sum is largest with all that may be.
 pub(super) fn crash_allowance(signed: Amount, tariff: &Tariff) -> Charge {
     let window = credit_window(signed, tariff);
     let in_flight = tariff.price(ByteCount::new(u64::from(CONNECTION_WINDOW))).unwrap_or(UNBOUNDED);
-    Charge::from_amount(window.min(in_flight.saturating_add(largest_step(signed, window, tariff))))
+    Charge::from_amount(window.min(in_flight.saturating_add(payment_step(signed, window, tariff, usize::MAX))))
 }
 
-/// How much of the window a dispute may take before new requests are refused: what stays must hold a payment step
-/// and a batch, or payer and payee would wait for each other.
+/// How much of the window a dispute may take before new requests are refused: what stays must hold the
+/// largest payment step and a batch, or payer and payee would wait for each other.
 pub(super) fn dispute_limit(paid: Amount, tariff: &Tariff) -> Charge {
     dispute_limit_within(credit_window(paid, tariff), paid, tariff)
 }
@@ -128,6 +128,25 @@ mod tests {
         assert_eq!(widest, [3_200, 3_100, 2_800, 1_700, 1_600, 1_600]);
         // Of a window that what is on its way fills it is a quarter.
         assert_eq!([step(u64::MAX, 800, 1), step(u64::MAX, 800, 2), step(u64::MAX, 800, 4)], [300, 200, 200]);
+    }
+
+    #[test]
+    fn an_agent_that_died_may_lack_what_was_on_its_way_and_the_step_beside_that() {
+        let tariff = Tariff { per_mib: 100 };
+        assert_eq!(crash_allowance(Amount::new(80_000), &tariff), Charge::from_amount(Amount::new(4_800)));
+        for paid in (0..80_000).step_by(111).map(Amount::new) {
+            let window = credit_window(paid, &tariff);
+            for streams in 0..40 {
+                let receive_windows =
+                    ByteCount::new((streams * u64::from(STREAM_WINDOW)).min(u64::from(CONNECTION_WINDOW)));
+                let step = payment_step(paid, window, &tariff, usize::try_from(streams).unwrap());
+                let lacks = tariff.price(receive_windows).unwrap().saturating_add(step).min(window);
+                assert!(
+                    Charge::from_amount(lacks) <= crash_allowance(paid, &tariff),
+                    "{paid:?} paid, {streams} streams"
+                );
+            }
+        }
     }
 
     #[test]

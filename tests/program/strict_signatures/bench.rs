@@ -102,7 +102,7 @@ impl Bench {
 }
 
 /// What ed25519-dalek says, after asserting that aro-proto says the same: with a key that it has looked over before, with
-/// one that it has not, and with one whose multiples it keeps.
+/// one that it has not, and with one whose multiples it keeps, alone and among others.
 #[track_caller]
 pub fn is_strictly_signed(case: &Case, message: &[u8]) -> bool {
     let Case { key, signature, .. } = case;
@@ -114,7 +114,13 @@ pub fn is_strictly_signed(case: &Case, message: &[u8]) -> bool {
     let warm = kept.is_ok_and(|key| {
         let verifier = identity::Verifier::default();
         verifier.warm(&key);
-        verifier.verify_strict(&key, message, signature).is_ok()
+        let alone = verifier.verify_strict(&key, message, signature).is_ok();
+        let unverified = identity::Unverified { key: &key, message, signature };
+        let other = identity::Unverified { message: b"another", ..unverified };
+        let together =
+            verifier.verify_all(&[other, unverified, unverified]).iter().map(Result::is_ok).collect::<Vec<_>>();
+        assert_eq!(together[1..], [alone; 2], "{case:02x?}");
+        alone
     });
     assert_eq!(warm, is_signed, "{case:02x?}");
     is_signed

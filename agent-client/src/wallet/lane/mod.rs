@@ -353,6 +353,13 @@ impl Lane {
         books.payer.due(true).map_or(books.payer.signed(), |due| due.cumulative)
     }
 
+    /// What is owed in all, and how much of it could be signed for now.
+    pub(crate) fn unsigned(&self) -> (Charge, Amount) {
+        let books = self.lock();
+        let due = books.payer.due(true).map_or(Amount::ZERO, |due| due.cumulative.saturating_sub(books.payer.signed()));
+        (books.payer.owes(), due)
+    }
+
     pub(crate) fn accepted(&self) -> Amount {
         self.lock().payer.accepted()
     }

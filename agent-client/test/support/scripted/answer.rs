@@ -279,6 +279,8 @@ struct Bill<'a> {
     answers: Answers,
     stream: u64,
     tariff: Tariff,
+    /// The most that may stand unpaid, within the window.
+    lends: Amount,
     /// Content bytes that are still to be billed.
     left: u64,
 }
@@ -287,7 +289,11 @@ impl<'a> Bill<'a> {
     fn open(node: &'a ScriptedNode, shared: &Shared, stream: u64, bytes: u64) -> Self {
         let (tariff, answers) = (node.tariff(), Answers::clone(&shared.answers));
         answers.lock().unwrap().insert(stream, (0, tariff));
-        Self { node, paid: shared.paid.subscribe(), answers, stream, tariff, left: bytes }
+        let lends = match node.script() {
+            Script::Lends(bytes) => tariff.price(ByteCount::new(bytes)).unwrap(),
+            _ => Amount::new(u64::MAX),
+        };
+        Self { node, paid: shared.paid.subscribe(), answers, stream, tariff, lends, left: bytes }
     }
 
     /// Waits until so many bytes more may leave, the hashes among them, and bills what they carry. None once nobody pays
@@ -302,7 +308,8 @@ impl<'a> Bill<'a> {
             let Some((billed, _)) = answers.get_mut(&self.stream) else { return true };
             let mut in_all = self.node.inner.billed.lock().unwrap();
             let after = Charge::from_parts(*in_all).checked_add(charge).unwrap();
-            let most = Amount::new(*paid).saturating_add(credit_window(Amount::new(*paid), &self.tariff));
+            let window = credit_window(Amount::new(*paid), &self.tariff);
+            let most = Amount::new(*paid).saturating_add(window.min(self.lends));
             let is_within = self.tariff.is_free() || after <= Charge::from_amount(most);
             if is_within {
                 *in_all = after.parts();

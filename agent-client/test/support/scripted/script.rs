@@ -30,6 +30,8 @@ pub enum Script {
     Claims(u64),
     /// From so many content bytes on, it asks this much per MiB.
     RaisesAfter(u64, u64),
+    /// Lets no more content stand unpaid than these bytes, whatever window it states: others fill the rest.
+    Lends(u64),
     // In the head.
     Size(u64),
     ContentBytes(u64),

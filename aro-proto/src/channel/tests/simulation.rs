@@ -65,7 +65,7 @@ fn what_is_lent_for_lost_connections_does_not_stall_the_next_request() {
         assert_eq!(payee.owed(), Charge::ZERO);
     }
     // Whatever the window, and with as much of it lent as may be.
-    for paid in (0..8_000).step_by(37) {
+    for paid in (0..8_000).step_by(37).chain([25_600, 51_200, 80_000]) {
         let mut payee = Payee::new(terms(100_000), TARIFF, (paid > 0).then(|| durable(paid)));
         let mut billed = Charge::ZERO;
         for stream in 1.. {

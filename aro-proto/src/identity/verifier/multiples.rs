@@ -15,7 +15,7 @@ pub(super) struct Multiples<const WIDTH: usize> {
     rows: Vec<EdwardsPoint>,
 }
 
-/// Those of a key: 220,160 bytes. One bit more would double them, for a fifteenth of a verification.
+/// Those of a key: 220,160 bytes. One bit more would be 1.7 times as many, for a fifteenth of a verification.
 pub(super) type OfKey = Multiples<6>;
 
 /// Those of the base point, which half of each verification multiplies: 655,360 bytes.

@@ -1,6 +1,7 @@
 //! Judges a handoff's vouchers in groups: signatures that are verified together cost less each.
 //!
-//! Groups grow with what has been good: a handoff of forgeries costs no more than its first few.
+//! Groups grow with what has been good: of a handoff's forgeries no more are looked at than eight beyond as many as its
+//! good ones.
 
 use aro_proto::channel::{SignedVoucher, VoucherError};
 use aro_proto::identity::VerifyingKey;
@@ -37,16 +38,20 @@ pub(super) fn judge_all(
     while let Some(size) = count.next_group()
         && rest.len() > 0
     {
-        let group = rest.by_ref().take(size);
-        let judged = group.map(|(voucher, known)| (voucher.channel, judge(voucher, node, facts, known.as_ref())));
-        let judged: Vec<_> = judged.collect();
-        let to_verify: Vec<_> = judged.iter().filter_map(|(_, judged)| unverified(judged)).collect();
+        let (mut judged, mut to_verify) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        while to_verify.len() < size
+            && let Some((voucher, known)) = rest.next()
+        {
+            let judgement = judge(voucher, node, facts, known.as_ref());
+            to_verify.extend(unverified(&judgement));
+            judged.push((voucher.channel, judgement));
+        }
         let mut verified = SignedVoucher::verify_all(facts.verifier(), &to_verify).into_iter();
         for (channel, judgement) in judged {
             let claim = judgement.and_then(|judgement| match judgement {
                 Judgement::Known(cumulative) => Ok(Claim::Known(cumulative)),
                 Judgement::IfSigned(voucher) => {
-                    let verified = verified.next().expect("one for each that has none");
+                    let verified = verified.next().expect("a verdict for each signature");
                     count.good += usize::from(verified.is_ok());
                     voucher.claim(verified)
                 }
@@ -67,7 +72,7 @@ struct Count {
 }
 
 impl Count {
-    /// How many vouchers may be looked at together; none if enough signatures were wrong.
+    /// How many signatures may be looked at together; none if enough were wrong.
     fn next_group(&self) -> Option<usize> {
         let left = MAX_BAD_SIGNATURES.checked_sub(self.faults.forged).filter(|left| *left > 0)?;
         Some(usize::try_from(left).unwrap_or(LARGEST_GROUP).saturating_add(self.good).min(LARGEST_GROUP))
@@ -94,7 +99,7 @@ fn unseen() -> Refusal {
     Refusal::new(RefusalCode::OverCapacity, "not looked at: too many signatures before it were wrong")
 }
 
-/// From here on a larger group saves nothing more: what its signatures share is a four-hundredth of each.
+/// From here on a larger group saves next to nothing: what its signatures share is less than a hundredth of each.
 const LARGEST_GROUP: usize = 64;
 
 #[cfg(test)]
@@ -149,7 +154,13 @@ mod tests {
         let (offers, faults) = judged(&mixed);
         assert!(offers[..bound].iter().all(|(_, offer)| offer.is_ok()));
         assert_eq!(faults.forged, 2 * MAX_BAD_SIGNATURES);
-        assert_eq!(offers[3 * bound..].iter().filter(|(_, offer)| offer.is_err()).count(), 256 - 3 * bound);
+        let code = |(_, offer): &Offer| offer.as_ref().unwrap_err().code();
+        assert!(offers[bound..3 * bound].iter().all(|offer| code(offer) == RefusalCode::VoucherBadSignature));
+        assert!(offers[3 * bound..].iter().all(|offer| code(offer) == RefusalCode::OverCapacity));
+
+        // Seven wrong ones at the end of a group, and another group of them.
+        let most = [vec![handed(5, true); 113], vec![handed(6, false); 143]].concat();
+        assert_eq!(judged(&most).1.forged, 64 + 7);
     }
 
     #[test]

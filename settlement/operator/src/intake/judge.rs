@@ -46,11 +46,11 @@ pub(super) enum Judgement<'a> {
     /// Its very bytes were verified when they were stored.
     Known(Amount),
     /// It counts if its signature holds.
-    IfSigned(Unsigned<'a>),
+    IfSigned(Unproven<'a>),
 }
 
 /// A voucher with nothing wrong but, perhaps, its signature.
-pub(super) struct Unsigned<'a> {
+pub(super) struct Unproven<'a> {
     signed: SignedVoucher,
     signer: &'a VerifyingKey,
     node: Address,
@@ -59,7 +59,7 @@ pub(super) struct Unsigned<'a> {
     close: bool,
 }
 
-impl<'a> Unsigned<'a> {
+impl<'a> Unproven<'a> {
     /// What is to be verified.
     pub(super) fn to_verify(&self) -> (SignedVoucher, &'a VerifyingKey) {
         (self.signed, self.signer)
@@ -110,7 +110,7 @@ pub(super) fn judge<'a>(
         return Ok(Judgement::Known(offered));
     }
     let signer = known.signer().ok_or(VoucherError::BadSignature)?;
-    Ok(Judgement::IfSigned(Unsigned { signed, signer, node: *node, rises, close: handed.close }))
+    Ok(Judgement::IfSigned(Unproven { signed, signer, node: *node, rises, close: handed.close }))
 }
 
 /// True if another look at the chain might change the judgement.
