@@ -447,7 +447,8 @@ impl Payee {
         counting_allowance(self.paid(), tariff).saturating_sub(self.forgiven)
     }
 
-    /// Whether what is disputed leaves the window, or what is not lent of it, no room for the largest payment step and a batch.
+    /// Whether what is disputed leaves the window, or what is not lent of it, no room for the largest payment step and a
+    /// batch.
     fn leaves_no_room(&self, tariff: &Tariff) -> bool {
         let limit = match *tariff == self.tariff {
             true => dispute_limit_within(self.stated_window(), self.paid(), tariff),

@@ -282,7 +282,8 @@ impl Payer {
         self.accepted
     }
 
-    /// What was taken onto the count without proof and without a crash that explains it, over all runs. Keep it with the record of what was signed.
+    /// What was taken onto the count without proof and without a crash that explains it, over all runs. Keep it with the
+    /// record of what was signed.
     pub fn conceded(&self) -> Charge {
         self.conceded
     }
