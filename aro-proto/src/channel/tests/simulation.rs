@@ -2,8 +2,11 @@
 //!
 //! `ARO_SIM_SEED=n` runs one world.
 
+use std::collections::VecDeque;
+
 use super::world::{Habits, Restart, World};
 use super::*;
+use crate::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::tariff::Charge;
 
 #[test]
@@ -83,6 +86,25 @@ fn what_is_lent_for_lost_connections_does_not_stall_the_next_request() {
     }
 }
 
+// r[verify channel.pay_proven_only]
+#[test]
+fn many_streams_at_a_wide_window_never_stall_whatever_is_disputed() {
+    for paid in [12_800, 25_600, 51_200, 80_000] {
+        for streams in [1, 4, 16, 40] {
+            for is_disputed in [false, true] {
+                let mut payee = Payee::new(terms(200_000), TARIFF, Some(durable(paid)));
+                if is_disputed {
+                    dispute_what_may_be(&mut payee);
+                }
+                // What is disputed stays, while the step grows with what is paid: where it no longer fits, the agent
+                // signs because nothing comes.
+                deliver_at_once(&mut payee, streams, is_disputed);
+                assert_eq!(payee.owed(), payee.disputed(), "{paid} paid, {streams} streams");
+            }
+        }
+    }
+}
+
 // r[verify channel.cancel.settle]
 #[test]
 fn cancelled_streams_settle_equal_or_the_difference_exceeds_what_both_allow() {
@@ -148,6 +170,59 @@ fn deliver(payee: &mut Payee, tariff: Tariff, batch: u64) {
     }
     payer.end(STREAM).unwrap();
     payee.end(STREAM, None).unwrap();
+    if let Some(due) = payer.due(true) {
+        pay(payee, &mut payer, due);
+    }
+}
+
+/// Sends and aborts until one more would have new requests refused.
+fn dispute_what_may_be(payee: &mut Payee) {
+    for stream in (1_000..).map(StreamKey) {
+        let mut next = payee.clone();
+        next.begin(stream, bytes(BATCH_BYTES)).unwrap();
+        assert_eq!(next.may_send(stream, bytes(BATCH_BYTES)), Ok(Permit::Granted));
+        next.end(stream, Some(bytes(0))).unwrap();
+        if next.begin(StreamKey(0), bytes(MIB)).is_err() {
+            assert!(payee.disputed() > Charge::ZERO);
+            return;
+        }
+        next.end(StreamKey(0), None).unwrap();
+        *payee = next;
+    }
+}
+
+/// Delivers 96 MiB to a payer that pays only when nothing else is left to happen: as much as the receive windows hold is
+/// on its way whenever the node lends it. Whoever waits then must have a voucher due, if only because nothing comes where
+/// the payer may be `patient`.
+fn deliver_at_once(payee: &mut Payee, streams: u64, patient: bool) {
+    let mut payer = Payer::new(*payee.terms(), TARIFF, payee.paid(), units(0));
+    payer.credited(payee.paid(), payee.stated_window()).unwrap();
+    let each = (96 * MIB / streams).next_multiple_of(BATCH_BYTES);
+    for stream in (0..streams).map(StreamKey) {
+        payee.begin(stream, bytes(each)).unwrap();
+        payer.begin(stream, bytes(each)).unwrap();
+    }
+    let most = (streams * u64::from(STREAM_WINDOW)).min(u64::from(CONNECTION_WINDOW)) / BATCH_BYTES;
+    let mut in_flight = VecDeque::new();
+    let mut left: VecDeque<StreamKey> = (0..each / BATCH_BYTES).flat_map(|_| (0..streams).map(StreamKey)).collect();
+    while !left.is_empty() || !in_flight.is_empty() {
+        let has_room = (in_flight.len() as u64) < most;
+        if let Some(next) = left.front().filter(|_| has_room)
+            && payee.may_send(*next, bytes(BATCH_BYTES)) == Ok(Permit::Granted)
+        {
+            in_flight.extend(left.pop_front());
+        } else if let Some(arrived) = in_flight.pop_front() {
+            payer.proved(arrived, bytes(BATCH_BYTES)).unwrap();
+        } else {
+            let due = payer.due(false).or_else(|| payer.due(patient));
+            let due = due.unwrap_or_else(|| panic!("{streams} streams have stalled, {:?} paid", payee.paid()));
+            pay(payee, &mut payer, due);
+        }
+    }
+    for stream in (0..streams).map(StreamKey) {
+        payer.end(stream).unwrap();
+        payee.end(stream, None).unwrap();
+    }
     if let Some(due) = payer.due(true) {
         pay(payee, &mut payer, due);
     }
