@@ -22,7 +22,8 @@ pub(super) struct Allowance {
     asking: tokio::sync::Mutex<()>,
 }
 
-/// Charges add up exactly, as the channel's bill does, and are rounded once.
+/// Charges add up exactly, as a channel's bill does, and are rounded once. Each channel is rounded up by itself, so of
+/// several nodes each but the first may be paid one base unit more.
 #[derive(Debug)]
 struct Books {
     accepted: Charge,

@@ -93,7 +93,8 @@ impl FetchTreeBuilder {
 
     /// The most that manifest and files together may cost, in base units; default whatever the budget leaves. What all
     /// missing files come to is held against it before the first of them is paid. Where a policy has somebody asked, it is
-    /// about all of that at once, at the dearest node that may be used, and again only if it becomes dearer.
+    /// about all of that at once, at the dearest node that may be used, and again only if it becomes dearer. Each node's
+    /// channel is rounded up by itself, so of several nodes each but the first may add one base unit to either.
     pub fn max_price(mut self, max_price: Amount) -> Self {
         self.max_price = Some(max_price);
         self
