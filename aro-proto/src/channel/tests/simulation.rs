@@ -68,8 +68,8 @@ fn what_is_lent_for_lost_connections_does_not_stall_the_next_request() {
         assert_eq!(payee.owed(), Charge::ZERO);
     }
     // Whatever the window, and with as much of it lent as may be.
-    for paid in (0..8_000).step_by(37).chain([25_600, 51_200, 80_000]) {
-        let mut payee = Payee::new(terms(100_000), TARIFF, (paid > 0).then(|| durable(paid)));
+    for paid in (0..8_000).step_by(37).chain([25_600, 51_200, 102_400, 160_000]) {
+        let mut payee = Payee::new(terms(300_000), TARIFF, (paid > 0).then(|| durable(paid)));
         let mut billed = Charge::ZERO;
         for stream in 1.. {
             payee.begin(StreamKey(stream), bytes(64 * MIB)).unwrap();
@@ -89,10 +89,10 @@ fn what_is_lent_for_lost_connections_does_not_stall_the_next_request() {
 // r[verify channel.pay_proven_only]
 #[test]
 fn many_streams_at_a_wide_window_never_stall_whatever_is_disputed() {
-    for paid in [12_800, 25_600, 51_200, 80_000] {
+    for paid in [12_800, 25_600, 51_200, 102_400, 160_000] {
         for streams in [1, 4, 16, 40] {
             for is_disputed in [false, true] {
-                let mut payee = Payee::new(terms(200_000), TARIFF, Some(durable(paid)));
+                let mut payee = Payee::new(terms(300_000), TARIFF, Some(durable(paid)));
                 if is_disputed {
                     dispute_what_may_be(&mut payee);
                 }
@@ -197,7 +197,7 @@ fn dispute_what_may_be(payee: &mut Payee) {
 fn deliver_at_once(payee: &mut Payee, streams: u64, patient: bool) {
     let mut payer = Payer::new(*payee.terms(), TARIFF, payee.paid(), units(0));
     payer.credited(payee.paid(), payee.stated_window()).unwrap();
-    let each = (96 * MIB / streams).next_multiple_of(BATCH_BYTES);
+    let each = (192 * MIB / streams).next_multiple_of(BATCH_BYTES);
     for stream in (0..streams).map(StreamKey) {
         payee.begin(stream, bytes(each)).unwrap();
         payer.begin(stream, bytes(each)).unwrap();
