@@ -20,6 +20,13 @@ pub fn credit_window(paid: Amount, tariff: &Tariff) -> Amount {
     Amount::new(paid.get() / 2).clamp(quantum, most)
 }
 
+/// What is left of the window at this price if `taken` of it is lent or disputed, in base units: never less than the least,
+/// by which the smallest payment step is measured.
+// r[impl channel.window.stated]
+pub(super) fn window_less(paid: Amount, taken: Amount, tariff: &Tariff) -> Amount {
+    credit_window(paid, tariff).saturating_sub(taken).max(credit_window(Amount::ZERO, tariff))
+}
+
 /// What an agent with so many open streams lets gather before it signs: a quantum, later a 16th of what it has paid, so
 /// that signatures and their disk syncs become rare. Of a wide window no more than half of what the streams cannot fill
 /// with what is on its way, or a quarter: the rest is for what comes while a voucher is under way. Never more than half,
@@ -61,7 +68,7 @@ pub(super) fn dispute_limit(paid: Amount, tariff: &Tariff) -> Charge {
     dispute_limit_within(credit_window(paid, tariff), paid, tariff)
 }
 
-/// The same where the agent is told of a smaller window, by which it measures its step.
+/// The same where less of the window is left.
 pub(super) fn dispute_limit_within(window: Amount, paid: Amount, tariff: &Tariff) -> Charge {
     let step = Charge::from_amount(largest_step(paid, window, tariff));
     Charge::from_amount(window).saturating_sub(step).saturating_sub(tariff.charge(ByteCount::new(BATCH_BYTES)))
