@@ -9,7 +9,7 @@ use aro_proto::limits::{MAX_REQUEST_STREAMS, MINOR_VERSION, RECEIPTS_SINCE};
 use aro_proto::message::{
     Bind, Credit, DeliveryReceipt, Goaway, Hello, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd, ToppedUp,
 };
-use aro_proto::wire::DecodeError;
+use aro_proto::wire::{DecodeError, Frame};
 use aro_proto::{ByteCount, ChannelId, Refusal, RefusalCode};
 use quinn::{RecvStream, SendStream};
 use settlement_chain::ChainError;
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::connection::{Bound, Fault, Session};
-use super::framed::{Frame, FrameReader, send_frame_within};
+use super::framed::{FrameReader, send_frame_within};
 use crate::channels::{News, PaidChannel, follow};
 use crate::shared::{Phase, unix_now};
 
