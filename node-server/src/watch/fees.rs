@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use settlement_chain::Signature;
 use settlement_chain::submit::{FeeBudget, FeePolicy, LanePolicy, Offer, Spent};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::ledger::{LedgerError, OfferedFee, RedbLedger};
 use crate::shared::unix_now;
@@ -82,22 +83,22 @@ impl Fees {
 
     async fn write(&self, change: impl FnOnce(&RedbLedger) -> Result<(), LedgerError> + Send + 'static) -> bool {
         let held = self.clone();
-        match tokio::task::spawn_blocking(move || change(&held.ledger)).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "a priority fee cannot be written down");
-                false
-            }
-            Err(error) => {
-                tracing::error!(%error, "a priority fee was not written down");
-                false
-            }
-        }
+        let written = tokio::task::spawn_blocking(move || change(&held.ledger));
+        let trouble = match timeout(DISK_PATIENCE, written).await {
+            Ok(Ok(Ok(()))) => return true,
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the disk does not answer".into(),
+        };
+        tracing::error!(trouble, "a priority fee is not written down");
+        false
     }
 }
 
 /// How many transactions at the cap an hour may cost.
 const DEAREST_OF_AN_HOUR: u64 = 40;
+/// How long the disk may take: what is closing does not wait for it.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
 /// The ledger is asked once: nobody else writes to it while it is open.
 const ONE_LIFE: u64 = 0;
 
