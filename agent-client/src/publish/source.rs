@@ -6,14 +6,13 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
+use std::thread;
 
 use aro_proto::ContentId;
-use aro_proto::channel::BATCH_BYTES;
 use aro_proto::limits::MAX_CONTENT_SIZE;
-use aro_proto::merkle::{AnsweredRanges, Encoder, OutboardBuilder, PAIR_LEN, Step, outboard_len, parent_offset};
-use bytes::Bytes;
+use aro_proto::merkle::{OutboardBuilder, ParentIndex, outboard_len, parent_offset};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use crate::error::FetchError;
@@ -84,21 +83,8 @@ pub(super) struct HashedFile {
     outboard: File,
 }
 
-/// Reads an encoding batch by batch.
-pub(super) struct Encoding {
-    file: Arc<HashedFile>,
-    steps: std::iter::Peekable<Encoder>,
-}
-
-/// A stretch of an encoding.
-pub(super) struct Batch {
-    pub(super) wire: Bytes,
-    /// Content bytes in it.
-    pub(super) content_bytes: u64,
-}
-
 impl HashedFile {
-    /// Reads a file through. Blocks on the disk; memory is 1 MiB.
+    /// Reads a file through. Blocks on the disk; memory is 1 MiB or less.
     pub(super) fn open(path: &Path) -> Result<Self, FetchError> {
         let named = |error: io::Error| source(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
         let data = File::open(path).map_err(named)?;
@@ -127,63 +113,88 @@ impl HashedFile {
         .await
     }
 
-    fn hash(mut data: File, size: u64, named: impl Fn(io::Error) -> FetchError) -> Result<Self, FetchError> {
+    fn hash(data: File, size: u64, named: impl Fn(io::Error) -> FetchError) -> Result<Self, FetchError> {
         if size > MAX_CONTENT_SIZE {
             return Err(FetchError::TooLarge { size, limit: MAX_CONTENT_SIZE });
         }
         let outboard = tempfile::tempfile().map_err(source)?;
         outboard.set_len(outboard_len(size)).map_err(source)?;
-        let (mut builder, mut buffer, mut written) = (OutboardBuilder::new(size), vec![0; READ_BUFFER], Ok(()));
-        loop {
-            let read = match data.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(named(error)),
-            };
-            builder.update(&buffer[..read], |offset, run| {
+        let mut builder = OutboardBuilder::new(size);
+        read_through(&data, size, &named, |bytes| {
+            let mut written = Ok(());
+            builder.update(bytes, |offset, run| {
                 if written.is_ok() {
                     written = outboard.write_all_at(run, offset);
                 }
             });
-            std::mem::replace(&mut written, Ok(())).map_err(source)?;
-        }
+            written.map_err(source)
+        })?;
         let content = builder.finish().map_err(|error| named(io::Error::other(error)))?;
         Ok(Self { content, size, data, outboard })
     }
-}
 
-impl Encoding {
-    pub(super) fn new(file: Arc<HashedFile>, answered: AnsweredRanges) -> Self {
-        Self { file, steps: Encoder::new(answered).peekable() }
+    /// Reads what lies in the file from `offset` on.
+    pub(super) fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.data.read_exact_at(bytes, offset)
     }
 
-    /// The next batch of at most 256 KiB of content; `None` after the last. Blocks on the disk.
-    pub(super) fn next_batch(&mut self) -> io::Result<Option<Batch>> {
-        if self.steps.peek().is_none() {
-            return Ok(None);
-        }
-        let (mut wire, mut content_bytes) = (Vec::with_capacity(BATCH_CAPACITY), 0);
-        let fits = |content: u64, step: &Step| match step {
-            Step::Parent(_) => content < BATCH_BYTES,
-            Step::Leaf { len, .. } => content + u64::from(*len) <= BATCH_BYTES,
-        };
-        while let Some(step) = self.steps.next_if(|step| fits(content_bytes, step)) {
-            let start = wire.len();
-            match step {
-                Step::Parent(node) => {
-                    let offset = parent_offset(self.file.size, node).ok_or(io::ErrorKind::InvalidInput)?;
-                    wire.resize(start + PAIR_LEN, 0);
-                    self.file.outboard.read_exact_at(&mut wire[start..], offset)?;
-                }
-                Step::Leaf { offset, len } => {
-                    wire.resize(start + len as usize, 0);
-                    self.file.data.read_exact_at(&mut wire[start..], offset)?;
-                    content_bytes += u64::from(len);
-                }
+    /// Reads a pair of hashes.
+    pub(super) fn read_pair(&self, pair: &mut [u8], node: ParentIndex) -> io::Result<()> {
+        let offset = parent_offset(self.size, node).ok_or(io::ErrorKind::InvalidInput)?;
+        self.outboard.read_exact_at(pair, offset)
+    }
+}
+
+/// Reads a file to its end, piece by piece. A large one is read by a thread of its own, so that what was read is taken
+/// meanwhile.
+fn read_through(
+    data: &File,
+    size: u64,
+    named: impl Fn(io::Error) -> FetchError,
+    mut take: impl FnMut(&[u8]) -> Result<(), FetchError>,
+) -> Result<(), FetchError> {
+    if size < AHEAD_FROM {
+        let mut buffer = vec![0; READ_BUFFER];
+        loop {
+            match read_some(data, &mut buffer).map_err(&named)? {
+                0 => return Ok(()),
+                read => take(&buffer[..read])?,
             }
         }
-        Ok(Some(Batch { wire: wire.into(), content_bytes }))
+    }
+    thread::scope(|scope| {
+        let (full, to_take) = mpsc::sync_channel(BUFFERS);
+        let (empty, taken) = mpsc::channel::<Vec<u8>>();
+        for _ in 0..BUFFERS {
+            let _ = empty.send(vec![0; READ_BUFFER]);
+        }
+        let reader = thread::Builder::new().name("publish-read".into());
+        let reading = reader.spawn_scoped(scope, move || {
+            for mut buffer in taken {
+                let read = read_some(data, &mut buffer);
+                let goes_on = matches!(read, Ok(1..));
+                // Whoever takes has gone after an error of its own.
+                if full.send((buffer, read)).is_err() || !goes_on {
+                    break;
+                }
+            }
+        });
+        reading.map_err(source)?;
+        for (buffer, read) in to_take {
+            take(&buffer[..read.map_err(&named)?])?;
+            let _ = empty.send(buffer);
+        }
+        Ok(())
+    })
+}
+
+/// Reads what one read brings, 0 bytes at the end.
+fn read_some(mut data: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match data.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
     }
 }
 
@@ -197,7 +208,50 @@ pub(super) fn source(error: io::Error) -> FetchError {
     FetchError::Source(Arc::new(error))
 }
 
-/// Bytes read at once: long enough for BLAKE3 to run at full speed.
-const READ_BUFFER: usize = 1 << 20;
-/// A batch and the pairs that may stand in it.
-const BATCH_CAPACITY: usize = BATCH_BYTES as usize + 4096;
+/// Bytes read at once: long enough for BLAKE3 to run at full speed, short enough to stay near the cores.
+const READ_BUFFER: usize = 256 << 10;
+/// Buffers that are read while another is hashed.
+const BUFFERS: usize = 3;
+/// Bytes of a file from which on it is read by a thread of its own: below, starting one costs more than it gains.
+const AHEAD_FROM: u64 = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whichever_way_a_file_is_read_its_id_is_that_of_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for size in [0, 1, READ_BUFFER, AHEAD_FROM as usize - 1, AHEAD_FROM as usize, AHEAD_FROM as usize + 70_001] {
+            let bytes: Vec<u8> = (0..size).map(|place| (place / 3 % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            let hashed = HashedFile::open(&path).unwrap();
+            assert_eq!((hashed.content, hashed.size), (ContentId::of(&bytes), size as u64));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_as_long_as_it_was_is_no_content() {
+        for announced in [9, 11, AHEAD_FROM] {
+            let mut file = tempfile::tempfile().unwrap();
+            io::Write::write_all(&mut file, b"ten bytes.").unwrap();
+            file.rewind().unwrap();
+            assert!(matches!(HashedFile::hash(file, announced, source), Err(FetchError::Source(_))), "{announced}");
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_behind_the_reader_ends_it() {
+        let zeros = File::open("/dev/zero").unwrap();
+        let mut left = 20;
+        let outcome = read_through(&zeros, u64::MAX, source, |bytes| {
+            assert_eq!(bytes.len(), READ_BUFFER);
+            left -= 1;
+            if left == 0 { Err(source(io::ErrorKind::StorageFull.into())) } else { Ok(()) }
+        });
+        assert!(matches!(outcome, Err(FetchError::Source(error)) if error.kind() == io::ErrorKind::StorageFull));
+        let folder = File::open(tempfile::tempdir().unwrap().path()).unwrap();
+        assert!(matches!(read_through(&folder, u64::MAX, source, |_| Ok(())), Err(FetchError::Source(_))));
+    }
+}
