@@ -2,7 +2,7 @@
 //! is hashed while it is sent.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use std::thread;
 
 use aro_proto::ContentId;
 use aro_proto::limits::MAX_CONTENT_SIZE;
-use aro_proto::merkle::{OutboardBuilder, ParentIndex, outboard_len, parent_offset};
+use aro_proto::merkle::{GroupHashes, OutboardBuilder, ParentIndex, outboard_len, parent_offset};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use crate::error::FetchError;
@@ -84,7 +84,7 @@ pub(super) struct HashedFile {
 }
 
 impl HashedFile {
-    /// Reads a file through. Blocks on the disk; memory is 1 MiB or less.
+    /// Reads a file through. Blocks on the disk; memory is 256 KiB for each thread.
     pub(super) fn open(path: &Path) -> Result<Self, FetchError> {
         let named = |error: io::Error| source(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
         let data = File::open(path).map_err(named)?;
@@ -105,12 +105,8 @@ impl HashedFile {
         if size > limit {
             return Err(FetchError::TooLarge { size, limit });
         }
-        let mut data = spool.into_std().await;
-        blocking(move || {
-            data.rewind().map_err(source)?;
-            Self::hash(data, size, source)
-        })
-        .await
+        let data = spool.into_std().await;
+        blocking(move || Self::hash(data, size, source)).await
     }
 
     fn hash(data: File, size: u64, named: impl Fn(io::Error) -> FetchError) -> Result<Self, FetchError> {
@@ -120,15 +116,19 @@ impl HashedFile {
         let outboard = tempfile::tempfile().map_err(source)?;
         outboard.set_len(outboard_len(size)).map_err(source)?;
         let mut builder = OutboardBuilder::new(size);
-        read_through(&data, size, &named, |bytes| {
+        hash_stretches(&data, size, |hashed| {
             let mut written = Ok(());
-            builder.update(bytes, |offset, run| {
+            let next = builder.update_hashed(&hashed.map_err(&named)?, |offset, run| {
                 if written.is_ok() {
                     written = outboard.write_all_at(run, offset);
                 }
             });
+            next.map_err(|error| source(io::Error::other(error)))?;
             written.map_err(source)
         })?;
+        if read_some(&data, &mut [0], size).map_err(&named)? > 0 {
+            return Err(named(io::Error::other("it grew while it was read")));
+        }
         let content = builder.finish().map_err(|error| named(io::Error::other(error)))?;
         Ok(Self { content, size, data, outboard })
     }
@@ -145,53 +145,55 @@ impl HashedFile {
     }
 }
 
-/// Reads a file to its end, piece by piece. A large one is read by a thread of its own, so that what was read is taken
-/// meanwhile.
-fn read_through(
+/// Hashes a file stretch by stretch, which are then taken in order. A large one is hashed by several threads, each of which
+/// reads for itself.
+fn hash_stretches(
     data: &File,
     size: u64,
-    named: impl Fn(io::Error) -> FetchError,
-    mut take: impl FnMut(&[u8]) -> Result<(), FetchError>,
+    mut take: impl FnMut(io::Result<GroupHashes>) -> Result<(), FetchError>,
 ) -> Result<(), FetchError> {
-    if size < AHEAD_FROM {
-        let mut buffer = vec![0; READ_BUFFER];
-        loop {
-            match read_some(data, &mut buffer).map_err(&named)? {
-                0 => return Ok(()),
-                read => take(&buffer[..read])?,
-            }
-        }
+    let starts = (0..size).step_by(STRETCH);
+    if size < SPREAD_FROM {
+        let mut buffer = Vec::new();
+        return starts.into_iter().try_for_each(|offset| take(hash_stretch(data, size, offset, &mut buffer)));
     }
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     thread::scope(|scope| {
-        let (full, to_take) = mpsc::sync_channel(BUFFERS);
-        let (empty, taken) = mpsc::channel::<Vec<u8>>();
-        for _ in 0..BUFFERS {
-            let _ = empty.send(vec![0; READ_BUFFER]);
-        }
-        let reader = thread::Builder::new().name("publish-read".into());
-        let reading = reader.spawn_scoped(scope, move || {
-            for mut buffer in taken {
-                let read = read_some(data, &mut buffer);
-                let goes_on = matches!(read, Ok(1..));
-                // Whoever takes has gone after an error of its own.
-                if full.send((buffer, read)).is_err() || !goes_on {
-                    break;
+        let mut all = Vec::with_capacity(threads);
+        for first in 0..threads {
+            let (hashed, to_take) = mpsc::sync_channel(AHEAD);
+            let starts = starts.clone().skip(first).step_by(threads);
+            let hasher = thread::Builder::new().name("publish-hash".into());
+            let hashing = hasher.spawn_scoped(scope, move || {
+                let mut buffer = Vec::new();
+                for offset in starts {
+                    // Whoever takes has gone after an error.
+                    if hashed.send(hash_stretch(data, size, offset, &mut buffer)).is_err() {
+                        break;
+                    }
                 }
-            }
-        });
-        reading.map_err(source)?;
-        for (buffer, read) in to_take {
-            take(&buffer[..read.map_err(&named)?])?;
-            let _ = empty.send(buffer);
+            });
+            hashing.map_err(source)?;
+            all.push(to_take);
+        }
+        for (_, to_take) in starts.zip(all.iter().cycle()) {
+            take(to_take.recv().map_err(|_| source(io::Error::other("a thread that hashes stopped")))?)?;
         }
         Ok(())
     })
 }
 
+fn hash_stretch(data: &File, size: u64, offset: u64, buffer: &mut Vec<u8>) -> io::Result<GroupHashes> {
+    let len = usize::try_from(size - offset).map_or(STRETCH, |left| left.min(STRETCH));
+    buffer.resize(len, 0);
+    data.read_exact_at(buffer, offset)?;
+    GroupHashes::new(size, offset, buffer).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
 /// Reads what one read brings, 0 bytes at the end.
-fn read_some(mut data: &File, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_some(data: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
-        match data.read(buffer) {
+        match data.read_at(buffer, offset) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
         }
@@ -208,22 +210,25 @@ pub(super) fn source(error: io::Error) -> FetchError {
     FetchError::Source(Arc::new(error))
 }
 
-/// Bytes read at once: long enough for BLAKE3 to run at full speed, short enough to stay near the cores.
-const READ_BUFFER: usize = 256 << 10;
-/// Buffers that are read while another is hashed.
-const BUFFERS: usize = 3;
-/// Bytes of a file from which on it is read by a thread of its own: below, starting one costs more than it gains.
-const AHEAD_FROM: u64 = 8 << 20;
+/// Bytes that are read and hashed at once: long enough for BLAKE3 to run at full speed, short enough to stay near a core.
+const STRETCH: usize = 256 << 10;
+/// Stretches that a thread may be ahead of the one that takes them.
+const AHEAD: usize = 8;
+/// Threads that hash one file. What four hash in a second no network takes.
+const MAX_THREADS: usize = 4;
+/// Bytes of a file from which on several threads hash it: below, starting them costs more than it gains.
+const SPREAD_FROM: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn whichever_way_a_file_is_read_its_id_is_that_of_its_bytes() {
+    fn however_many_hash_a_file_its_id_is_that_of_its_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        for size in [0, 1, READ_BUFFER, AHEAD_FROM as usize - 1, AHEAD_FROM as usize, AHEAD_FROM as usize + 70_001] {
+        let spread = SPREAD_FROM as usize;
+        for size in [0, 1, STRETCH, STRETCH + 1, spread - 1, spread, spread + 70_001, 3 * spread + 16_384] {
             let bytes: Vec<u8> = (0..size).map(|place| (place / 3 % 251) as u8).collect();
             std::fs::write(&path, &bytes).unwrap();
             let hashed = HashedFile::open(&path).unwrap();
@@ -233,25 +238,22 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_as_long_as_it_was_is_no_content() {
-        for announced in [9, 11, AHEAD_FROM] {
-            let mut file = tempfile::tempfile().unwrap();
-            io::Write::write_all(&mut file, b"ten bytes.").unwrap();
-            file.rewind().unwrap();
+        for announced in [9, 11, SPREAD_FROM] {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(b"ten bytes.", 0).unwrap();
             assert!(matches!(HashedFile::hash(file, announced, source), Err(FetchError::Source(_))), "{announced}");
         }
     }
 
     #[test]
-    fn what_goes_wrong_behind_the_reader_ends_it() {
+    fn an_error_ends_all_threads_that_hash() {
         let zeros = File::open("/dev/zero").unwrap();
         let mut left = 20;
-        let outcome = read_through(&zeros, u64::MAX, source, |bytes| {
-            assert_eq!(bytes.len(), READ_BUFFER);
+        let outcome = hash_stretches(&zeros, MAX_CONTENT_SIZE, |hashed| {
+            assert!(hashed.is_ok());
             left -= 1;
             if left == 0 { Err(source(io::ErrorKind::StorageFull.into())) } else { Ok(()) }
         });
         assert!(matches!(outcome, Err(FetchError::Source(error)) if error.kind() == io::ErrorKind::StorageFull));
-        let folder = File::open(tempfile::tempdir().unwrap().path()).unwrap();
-        assert!(matches!(read_through(&folder, u64::MAX, source, |_| Ok(())), Err(FetchError::Source(_))));
     }
 }
