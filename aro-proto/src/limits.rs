@@ -84,8 +84,9 @@ pub const MAX_CONTENT_SIZE: u64 = 1 << 44;
 
 /// What a node lends an agent that has paid nothing yet, and the least that a voucher pays where more is lent: 1 MiB.
 pub const QUANTUM_BYTES: u64 = 1 << 20;
-/// Largest credit window in bytes: 64 MiB, several round trips of a fast path.
-pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
+/// Largest credit window in bytes: 128 MiB. What may be on its way (32 MiB), a payment step, and as much again for what
+/// comes while two disks make its voucher durable.
+pub const MAX_WINDOW_BYTES: u64 = 128 << 20;
 
 /// Request streams that an agent may have open at once on a connection.
 pub const MAX_REQUEST_STREAMS: u32 = 256;

@@ -15,7 +15,7 @@ use super::terms::{ChannelState, ChannelTerms};
 use super::transitions::{Action, Event, State, step};
 use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
 use super::window::{
-    BATCH_BYTES, counting_allowance, credit_window, dispute_limit, dispute_limit_within, lending_limit,
+    BATCH_BYTES, counting_allowance, credit_window, dispute_limit, dispute_limit_within, lending_limit, window_less,
 };
 use crate::amount::{Amount, ByteCount};
 use crate::error::{Refusal, RefusalCode};
@@ -227,7 +227,7 @@ impl Payee {
         let (paid, billed) = (self.paid(), add(self.billed, tariff.charge(bytes)));
         let window = credit_window(paid, &tariff);
         // r[impl channel.lost.settle]
-        let at_risk = add(billed, self.lent.min(self.lendable(&tariff)));
+        let at_risk = add(billed, self.lent.min(lending_limit(paid, &tariff)));
         if at_risk > add(Charge::from_amount(paid), Charge::from_amount(window)) {
             return Ok(Permit::Wait);
         }
@@ -365,11 +365,11 @@ impl Payee {
         credit_window(self.paid(), &self.tariff)
     }
 
-    /// The window that the agent is told of, in base units: what is lent takes up the rest.
-    // r[impl channel.lost.settle]
+    /// The window that the agent is told of, in base units: what is lent or disputed takes up the rest.
+    // r[impl channel.window.stated]
     pub fn stated_window(&self) -> Amount {
-        let lent = self.lent.to_amount().unwrap_or(self.terms.deposit);
-        self.window().saturating_sub(lent).max(credit_window(Amount::ZERO, &self.tariff))
+        let taken = add(self.lent, self.disputed()).to_amount().unwrap_or(self.terms.deposit);
+        window_less(self.paid(), taken, &self.tariff)
     }
 
     /// Everything paid so far, in base units: the higher of the node's and the chain's watermark.
@@ -450,26 +450,17 @@ impl Payee {
     /// Whether what is disputed leaves the window, or what is not lent of it, no room for the largest payment step and a
     /// batch.
     fn leaves_no_room(&self, tariff: &Tariff) -> bool {
-        let limit = match *tariff == self.tariff {
-            true => dispute_limit_within(self.stated_window(), self.paid(), tariff),
-            false => dispute_limit(self.paid(), tariff),
-        };
-        self.disputed() > limit
+        let lent = self.lent.to_amount().unwrap_or(self.terms.deposit);
+        let window = window_less(self.paid(), lent, tariff);
+        self.disputed() > dispute_limit_within(window, self.paid(), tariff)
     }
 
     /// How much of the window may be lent beside what is disputed.
     fn room_to_lend(&self, tariff: &Tariff) -> Charge {
         match self.disputed() {
-            Charge::ZERO => self.lendable(tariff),
+            Charge::ZERO => lending_limit(self.paid(), tariff),
             disputed => dispute_limit(self.paid(), tariff).saturating_sub(disputed),
         }
-    }
-
-    /// How much of the window at this price may be lent. An agent measures its step by the window that it is told of at the
-    /// channel's price, and at others by the whole.
-    fn lendable(&self, tariff: &Tariff) -> Charge {
-        let limit = if *tariff == self.tariff { lending_limit } else { dispute_limit };
-        limit(self.paid(), tariff)
     }
 
     fn action(&self, event: Event) -> Action {

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::streams::{CountError, StreamKey, Streams, add};
 use super::terms::{ChannelState, ChannelTerms};
 use super::voucher::SignedVoucher;
-use super::window::{LEAST, counting_allowance, crash_allowance, credit_window, payment_step};
+use super::window::{LEAST, counting_allowance, crash_allowance, credit_window, payment_step, window_less};
 use crate::amount::{Amount, ByteCount};
 use crate::tariff::{Charge, Tariff};
 
@@ -22,7 +22,8 @@ pub struct Payer {
     prepay: Amount,
     signed: Amount,
     accepted: Amount,
-    window: Amount,
+    /// What the node's window lacks, by what it says: lent or disputed.
+    taken: Amount,
     owes: Charge,
     conceded: Charge,
     streams: Streams,
@@ -124,7 +125,7 @@ impl Payer {
             prepay,
             signed,
             accepted: terms.settled,
-            window: credit_window(terms.settled, &tariff),
+            taken: Amount::ZERO,
             owes: Charge::from_amount(signed),
             conceded: Charge::ZERO,
             streams: Streams::default(),
@@ -199,14 +200,16 @@ impl Payer {
         Ok(self.streams.close(stream)?.0)
     }
 
-    /// The node says what it has accepted and what window it gives now. A window below the protocol's least is not
-    /// believed: it would only make this agent sign more often.
+    /// The node says what it has accepted and what window it gives now: what that lacks is lent or disputed, and lacks the
+    /// streams of all prices. A window below the protocol's least is not believed: it would only make this agent sign more
+    /// often.
+    // r[impl channel.window.stated]
     pub fn credited(&mut self, accepted: Amount, window: Amount) -> Result<(), PayerError> {
         if accepted > self.signed {
             return Err(PayerError::NeverSigned { accepted, signed: self.signed });
         }
         self.accepted = self.accepted.max(accepted);
-        self.window = window.max(credit_window(Amount::ZERO, &self.tariff));
+        self.taken = credit_window(accepted, &self.tariff).saturating_sub(window);
         Ok(())
     }
 
@@ -307,7 +310,7 @@ impl Payer {
     /// The least step of the open streams: where a cheap one waits at its window, a dear one's step may never come.
     fn step(&self) -> Amount {
         let step_at = |tariff: Tariff| {
-            let window = if tariff == self.tariff { self.window } else { credit_window(self.accepted, &tariff) };
+            let window = window_less(self.accepted, self.taken, &tariff);
             payment_step(self.accepted, window, &tariff, self.streams.len())
         };
         self.streams.tariffs().map(step_at).min().unwrap_or_else(|| step_at(self.tariff))

@@ -10,7 +10,7 @@ use crate::tariff::{Charge, Tariff};
 pub const BATCH_BYTES: u64 = QUANTUM_BYTES / 4;
 
 /// The credit that an agent has earned by paying: half of what it has paid on this channel, at least the price of
-/// one quantum, at most the price of 64 MiB. So a cheat gains at most one quantum, or half of what it spent.
+/// one quantum, at most the price of 128 MiB. So a cheat gains at most one quantum, or half of what it spent.
 ///
 /// Under a free tariff it is zero, and nothing is ever owed.
 // r[impl channel.window]
@@ -18,6 +18,13 @@ pub fn credit_window(paid: Amount, tariff: &Tariff) -> Amount {
     let quantum = tariff.quantum().unwrap_or(UNBOUNDED);
     let most = tariff.price(ByteCount::new(MAX_WINDOW_BYTES)).unwrap_or(UNBOUNDED);
     Amount::new(paid.get() / 2).clamp(quantum, most)
+}
+
+/// What is left of the window at this price if `taken` of it is lent or disputed, in base units: never less than the least,
+/// by which the smallest payment step is measured.
+// r[impl channel.window.stated]
+pub(super) fn window_less(paid: Amount, taken: Amount, tariff: &Tariff) -> Amount {
+    credit_window(paid, tariff).saturating_sub(taken).max(credit_window(Amount::ZERO, tariff))
 }
 
 /// What an agent with so many open streams lets gather before it signs: a quantum, later a 16th of what it has paid, so
@@ -61,7 +68,7 @@ pub(super) fn dispute_limit(paid: Amount, tariff: &Tariff) -> Charge {
     dispute_limit_within(credit_window(paid, tariff), paid, tariff)
 }
 
-/// The same where the agent is told of a smaller window, by which it measures its step.
+/// The same where less of the window is left.
 pub(super) fn dispute_limit_within(window: Amount, paid: Amount, tariff: &Tariff) -> Charge {
     let step = Charge::from_amount(largest_step(paid, window, tariff));
     Charge::from_amount(window).saturating_sub(step).saturating_sub(tariff.charge(ByteCount::new(BATCH_BYTES)))
@@ -88,11 +95,11 @@ mod tests {
 
     // r[verify channel.window]
     #[test]
-    fn the_window_is_half_of_what_is_paid_between_one_quantum_and_64_mib() {
+    fn the_window_is_half_of_what_is_paid_between_one_quantum_and_128_mib() {
         let tariff = Tariff { per_mib: 100 };
         let window = |paid| credit_window(Amount::new(paid), &tariff).get();
         assert_eq!([window(0), window(199), window(201), window(5_000)], [100, 100, 100, 2_500]);
-        assert_eq!([window(12_799), window(12_800), window(u64::MAX)], [6_399, 6_400, 6_400]);
+        assert_eq!([window(25_599), window(25_600), window(u64::MAX)], [12_799, 12_800, 12_800]);
     }
 
     #[test]
@@ -121,11 +128,11 @@ mod tests {
         for streams in [0, 1, 100] {
             assert_eq!([step(0, 0, streams), step(0, 100, streams), step(399, 199, streams)], [1, 50, 99]);
             assert_eq!([step(1_600, 800, streams), step(1_616, 808, streams)], [100, 101]);
-            assert_eq!([step(12_800, 6_400, streams), step(25_600, 6_400, streams)], [800, 1_600]);
+            assert_eq!([step(25_600, 12_800, streams), step(51_200, 12_800, streams)], [1_600, 3_200]);
             assert_eq!(step(1_616, u64::MAX, streams), 101);
         }
-        let widest = [0, 1, 4, 15, 16, usize::MAX].map(|streams| step(u64::MAX, 6_400, streams));
-        assert_eq!(widest, [3_200, 3_100, 2_800, 1_700, 1_600, 1_600]);
+        let widest = [0, 1, 4, 15, 16, usize::MAX].map(|streams| step(u64::MAX, 12_800, streams));
+        assert_eq!(widest, [6_400, 6_300, 6_000, 4_900, 4_800, 4_800]);
         // Of a window that what is on its way fills it is a quarter.
         assert_eq!([step(u64::MAX, 800, 1), step(u64::MAX, 800, 2), step(u64::MAX, 800, 4)], [300, 200, 200]);
     }
@@ -133,8 +140,8 @@ mod tests {
     #[test]
     fn an_agent_that_died_may_lack_what_was_on_its_way_and_the_step_beside_that() {
         let tariff = Tariff { per_mib: 100 };
-        assert_eq!(crash_allowance(Amount::new(80_000), &tariff), Charge::from_amount(Amount::new(4_800)));
-        for paid in (0..80_000).step_by(111).map(Amount::new) {
+        assert_eq!(crash_allowance(Amount::new(80_000), &tariff), Charge::from_amount(Amount::new(8_000)));
+        for paid in (0..160_000).step_by(111).map(Amount::new) {
             let window = credit_window(paid, &tariff);
             for streams in 0..40 {
                 let receive_windows =
@@ -152,7 +159,7 @@ mod tests {
     #[test]
     fn honest_streams_that_all_stop_at_once_stay_below_the_dispute_limit() {
         let tariff = Tariff { per_mib: 100 };
-        for paid in (0..80_000).map(Amount::new) {
+        for paid in (0..160_000).map(Amount::new) {
             // Everything unpaid was in flight, and nothing was forgiven before.
             let window = Charge::from_amount(credit_window(paid, &tariff));
             let disputed = window.saturating_sub(counting_allowance(paid, &tariff));

@@ -11,6 +11,8 @@ use aro_proto::wire::decode_body;
 use aro_proto::{Amount, ByteCount, ContentId, Refusal, RefusalCode, SecretKey, Tariff, WhoActs};
 use node_server::{NodeConfig, PublishConfig, Publishers, RunningNode};
 use quinn::{RecvStream, SendStream, VarInt};
+use settlement_chain::submit::submit;
+use settlement_chain::{Address, Program, Signer, instructions};
 
 use crate::agent::{Agent, frame, say, soon};
 use crate::world::{MIB, PRICE, World, bytes, units};
@@ -339,6 +341,28 @@ async fn sizes_quotas_and_places_are_bounded_over_restarts() {
     let _running = begin(&node, &agent, &request(&small), &key()).await;
     let refusal = refusal_of(&node, &agent, &request(b"another"), &key()).await;
     assert_eq!(refusal.code(), RefusalCode::OverCapacity);
+    node.shutdown().await.unwrap();
+}
+
+// r[verify publish.stream.bound]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_may_bring_what_the_agent_has_just_topped_up_for() {
+    let world = World::new().await;
+    let node = world.start(with(&world, paying())).await;
+    let bound = Publish { content: None, size: 4 * MIB as u64, ..request(b"") };
+    for topped_up_mib in [0, 1, 2] {
+        let funded = world.fund(2 * PRICE).await;
+        let agent = Agent::bound(&world, &node, &funded).await;
+        if topped_up_mib > 0 {
+            let channel = Address::from(funded.channel.to_bytes());
+            let amount = topped_up_mib * PRICE;
+            let top_up = instructions::top_up(&Program::local(), &funded.owner.pubkey(), &channel, amount);
+            submit(&world.chain, &funded.owner, &[], &[top_up]).await.unwrap();
+        }
+        let (_send, _receive, head) = begin(&node, &agent, &bound, &funded.signer).await;
+        let mib = 2 + topped_up_mib;
+        assert_eq!((head.content_bytes.get(), head.price), (mib * MIB as u64, units(mib * PRICE)));
+    }
     node.shutdown().await.unwrap();
 }
 

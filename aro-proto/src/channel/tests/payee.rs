@@ -254,6 +254,32 @@ fn an_agent_that_dies_again_and_again_gains_no_more_than_the_allowance_and_one_w
     }
 }
 
+// r[verify channel.window]
+// r[verify channel.stream.price]
+#[test]
+fn what_is_lent_takes_up_the_window_of_every_price_but_for_a_quantum() {
+    for (paid, per_mib) in
+        [1_600, 8_000, 20_000, 51_200].into_iter().flat_map(|paid| [25, 100, 400].map(|of| (paid, of)))
+    {
+        let mut payee = Payee::new(terms(1_000_000), TARIFF, Some(durable(paid)));
+        for _ in 0..4 {
+            payee.begin(A, bytes(128 * MIB)).unwrap();
+            sent_until_wait(&mut payee, A);
+            payee.lost(A, in_flight(0, 0)).unwrap();
+        }
+        payee.credit(durable(payee.billed().to_amount().unwrap().get().max(paid)));
+        let (tariff, lent) = (Tariff { per_mib }, payee.lent());
+        assert!(lent > Charge::ZERO && payee.owed() == Charge::ZERO);
+        payee.begin_at(B, tariff, bytes(256 * MIB)).unwrap();
+        sent_until_wait(&mut payee, B);
+        let window = Charge::from_amount(credit_window(payee.paid(), &tariff));
+        let a_quantum_beside_it = lent.checked_add(tariff.charge(bytes(MIB))).unwrap();
+        let at_risk = payee.owed().checked_add(lent).unwrap();
+        assert!(at_risk <= window.max(a_quantum_beside_it), "{paid} paid, {tariff:?}: {at_risk:?}");
+        assert!(payee.owed() > Charge::ZERO, "{paid} paid, {tariff:?}: no room at all");
+    }
+}
+
 #[test]
 fn a_claim_to_have_proven_more_than_was_sent_changes_nothing() {
     let mut payee = open(10_000);

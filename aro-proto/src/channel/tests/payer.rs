@@ -57,12 +57,12 @@ fn vouchers_come_each_quantum_once_the_window_is_wide() {
 // r[verify channel.pay_proven_only]
 #[test]
 fn a_wide_window_is_paid_by_16ths_of_what_is_paid_up_to_half_of_what_streams_leave_of_it() {
-    let alone = [(12_800, 1, 8), (19_200, 1, 12), (25_600, 1, 16), (48_000, 1, 30), (60_000, 1, 31)];
-    let beside_others = [(12_800, 16, 8), (25_600, 16, 16), (60_000, 5, 27), (60_000, 16, 16), (60_000, 40, 16)];
+    let alone = [(25_600, 1, 16), (38_400, 1, 24), (51_200, 1, 32), (99_200, 1, 62), (120_000, 1, 63)];
+    let beside_others = [(25_600, 16, 16), (51_200, 16, 32), (120_000, 5, 59), (120_000, 16, 48), (120_000, 40, 48)];
     for (paid, streams, step_mib) in alone.into_iter().chain(beside_others) {
-        let mut payer = open(100_000, paid);
-        payer.credited(units(paid), units(6_400)).unwrap();
-        payer.begin(A, bytes(64 * MIB)).unwrap();
+        let mut payer = open(200_000, paid);
+        payer.credited(units(paid), units(12_800)).unwrap();
+        payer.begin(A, bytes(128 * MIB)).unwrap();
         (1..streams).for_each(|other| payer.begin(StreamKey(100 + other), bytes(MIB)).unwrap());
         payer.proved(A, bytes(step_mib * MIB - (16 << 10))).unwrap();
         assert_eq!(due(&payer, false), None);

@@ -68,8 +68,8 @@ fn what_is_lent_for_lost_connections_does_not_stall_the_next_request() {
         assert_eq!(payee.owed(), Charge::ZERO);
     }
     // Whatever the window, and with as much of it lent as may be.
-    for paid in (0..8_000).step_by(37).chain([25_600, 51_200, 80_000]) {
-        let mut payee = Payee::new(terms(100_000), TARIFF, (paid > 0).then(|| durable(paid)));
+    for paid in (0..8_000).step_by(37).chain([25_600, 51_200, 102_400, 160_000]) {
+        let mut payee = Payee::new(terms(300_000), TARIFF, (paid > 0).then(|| durable(paid)));
         let mut billed = Charge::ZERO;
         for stream in 1.. {
             payee.begin(StreamKey(stream), bytes(64 * MIB)).unwrap();
@@ -87,19 +87,22 @@ fn what_is_lent_for_lost_connections_does_not_stall_the_next_request() {
 }
 
 // r[verify channel.pay_proven_only]
+// r[verify channel.window.stated]
 #[test]
-fn many_streams_at_a_wide_window_never_stall_whatever_is_disputed() {
-    for paid in [12_800, 25_600, 51_200, 80_000] {
-        for streams in [1, 4, 16, 40] {
-            for is_disputed in [false, true] {
-                let mut payee = Payee::new(terms(200_000), TARIFF, Some(durable(paid)));
-                if is_disputed {
-                    dispute_what_may_be(&mut payee);
+fn many_streams_at_a_wide_window_never_stall_whatever_is_lent_or_disputed_and_whatever_they_cost() {
+    for paid in [12_800, 25_600, 51_200, 102_400, 160_000] {
+        for (streams, tariff) in [1, 4, 16, 40].into_iter().flat_map(|streams| TARIFFS.map(|tariff| (streams, tariff)))
+        {
+            for taken in [|_: &mut Payee| (), dispute_what_may_be, lend_what_may_be] {
+                let mut payee = Payee::new(terms(1_000_000), TARIFF, Some(durable(paid)));
+                taken(&mut payee);
+                if payee.clone().begin_at(StreamKey(0), tariff, bytes(MIB)).is_err() {
+                    // At this price what is disputed is too much.
+                    assert!(tariff != TARIFF && payee.disputed() > Charge::ZERO);
+                    continue;
                 }
-                // What is disputed stays, while the step grows with what is paid: where it no longer fits, the agent
-                // signs because nothing comes.
-                deliver_at_once(&mut payee, streams, is_disputed);
-                assert_eq!(payee.owed(), payee.disputed(), "{paid} paid, {streams} streams");
+                deliver_at_once(&mut payee, streams, tariff);
+                assert_eq!(payee.owed(), payee.disputed(), "{paid} paid, {streams} streams at {tariff:?}");
             }
         }
     }
@@ -191,16 +194,31 @@ fn dispute_what_may_be(payee: &mut Payee) {
     }
 }
 
-/// Delivers 96 MiB to a payer that pays only when nothing else is left to happen: as much as the receive windows hold is
-/// on its way whenever the node lends it. Whoever waits then must have a voucher due, if only because nothing comes where
-/// the payer may be `patient`.
-fn deliver_at_once(payee: &mut Payee, streams: u64, patient: bool) {
+/// Loses streams until nothing more is lent, and pays what stays billed.
+fn lend_what_may_be(payee: &mut Payee) {
+    let mut lent = None;
+    for stream in (1_000..).map(StreamKey) {
+        payee.begin(stream, bytes(128 * MIB)).unwrap();
+        while payee.may_send(stream, bytes(BATCH_BYTES)) == Ok(Permit::Granted) {}
+        payee.lost(stream, InFlight::default()).unwrap();
+        if lent.replace(payee.lent()) == Some(payee.lent()) {
+            break;
+        }
+    }
+    let due = payee.billed().to_amount().unwrap();
+    payee.credit(durable(due.get().max(payee.paid().get())));
+    assert!(payee.lent() > Charge::ZERO);
+}
+
+/// Delivers 192 MiB to a payer that pays only when nothing else is left to happen: as much as the receive windows hold is
+/// on its way whenever the node lends it. Whoever waits then must have a voucher due.
+fn deliver_at_once(payee: &mut Payee, streams: u64, tariff: Tariff) {
     let mut payer = Payer::new(*payee.terms(), TARIFF, payee.paid(), units(0));
     payer.credited(payee.paid(), payee.stated_window()).unwrap();
-    let each = (96 * MIB / streams).next_multiple_of(BATCH_BYTES);
+    let each = (192 * MIB / streams).next_multiple_of(BATCH_BYTES);
     for stream in (0..streams).map(StreamKey) {
-        payee.begin(stream, bytes(each)).unwrap();
-        payer.begin(stream, bytes(each)).unwrap();
+        payee.begin_at(stream, tariff, bytes(each)).unwrap();
+        payer.begin_at(stream, tariff, bytes(each)).unwrap();
     }
     let most = (streams * u64::from(STREAM_WINDOW)).min(u64::from(CONNECTION_WINDOW)) / BATCH_BYTES;
     let mut in_flight = VecDeque::new();
@@ -214,8 +232,8 @@ fn deliver_at_once(payee: &mut Payee, streams: u64, patient: bool) {
         } else if let Some(arrived) = in_flight.pop_front() {
             payer.proved(arrived, bytes(BATCH_BYTES)).unwrap();
         } else {
-            let due = payer.due(false).or_else(|| payer.due(patient));
-            let due = due.unwrap_or_else(|| panic!("{streams} streams have stalled, {:?} paid", payee.paid()));
+            let due = payer.due(false);
+            let due = due.unwrap_or_else(|| panic!("{streams} streams at {tariff:?} stalled, {:?} paid", payee.paid()));
             pay(payee, &mut payer, due);
         }
     }
@@ -253,3 +271,5 @@ pub(super) fn seeds(all: std::ops::Range<u64>) -> std::ops::Range<u64> {
 
 const STEPS: u32 = 600;
 const GROUP: u64 = 16 << 10;
+/// A channel's own price, and others that its streams may have.
+const TARIFFS: [Tariff; 3] = [TARIFF, Tariff { per_mib: 25 }, Tariff { per_mib: 400 }];

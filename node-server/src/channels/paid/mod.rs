@@ -171,10 +171,12 @@ impl PaidChannel {
             self.recount(&mut state);
             settled
         };
-        if let Some(settled) = settled.filter(|settled| settled.disputed != Charge::ZERO) {
+        let disputed = settled.filter(|settled| settled.disputed != Charge::ZERO);
+        if let Some(settled) = disputed {
             tracing::warn!(channel = %self.id, ?settled, "the agent's count of a cancelled stream is too low");
         }
-        self.wake(None);
+        // What is disputed lowers the window, by which the agent measures its steps.
+        self.wake(disputed.map(|_| self.standing()));
         settled.map(|settled| settled.delivered).unwrap_or_default()
     }
 
@@ -188,7 +190,7 @@ impl PaidChannel {
             lost
         };
         tracing::debug!(channel = %self.id, ?seen, ?lost, "a stream's connection is gone");
-        // What is lent lowers the window, by which those who live measure their steps.
+        // What is lent lowers the window too.
         self.wake(Some(self.standing()));
         lost.map(|lost| lost.delivered).unwrap_or_default()
     }

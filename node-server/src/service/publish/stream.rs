@@ -7,7 +7,9 @@ use aro_proto::message::{PublishHead, TRAILER_LEN, Trailer};
 use aro_proto::{Amount, ByteCount, Refusal, RefusalCode, Tariff};
 use tokio::time::timeout;
 
+use super::super::fetch::look_again;
 use super::{Durable, Ending, Upload, blocking, disk, refused, stalled, store};
+use crate::channels::PaidChannel;
 use crate::content::Spool;
 use crate::transport::send_frame_within;
 
@@ -18,10 +20,11 @@ impl Upload<'_> {
         let asked = self.request.message().size.min(node.config.publish.max_content_bytes).min(MAX_CONTENT_SIZE);
         let channel = self.payer(asked).await?;
         let admitted = self.enter(None, asked)?;
-        let deposit = channel.as_ref().map_or(UNBOUNDED, |channel| channel.deposit_left());
         // r[impl publish.stream.bound]
         let allowed = self.request.message().max_price;
-        let bound = admitted.place.room().min(affordable(self.tariff(), allowed.min(deposit)));
+        let most = admitted.place.room().min(affordable(self.tariff(), allowed));
+        let deposit = self.deposit_for(most, channel.as_deref()).await;
+        let bound = most.min(affordable(self.tariff(), deposit));
         if bound == 0 && asked > 0 {
             return Err(nothing_affordable(self.tariff(), allowed, deposit));
         }
@@ -91,6 +94,18 @@ impl Upload<'_> {
         blocking(move || spool.finish(&contents, &publisher)).await?.map_err(store)?;
         admitted.place.keep(size);
         Ok(Durable { content, size })
+    }
+}
+
+impl Upload<'_> {
+    /// What the channel's deposit has left. If that does not pay for so many bytes, the chain is looked at again, for the
+    /// agent may have topped up since: a stream is read once, and cannot come again with more.
+    async fn deposit_for(&self, bytes: u64, channel: Option<&PaidChannel>) -> Amount {
+        let Some(channel) = channel else { return UNBOUNDED };
+        if affordable(self.tariff(), channel.deposit_left()) < bytes && self.session.may_read_chain() {
+            look_again(self.session, channel).await;
+        }
+        channel.deposit_left()
     }
 }
 
