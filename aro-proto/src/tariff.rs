@@ -44,6 +44,13 @@ impl Tariff {
         self.charge(bytes).to_amount()
     }
 
+    /// The most bytes whose price is no more than `amount`, in base units; where everything is free, no bound at all.
+    pub fn affordable(&self, amount: Amount) -> ByteCount {
+        let parts = Charge::from_amount(amount).parts();
+        let bytes = parts.checked_div(u128::from(self.per_mib)).and_then(|bytes| u64::try_from(bytes).ok());
+        ByteCount::new(bytes.unwrap_or(u64::MAX))
+    }
+
     /// The price of one quantum: the smallest credit window.
     pub fn quantum(&self) -> Option<Amount> {
         self.price(ByteCount::new(QUANTUM_BYTES))

@@ -257,6 +257,15 @@ impl Terms<'_> {
         Ok(())
     }
 
+    /// Of a stream no more is announced than its channel pays for, so that a node which would take less knows that it has
+    /// to look at the chain again.
+    fn affordable(&self, session: &Session, size: u64) -> Result<u64, FetchError> {
+        let left = self.agent.deposit_left(session.node())?.filter(|_| session.channel().is_some());
+        let (Some(left), Some(tariff)) = (left, session.publish_tariff()) else { return Ok(size) };
+        // Where nothing is left, the refusal says what is missing.
+        Ok(size.min(tariff.affordable(left).get().max(1)))
+    }
+
     /// What it may cost, once whoever must be asked has approved the price of all of it; what the node has already costs
     /// nothing.
     async fn approved(&self, session: &Session, content: Option<ContentId>, size: u64) -> Result<Amount, FetchError> {
@@ -277,6 +286,7 @@ impl Terms<'_> {
         body: &mut Body<'_>,
         brought: &mut Brought,
     ) -> Result<(Sent, bool), FetchError> {
+        let size = if matches!(body, Body::Stream(_)) { self.affordable(session, size)? } else { size };
         let request = Publish { content, size, group_log2: GroupSize::KIB64.log2(), max_price };
         let purpose = self.purpose.clone();
         let (config, progress, before) = (self.agent.config(), self.progress, *brought);

@@ -9,7 +9,7 @@ use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MINOR_VERSION};
 use aro_proto::message::{Bind, ChainIds, Hello, Message};
 use aro_proto::transport::{SERVER_NAME, client_config_with};
 use aro_proto::wire::encode_frame;
-use aro_proto::{Address, AgentId, Amount, ByteCount, ChannelId, NodeId, error::close};
+use aro_proto::{Address, AgentId, Amount, ByteCount, ChannelId, NodeId, Tariff, error::close};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::watch;
 
@@ -225,10 +225,15 @@ impl Session {
         }
     }
 
+    /// What the node asks for uploads, as far as its hello has come.
+    pub(crate) fn publish_tariff(&self) -> Option<Tariff> {
+        let hello = self.control.status().hello?;
+        hello.publish.map(|terms| terms.tariff)
+    }
+
     /// What the node asks for an upload of so many bytes, as far as its hello has come, in base units.
     pub(crate) fn publish_price(&self, bytes: u64) -> Amount {
-        let terms = self.control.status().hello.and_then(|hello| hello.publish);
-        terms.and_then(|terms| terms.tariff.price(ByteCount::new(bytes))).unwrap_or_default()
+        self.publish_tariff().and_then(|tariff| tariff.price(ByteCount::new(bytes))).unwrap_or_default()
     }
 
     /// True while an answer or an upload is being paid.

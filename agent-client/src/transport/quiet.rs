@@ -34,7 +34,7 @@ impl Quiet {
             sleep_until(self.next).await;
             self.next = Instant::now() + LOOK_EVERY;
             let (owes, unsigned) = lane.unsigned();
-            if self.is_come(owes, unsigned, lane.tariff().quantum().unwrap_or_default()) {
+            if self.is_come(owes, unsigned, lane.least_quantum()) {
                 return;
             }
         }

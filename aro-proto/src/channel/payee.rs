@@ -1,7 +1,7 @@
 //! The payee: a node's side of one channel, shared by every connection and stream that the channel pays for.
 //!
-//! What can never be: more unpaid than the credit window, what was lent for lost connections included; more billed than
-//! the deposit; credit for a voucher that is not durable; a watermark that falls.
+//! What can never be: more unpaid than the credit window, what was lent for lost connections included (beside a stream with
+//! a price of its own: than the window at that price, or what is lent and a quantum); more billed than the deposit; credit for a voucher that is not durable; a watermark that falls.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use super::terms::{ChannelState, ChannelTerms};
 use super::transitions::{Action, Event, State, step};
 use super::voucher::{SignedVoucher, VerifiedVoucher, VoucherError};
 use super::window::{
-    BATCH_BYTES, counting_allowance, credit_window, dispute_limit, dispute_limit_within, lending_limit, window_less,
+    BATCH_BYTES, counting_allowance, credit_window, dispute_limit, dispute_limit_within, least_room, lending_limit,
+    window_less,
 };
 use crate::amount::{Amount, ByteCount};
 use crate::error::{Refusal, RefusalCode};
@@ -227,7 +228,7 @@ impl Payee {
         let (paid, billed) = (self.paid(), add(self.billed, tariff.charge(bytes)));
         let window = credit_window(paid, &tariff);
         // r[impl channel.lost.settle]
-        let at_risk = add(billed, self.lent.min(lending_limit(paid, &tariff)));
+        let at_risk = add(billed, self.lent_of(&tariff));
         if at_risk > add(Charge::from_amount(paid), Charge::from_amount(window)) {
             return Ok(Permit::Wait);
         }
@@ -360,6 +361,11 @@ impl Payee {
         self.billed.saturating_sub(Charge::from_amount(self.paid()))
     }
 
+    /// What the node loses if the agent goes away now: owed, or lent.
+    pub fn at_risk(&self) -> Charge {
+        add(self.owed(), self.lent)
+    }
+
     /// What may stand unpaid, in base units, with what is lent.
     pub fn window(&self) -> Amount {
         credit_window(self.paid(), &self.tariff)
@@ -447,12 +453,28 @@ impl Payee {
         counting_allowance(self.paid(), tariff).saturating_sub(self.forgiven)
     }
 
-    /// Whether what is disputed leaves the window, or what is not lent of it, no room for the largest payment step and a
-    /// batch.
-    fn leaves_no_room(&self, tariff: &Tariff) -> bool {
+    /// How much of the window at this price counts as lent: at another than the channel's no more than the stated window
+    /// tells the agent, and nowhere what a smallest step needs.
+    // r[impl channel.window.stated]
+    fn lent_of(&self, tariff: &Tariff) -> Charge {
+        let counted = self.lent.min(lending_limit(self.paid(), tariff));
+        if *tariff == self.tariff {
+            return counted;
+        }
         let lent = self.lent.to_amount().unwrap_or(self.terms.deposit);
-        let window = window_less(self.paid(), lent, tariff);
-        self.disputed() > dispute_limit_within(window, self.paid(), tariff)
+        let told = self.window().saturating_sub(window_less(self.paid(), lent, &self.tariff));
+        counted.min(Charge::from_amount(told))
+    }
+
+    /// Whether what is disputed leaves the window, or what is not lent of it, no room for the largest payment step and a
+    /// batch; where little is left, for the step by which the agent goes then.
+    fn leaves_no_room(&self, tariff: &Tariff) -> bool {
+        let (paid, disputed) = (self.paid(), self.disputed());
+        let lent = self.lent.to_amount().unwrap_or(self.terms.deposit);
+        let limit = dispute_limit_within(window_less(paid, lent, tariff), paid, tariff);
+        let window = Charge::from_amount(credit_window(paid, tariff));
+        let left = window.saturating_sub(add(self.lent_of(tariff), disputed));
+        disputed > limit || (disputed > Charge::ZERO && left < least_room(tariff))
     }
 
     /// How much of the window may be lent beside what is disputed.

@@ -297,6 +297,12 @@ impl Payer {
         self.terms.deposit.saturating_sub(taken)
     }
 
+    /// The price of a quantum on the cheapest open stream, in base units; at the channel's price if none is open.
+    pub fn least_quantum(&self) -> Amount {
+        let least = self.streams.tariffs().filter_map(|tariff| tariff.quantum()).min();
+        least.or_else(|| self.tariff.quantum()).unwrap_or_default()
+    }
+
     /// What the chain says, as far as this agent has seen.
     pub fn terms(&self) -> &ChannelTerms {
         &self.terms

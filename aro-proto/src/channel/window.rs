@@ -1,5 +1,6 @@
 //! The credit window: how much a node lets stand unpaid.
 
+use super::streams::add;
 use crate::amount::{Amount, ByteCount};
 use crate::limits::{CONNECTION_WINDOW, MAX_WINDOW_BYTES, QUANTUM_BYTES, STREAM_WINDOW};
 use crate::tariff::{Charge, Tariff};
@@ -72,6 +73,13 @@ pub(super) fn dispute_limit(paid: Amount, tariff: &Tariff) -> Charge {
 pub(super) fn dispute_limit_within(window: Amount, paid: Amount, tariff: &Tariff) -> Charge {
     let step = Charge::from_amount(largest_step(paid, window, tariff));
     Charge::from_amount(window).saturating_sub(step).saturating_sub(tariff.charge(ByteCount::new(BATCH_BYTES)))
+}
+
+/// What has to be left of any window: the smallest payment step and a batch.
+pub(super) fn least_room(tariff: &Tariff) -> Charge {
+    let least = credit_window(Amount::ZERO, tariff);
+    let step = payment_step(Amount::ZERO, least, tariff, usize::MAX);
+    add(Charge::from_amount(step), tariff.charge(ByteCount::new(BATCH_BYTES)))
 }
 
 /// How much of the window what is lent for lost connections may take. The agent is told of what it leaves, which is a

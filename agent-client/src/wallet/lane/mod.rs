@@ -353,6 +353,11 @@ impl Lane {
         books.payer.due(true).map_or(books.payer.signed(), |due| due.cumulative)
     }
 
+    /// The price of a quantum on the cheapest open stream, in base units.
+    pub(crate) fn least_quantum(&self) -> Amount {
+        self.lock().payer.least_quantum()
+    }
+
     /// What is owed in all, and how much of it could be signed for now.
     pub(crate) fn unsigned(&self) -> (Charge, Amount) {
         let books = self.lock();

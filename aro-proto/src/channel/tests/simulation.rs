@@ -108,6 +108,52 @@ fn many_streams_at_a_wide_window_never_stall_whatever_is_lent_or_disputed_and_wh
     }
 }
 
+// r[verify channel.window.stated]
+#[test]
+fn streams_of_every_price_never_stall_at_narrow_windows_of_which_something_is_lent() {
+    for (per_mib, own) in [(100, 1), (400, 1), (400, 100), (100, 100), (7, 100), (3, 3)] {
+        let (tariff, own) = (Tariff { per_mib }, Tariff { per_mib: own });
+        for batches in 1..=8 {
+            let mut payee = Payee::new(terms(1_000_000), tariff, None);
+            // One that is lost takes up the allowance, the next one is lent for.
+            for (stream, batches) in [(1, 4), (2, batches)] {
+                payee.begin(StreamKey(stream), bytes(4 * MIB)).unwrap();
+                for _ in 0..batches {
+                    let _ = payee.may_send(StreamKey(stream), bytes(BATCH_BYTES)).unwrap();
+                }
+                payee.lost(StreamKey(stream), InFlight::default()).unwrap();
+            }
+            assert!(payee.lent() > Charge::ZERO, "{tariff:?}");
+            let due = payee.billed().to_amount().unwrap();
+            payee.credit(durable(due.get()));
+            deliver_at_once(&mut payee, 1, own);
+            assert_eq!(payee.owed(), Charge::ZERO, "{tariff:?}, {own:?}");
+        }
+    }
+}
+
+// r[verify channel.cancel.settle]
+#[test]
+fn what_is_lent_and_disputed_lets_no_request_begin_that_could_only_wait() {
+    for per_mib in [3, 7, 100] {
+        let tariff = Tariff { per_mib };
+        let mut payee = Payee::new(terms(1_000 * per_mib), tariff, None);
+        for (stream, batches) in [(1, 4), (2, 1)] {
+            payee.begin(StreamKey(stream), bytes(MIB)).unwrap();
+            for _ in 0..batches {
+                assert_eq!(payee.may_send(StreamKey(stream), bytes(BATCH_BYTES)), Ok(Permit::Granted));
+            }
+            payee.lost(StreamKey(stream), InFlight::default()).unwrap();
+        }
+        // Lent for the second one; a dispute beside it leaves less than a step and a batch.
+        payee.begin(StreamKey(3), bytes(MIB)).unwrap();
+        assert_eq!(payee.may_send(StreamKey(3), bytes(BATCH_BYTES)), Ok(Permit::Granted));
+        payee.end(StreamKey(3), Some(bytes(0))).unwrap();
+        assert_eq!((payee.lent(), payee.disputed()), (tariff.charge(bytes(BATCH_BYTES)), payee.lent()));
+        assert!(matches!(payee.begin(StreamKey(4), bytes(MIB)), Err(BeginError::Unpaid { .. })), "{tariff:?}");
+    }
+}
+
 // r[verify channel.cancel.settle]
 #[test]
 fn cancelled_streams_settle_equal_or_the_difference_exceeds_what_both_allow() {

@@ -69,7 +69,7 @@ impl PaidChannel {
             before != *state.payee.terms()
         };
         if changed {
-            self.wake(None);
+            self.wake(false);
         }
     }
 
@@ -83,7 +83,7 @@ impl PaidChannel {
     /// The chain denies the channel: nothing is served on it until it shows again.
     pub(crate) fn mark_missing(&self, since: u64) {
         self.lock().presence = Presence::Missing { since };
-        self.wake(None);
+        self.wake(false);
     }
 
     /// The block height since which the chain denies the channel, if it does.
@@ -100,7 +100,7 @@ impl PaidChannel {
         state.presence = Presence::Forgotten;
         self.recount(&mut state);
         drop(state);
-        self.wake(None);
+        self.wake(false);
     }
 
     /// True if the best voucher can never settle more than is settled.

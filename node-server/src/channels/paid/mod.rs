@@ -153,12 +153,13 @@ impl PaidChannel {
         let paid = Charge::from_amount(state.payee.paid());
         let tariff = state.payee.tariff_of(stream).unwrap_or(self.tariff);
         let billed = state.payee.billed().checked_add(tariff.charge(bytes));
-        if !billed.is_some_and(|billed| tab.has_room(state.counted, billed.saturating_sub(paid))) {
+        let at_risk = billed.and_then(|billed| billed.saturating_sub(paid).checked_add(state.payee.lent()));
+        if !at_risk.is_some_and(|at_risk| tab.has_room(state.counted, at_risk)) {
             return Ok(Permit::Wait);
         }
         let permit = state.payee.may_send(stream, bytes)?;
-        let owed = state.payee.owed();
-        tab.recount(&mut state.counted, owed);
+        let at_risk = state.payee.at_risk();
+        tab.recount(&mut state.counted, at_risk);
         Ok(permit)
     }
 
@@ -176,7 +177,7 @@ impl PaidChannel {
             tracing::warn!(channel = %self.id, ?settled, "the agent's count of a cancelled stream is too low");
         }
         // What is disputed lowers the window, by which the agent measures its steps.
-        self.wake(disputed.map(|_| self.standing()));
+        self.wake(disputed.is_some());
         settled.map(|settled| settled.delivered).unwrap_or_default()
     }
 
@@ -191,7 +192,7 @@ impl PaidChannel {
         };
         tracing::debug!(channel = %self.id, ?seen, ?lost, "a stream's connection is gone");
         // What is lent lowers the window too.
-        self.wake(Some(self.standing()));
+        self.wake(true);
         lost.map(|lost| lost.delivered).unwrap_or_default()
     }
 
@@ -210,7 +211,7 @@ impl PaidChannel {
             claimed
         };
         tracing::debug!(channel = %self.id, ?delivered, proven, ?claimed, "a dead binding is settled by its agent's word");
-        self.wake(Some(self.standing()));
+        self.wake(true);
     }
 
     /// Looks at a voucher.
@@ -224,14 +225,13 @@ impl PaidChannel {
 
     /// Counts a durable voucher and wakes everyone who waits for it.
     pub(crate) fn credit(&self, voucher: DurableVoucher) {
-        let credit = {
+        {
             let mut state = self.lock();
             state.last_used = Instant::now();
-            let credit = state.payee.credit(voucher);
+            state.payee.credit(voucher);
             self.recount(&mut state);
-            credit
-        };
-        self.wake(Some(credit));
+        }
+        self.wake(true);
     }
 
     /// What new requests may still cost, in base units.
@@ -340,15 +340,20 @@ impl PaidChannel {
         PayRefused { cumulative, refusal, watermark: self.lock().payee.watermark().map(on_wire) }
     }
 
-    /// The owner's tab follows what this channel owes; one that is pruned owes nothing.
+    /// The owner's tab follows what this channel owes and was lent; one that is pruned owes nothing.
     fn recount(&self, state: &mut State) {
-        let owed = if state.presence == Presence::Forgotten { Charge::ZERO } else { state.payee.owed() };
-        self.tab.open().recount(&mut state.counted, owed);
+        let at_risk = if state.presence == Presence::Forgotten { Charge::ZERO } else { state.payee.at_risk() };
+        self.tab.open().recount(&mut state.counted, at_risk);
     }
 
-    fn wake(&self, credit: Option<Credit>) {
+    /// Wakes all who wait, and if the channel stands differently now, `tells` them how. The latest news is never older than
+    /// what came before it: where the channel stands is read while nobody else can tell. Not to be called under the state's
+    /// lock.
+    fn wake(&self, tells: bool) {
         self.news.send_modify(|news| {
-            news.credit = credit.or(news.credit);
+            if tells {
+                news.credit = Some(self.standing());
+            }
             news.turn = news.turn.wrapping_add(1);
         });
     }

@@ -1,8 +1,8 @@
 //! Could break: what a channel serves and hands over while the chain closes it, denies it or changes its mind.
 
 use aro_proto::SecretKey;
-use aro_proto::channel::{MemoryVouchers, Voucher, persist_all};
-use aro_proto::limits::CLOSING_MARGIN_S;
+use aro_proto::channel::{BATCH_BYTES, MemoryVouchers, Voucher, persist_all};
+use aro_proto::limits::{CLOSING_MARGIN_S, MAX_WINDOW_BYTES};
 
 use super::*;
 
@@ -36,8 +36,12 @@ fn closing_channel_is_handed_over_to_be_closed_only_once_its_streams_have_ended(
 }
 
 fn paid_channel(payee: Payee, tariff: Tariff) -> PaidChannel {
-    let tab = Arc::new(OwnerTab::new(tariff.charge(ByteCount::new(64 << 20))));
-    PaidChannel::new(payee, tariff, 900, tab, None)
+    PaidChannel::new(payee, tariff, 900, tab(tariff), None)
+}
+
+/// One window's worth.
+fn tab(tariff: Tariff) -> Arc<OwnerTab> {
+    Arc::new(OwnerTab::new(tariff.charge(ByteCount::new(MAX_WINDOW_BYTES))))
 }
 
 fn channel_at(state: ChannelState) -> (Arc<PaidChannel>, ChannelTerms, SecretKey) {
@@ -149,4 +153,37 @@ fn chain_is_read_for_announced_deposits_by_one_task_at_a_time() {
     assert!(first.has_come());
     drop(first);
     assert!(paid.await_deposit(Amount::new(4_000_000)).is_some());
+}
+
+// r[verify channel.owner.bound]
+#[test]
+fn what_is_lent_to_one_channel_of_an_owner_is_not_lent_again_to_the_next() {
+    let (tariff, signer) = (Tariff { per_mib: 100 }, SecretKey::from_bytes(&[7; 32]));
+    let tab = tab(tariff);
+    let mut sent = 0;
+    for number in 0..8 {
+        let channel = ChannelId::from_bytes([number; 32]);
+        let deposit = Amount::new(1_000_000);
+        let terms = ChannelTerms {
+            channel,
+            signer: signer.agent_id(),
+            deposit,
+            settled: Amount::ZERO,
+            state: ChannelState::Open,
+        };
+        let voucher = Voucher { channel, cumulative: Amount::new(100_000), expires_at: 0 }.sign(&signer);
+        let verified = vec![voucher.verify(&terms.signer).unwrap()];
+        let best = persist_all(&MemoryVouchers::default(), verified).unwrap()[0];
+        let paid = PaidChannel::new(Payee::new(terms, tariff, Some(best)), tariff, 900, Arc::clone(&tab), None);
+        for _ in 0..16 {
+            let Ok(stream) = paid.begin(ByteCount::new(512 << 20)) else { break };
+            while paid.may_send(stream, ByteCount::new(BATCH_BYTES)) == Ok(Permit::Granted) {
+                sent += BATCH_BYTES;
+            }
+            paid.lost(stream, InFlight::default());
+        }
+    }
+    // Each channel has an allowance of its own; the window they have together.
+    let allowance = (100_000 / 16 + 225) << 20;
+    assert!(sent * 100 <= 8 * allowance + (MAX_WINDOW_BYTES + BATCH_BYTES) * 100, "{} MiB for nothing", sent >> 20);
 }

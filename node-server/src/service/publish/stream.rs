@@ -19,12 +19,13 @@ impl Upload<'_> {
         let node = self.session.node.clone();
         let asked = self.request.message().size.min(node.config.publish.max_content_bytes).min(MAX_CONTENT_SIZE);
         let channel = self.payer(asked).await?;
-        let admitted = self.enter(None, asked)?;
         // r[impl publish.stream.bound]
         let allowed = self.request.message().max_price;
-        let most = admitted.place.room().min(affordable(self.tariff(), allowed));
+        let most = asked.min(self.tariff().affordable(allowed).get());
+        // Before a place is taken: a request that waits for the chain must not keep others out.
         let deposit = self.deposit_for(most, channel.as_deref()).await;
-        let bound = most.min(affordable(self.tariff(), deposit));
+        let admitted = self.enter(None, asked)?;
+        let bound = most.min(admitted.place.room()).min(self.tariff().affordable(deposit).get());
         if bound == 0 && asked > 0 {
             return Err(nothing_affordable(self.tariff(), allowed, deposit));
         }
@@ -98,24 +99,16 @@ impl Upload<'_> {
 }
 
 impl Upload<'_> {
-    /// What the channel's deposit has left. If that does not pay for so many bytes, the chain is looked at again, for the
-    /// agent may have topped up since: a stream is read once, and cannot come again with more.
+    /// What the channel's deposit has left. If that does not pay for so many bytes, the chain is looked at again, for an
+    /// agent asks for what its channel holds, and may have topped up since: a stream is read once, and cannot come again
+    /// with more.
     async fn deposit_for(&self, bytes: u64, channel: Option<&PaidChannel>) -> Amount {
         let Some(channel) = channel else { return UNBOUNDED };
-        if affordable(self.tariff(), channel.deposit_left()) < bytes && self.session.may_read_chain() {
+        if self.tariff().affordable(channel.deposit_left()).get() < bytes && self.session.may_read_chain() {
             look_again(self.session, channel).await;
         }
         channel.deposit_left()
     }
-}
-
-/// Bytes that an amount pays for.
-fn affordable(tariff: Tariff, amount: Amount) -> u64 {
-    if tariff.is_free() {
-        return u64::MAX;
-    }
-    let bytes = (u128::from(amount.get()) << 20) / u128::from(tariff.per_mib);
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 fn nothing_affordable(tariff: Tariff, allowed: Amount, deposit: Amount) -> Ending {
