@@ -64,8 +64,8 @@ pub struct NodeConfig {
     /// grace asks for it.
     pub resend_interval_ms: u64,
     /// Lamports that one settlement of the node's own pays at most on top of its base fee: a little where a channel is
-    /// closing, more where others pay too or earlier ones did not land. An hour costs at most forty times as much.
-    /// Default 100,000.
+    /// closing, more where others pay too or earlier ones did not land. An hour costs at most forty times as much, however
+    /// often the node is started in it. Default 100,000.
     pub max_priority_lamports: u64,
     /// Seconds without request or voucher after which an open channel is handed over to be closed. Default one day.
     pub close_idle_after_s: u64,

@@ -22,10 +22,10 @@ use crate::handoff::{self, Desk, HandoffReport};
 use crate::ledger::{Committer, RedbLedger};
 use crate::names::Names;
 use crate::service;
-use crate::shared::{Bell, Counters, OnChain, Phase, Shared};
+use crate::shared::{Bell, Counters, OnChain, Phase, Shared, unix_now};
 use crate::status::{self, NodeStatus};
 use crate::transport::{ServerConfigs, run_accepting, server_endpoints};
-use crate::watch::{self as tower, SettleError, SettleReport};
+use crate::watch::{self as tower, Fees, SettleError, SettleReport};
 
 /// Starts nodes.
 #[derive(Debug)]
@@ -101,6 +101,7 @@ impl Node {
         let (owner_bytes, blind) =
             (ByteCount::new(config.max_owed_bytes_per_owner), ByteCount::new(config.max_blind_bytes));
         let (alive, gone) = mpsc::channel(1);
+        let fees = Fees::recall(config.max_priority_lamports, Arc::clone(&ledger), unix_now())?.of_node(alive.clone());
         let shared = Arc::new(Shared {
             id,
             chain_ids: ChainIds { genesis_hash, program: program.id.to_bytes(), mint },
@@ -124,6 +125,7 @@ impl Node {
             shelf,
             names,
             ledger,
+            fees,
             config,
             _alive: alive,
         });

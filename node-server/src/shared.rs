@@ -16,6 +16,7 @@ use crate::content::{ContentStore, Shelf};
 use crate::handoff::Desk;
 use crate::ledger::{CommitterHandle, RedbLedger};
 use crate::names::Names;
+use crate::watch::Fees;
 
 /// One node, seen from its tasks.
 pub(crate) struct Shared {
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) shelf: Shelf,
     pub(crate) names: Names,
     pub(crate) ledger: Arc<RedbLedger>,
+    /// What its own settling may spend.
+    pub(crate) fees: Fees,
     pub(crate) channels: Channels,
     pub(crate) committer: CommitterHandle,
     pub(crate) places: Places,

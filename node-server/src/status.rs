@@ -71,6 +71,8 @@ pub struct NodeStatus {
     pub refused: u64,
     /// Content bytes served since the start.
     pub bytes_served: u64,
+    /// Content bytes taken from publishers since the start.
+    pub bytes_taken: u64,
 }
 
 /// Where a channel stands.
@@ -196,6 +198,7 @@ pub(crate) async fn of_running(node: &Arc<Shared>, listen: SocketAddr) -> NodeSt
         answered: Counters::read(&node.counters.answered),
         refused: Counters::read(&node.counters.refused),
         bytes_served: Counters::read(&node.counters.content_bytes),
+        bytes_taken: Counters::read(&node.counters.taken_bytes),
         ..NodeStatus::of_chain(&node.config, node.id, &*node.chain).await
     };
     status.with_channels(channels.collect()).with_warnings(handoff::trouble(node))

@@ -19,6 +19,7 @@ mod expiry;
 mod floods;
 mod forks;
 mod hiding;
+mod lending;
 mod lies;
 mod rivals;
 mod servers;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use aro_proto::channel::Voucher;
 use aro_proto::identity::{Binding, Signed};
 use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MINOR_VERSION};
-use aro_proto::message::{Bind, Bound, Credit, Hello, Message, NodeHello, Pay, VoucherOnWire};
+use aro_proto::message::{Bind, Bound, Credit, Hello, Message, NodeHello, Pay, Refused, VoucherOnWire};
 use aro_proto::wire::{FRAME_HEAD, FrameHead, decode_body, encode_frame};
-use aro_proto::{Amount, ChannelId, Tariff};
+use aro_proto::{Amount, ChannelId, Refusal, Tariff};
 use aro_tests::faulty::AHEAD;
 use aro_tests::stage::{GRACE_S, NOW};
 use node_server::{FeeKey, Node, NodeConfig, RunningNode};
@@ -87,7 +87,7 @@ async fn node_believes_one_server_that_shows_an_open_channel_closing_once() {
 }
 
 /// A node of the scene's first keys, with a key for fees, that follows the chain closely.
-async fn start(scene: &Scene, chain: std::sync::Arc<dyn settlement_chain::ChainClient>) -> RunningNode {
+pub async fn start(scene: &Scene, chain: std::sync::Arc<dyn settlement_chain::ChainClient>) -> RunningNode {
     let fee_key = Keypair::new();
     scene.stage.chain().airdrop(&fee_key.pubkey(), 1_000_000_000).unwrap();
     let config = NodeConfig {
@@ -101,9 +101,16 @@ async fn start(scene: &Scene, chain: std::sync::Arc<dyn settlement_chain::ChainC
     Node::start(config, scene.nodes[0].id.clone(), chain).await.unwrap()
 }
 
-/// The agent pays this total on the first channel, and hears that it counts.
-async fn pay(scene: &Scene, node: &RunningNode, total: u64) {
-    let (channel, signer) = (scene.channels[0][0], scene.stage.signer());
+/// A connection that is bound to a channel.
+pub struct Line {
+    _connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+}
+
+/// The agent binds a channel, if the node takes it.
+pub async fn bind(scene: &Scene, node: &RunningNode, channel: ChannelId) -> Result<Line, Refusal> {
+    let signer = scene.stage.signer();
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = aro_proto::transport::client_config(node.node_id());
     let dialling = endpoint.connect_with(config, node.local_addr(), aro_proto::transport::SERVER_NAME).unwrap();
@@ -114,11 +121,21 @@ async fn pay(scene: &Scene, node: &RunningNode, total: u64) {
     let bind = Bind { channel, id: None, replaces: Vec::new() };
     let bind = Signed::new(&bind, signer, &binding(&connection, &send)).unwrap();
     send.write_all(&bind.to_frame()).await.unwrap();
-    hear::<Bound>(&mut receive).await;
+    match next(&mut receive, &[Bound::KIND, Refused::KIND]).await {
+        (Refused::KIND, body) => Err(decode_body::<Refused>(Refused::KIND, &body).unwrap().refusal),
+        _ => Ok(Line { _connection: connection, send, receive }),
+    }
+}
+
+/// The agent pays this total on the first channel, and hears that it counts.
+async fn pay(scene: &Scene, node: &RunningNode, total: u64) {
+    let channel = scene.channels[0][0];
+    let mut line = bind(scene, node, channel).await.unwrap();
     let voucher = Voucher { channel, cumulative: Amount::new(total), expires_at: 0 };
-    let signature = voucher.sign(signer).signature;
-    say(&mut send, &Pay { voucher: VoucherOnWire { cumulative: voucher.cumulative, expires_at: 0, signature } }).await;
-    while hear::<Credit>(&mut receive).await.cumulative < voucher.cumulative {}
+    let signature = voucher.sign(scene.stage.signer()).signature;
+    let voucher = VoucherOnWire { cumulative: voucher.cumulative, expires_at: 0, signature };
+    say(&mut line.send, &Pay { voucher }).await;
+    while hear::<Credit>(&mut line.receive).await.cumulative < voucher.cumulative {}
 }
 
 fn binding(connection: &Connection, stream: &SendStream) -> Binding {
@@ -133,14 +150,19 @@ async fn say<M: Message>(send: &mut SendStream, message: &M) {
 
 /// The next message of this kind; others that come before it are left out.
 async fn hear<M: Message>(receive: &mut RecvStream) -> M {
+    let (kind, body) = next(receive, &[M::KIND]).await;
+    decode_body(kind, &body).unwrap()
+}
+
+async fn next(receive: &mut RecvStream, kinds: &[u8]) -> (u8, Vec<u8>) {
     loop {
         let mut head = [0; FRAME_HEAD];
         receive.read_exact(&mut head).await.unwrap();
         let head = FrameHead::parse(&head).unwrap();
         let mut body = vec![0; head.body_len];
         receive.read_exact(&mut body).await.unwrap();
-        if head.kind == M::KIND {
-            return decode_body(head.kind, &body).unwrap();
+        if kinds.contains(&head.kind) {
+            return (head.kind, body);
         }
     }
 }
@@ -158,7 +180,7 @@ fn lied_about(scene: &Scene) -> [Address; 3] {
     [address(scene.channels[0][0]), scene.nodes[0].account, settlement_chain::CLOCK]
 }
 
-fn address(channel: ChannelId) -> Address {
+pub fn address(channel: ChannelId) -> Address {
     Address::new_from_array(channel.to_bytes())
 }
 

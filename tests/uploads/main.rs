@@ -8,22 +8,26 @@
 mod commands;
 mod trees;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_client::{Agent, FetchError, PublishReport, PublishSource, Spending, Wallet};
 use aro_proto::channel::BATCH_BYTES;
+use aro_proto::message::TRAILER_LEN;
 use aro_proto::{Amount, ByteCount, ContentId, NodeAddress, RefusalCode, Tariff};
 use aro_tests::world::{NodeHere, OperatorHere, World};
 use node_server::{NodeConfig, PublishConfig, Publishers};
 use tempfile::TempDir;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 
 const FETCH: Tariff = Tariff { per_mib: 300 };
 const PUBLISH: Tariff = Tariff { per_mib: 1_000 };
 const MIB: usize = 1 << 20;
+const BATCH: usize = BATCH_BYTES as usize;
+/// Room of a pipe for all that an upload sends at once.
+const PIPE: usize = MIB;
 const DEPOSIT: u64 = 1_000_000;
 
 struct Scene {
@@ -137,27 +141,6 @@ async fn what_one_agent_publishes_another_fetches_and_both_have_paid_exactly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_breaks_off_goes_on_and_nothing_is_paid_twice() {
-    given_up_and_taken_up_again(async |_, _| {}).await;
-}
-
-// r[verify publish.cancel.reset]
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_is_given_up_behind_the_nodes_acknowledgements_leaves_the_window_free() {
-    // Nobody hears the node any more, which takes what is on its way: most of a stream's window, if that is full.
-    let node_runs_ahead = async |scene: &Scene, heard| {
-        let ahead = async {
-            while !has_written(&scene.home.path().join("node/publishing"), heard + 3 * BATCH_BYTES) {
-                tokio::task::yield_now().await;
-            }
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(2), ahead).await;
-    };
-    given_up_and_taken_up_again(node_runs_ahead).await;
-}
-
-/// An upload that nobody polls any more once the node has said that it took 3 MiB of 20, and that is dropped after
-/// `meanwhile`, which hears how much that was. The next one brings the rest, and no more than the whole is paid.
-async fn given_up_and_taken_up_again(meanwhile: impl AsyncFnOnce(&Scene, u64)) {
     let scene = Scene::new().await;
     let publisher = scene.agent("publisher").await;
     let path = scene.home.path().join("film");
@@ -166,13 +149,10 @@ async fn given_up_and_taken_up_again(meanwhile: impl AsyncFnOnce(&Scene, u64)) {
     let publish = publisher.publish(&scene.address(), &path).progress(move |at| {
         seen.send_replace(at.proven_bytes);
     });
-    let mut running = Box::pin(publish.run());
-    let heard = tokio::select! {
-        done = &mut running => panic!("{done:?}"),
-        reached = taken.wait_for(|taken| *taken >= 3 * MIB as u64) => *reached.unwrap(),
-    };
-    meanwhile(&scene, heard).await;
-    drop(running);
+    tokio::select! {
+        done = publish.run() => panic!("{done:?}"),
+        reached = taken.wait_for(|taken| *taken >= 3 * MIB as u64) => drop(reached),
+    }
     let report = again(&publisher, &scene, &path).await;
     assert!(report.taken_bytes <= 17 * MIB as u64, "{}", report.taken_bytes);
     // What was in flight when it broke off may be the node's loss, never the agent's.
@@ -183,14 +163,70 @@ async fn given_up_and_taken_up_again(meanwhile: impl AsyncFnOnce(&Scene, u64)) {
     scene.node.running.shutdown().await.unwrap();
 }
 
-/// Whether the only upload below a folder has this byte of a content that is rarely zero.
-fn has_written(publishing: &Path, offset: u64) -> bool {
-    let Some(Ok(upload)) = std::fs::read_dir(publishing).ok().and_then(|mut uploads| uploads.next()) else {
-        return false;
+/// A pipe whose upload has come so far that the agent has heard of all that the node took: one batch.
+struct Piped {
+    running: Pin<Box<dyn Future<Output = Result<PublishReport, FetchError>>>>,
+    pipe: DuplexStream,
+}
+
+impl Piped {
+    async fn begin(publisher: &Agent, scene: &Scene, bytes: &[u8]) -> Self {
+        let (mut pipe, source) = tokio::io::duplex(PIPE);
+        let (seen, mut taken) = tokio::sync::watch::channel(0_u64);
+        let publish = publisher.publish(&scene.address(), PublishSource::stream(source)).max_bytes(4 * MIB as u64);
+        let publish = publish.progress(move |at| {
+            seen.send_replace(at.proven_bytes);
+        });
+        // The node keeps what may be the trailer back.
+        pipe.write_all(&bytes[..BATCH + TRAILER_LEN]).await.unwrap();
+        let mut running: Pin<Box<dyn Future<Output = _>>> = Box::pin(publish.run());
+        tokio::select! {
+            done = &mut running => panic!("{done:?}"),
+            heard = taken.wait_for(|taken| *taken == BATCH as u64) => drop(heard),
+        }
+        Self { running, pipe }
+    }
+
+    /// Sends so many more bytes, and hears nothing any more.
+    async fn send_unheard(&mut self, bytes: &[u8]) {
+        self.pipe.write_all(bytes).await.unwrap();
+        tokio::select! {
+            biased;
+            done = &mut self.running => panic!("{done:?}"),
+            () = std::future::ready(()) => {}
+        }
+    }
+}
+
+// r[verify publish.cancel.reset]
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_are_given_up_behind_the_nodes_acknowledgements_leave_the_window_free() {
+    let scene = Scene::new().await;
+    let publisher = scene.agent("publisher").await;
+    let path = scene.home.path().join("film");
+    let bytes = write(&path, 20 * MIB);
+    let mut uploads = [Piped::begin(&publisher, &scene, &bytes).await, Piped::begin(&publisher, &scene, &bytes).await];
+    // Each leaves as a whole, for it fits the stream's receive window, and together they are more than the window holds.
+    for upload in &mut uploads {
+        upload.send_unheard(&bytes[..3 * BATCH]).await;
+    }
+    let window_is_full = async {
+        while scene.node.running.status().await.bytes_taken < (2 + 4) * BATCH as u64 {
+            tokio::task::yield_now().await;
+        }
     };
-    let mut bytes = [0; 64];
-    let read = File::open(upload.path().join("data")).and_then(|data| data.read_exact_at(&mut bytes, offset - 64));
-    read.is_ok() && bytes != [0; 64]
+    tokio::time::timeout(Duration::from_secs(20), window_is_full).await.expect("the node takes what its window holds");
+    drop(uploads);
+
+    let report = again(&publisher, &scene, &path).await;
+    assert_eq!((report.content, report.taken_bytes), (ContentId::of(&bytes), bytes.len() as u64));
+    // Of the pipes what the agent has heard of, and nothing of what it has not.
+    let paid = publisher.channels().await.unwrap()[0].signed.get();
+    assert_eq!(paid, price(PUBLISH, 2 * BATCH + bytes.len()));
+    assert_eq!(scene.watermark(&publisher).await, paid);
+    nothing_stays_reserved(&publisher).await;
+    publisher.close().await;
+    scene.node.running.shutdown().await.unwrap();
 }
 
 /// Publishes a file whose last upload broke off a moment ago.

@@ -13,13 +13,13 @@ use aro_proto::message::{
     Bound, ChainIds, Credit, Delivery, Goaway, Message, NodeHello, Pay, PayRefused, Receipt, Refused, StreamEnd,
     ToppedUp, VoucherOnWire,
 };
-use aro_proto::wire::{DecodeError, encode_frame};
+use aro_proto::wire::{DecodeError, Frame, encode_frame};
 use aro_proto::{Amount, NodeId, Refusal, RefusalCode};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use settlement_chain::Address;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::framed::{Frame, FrameError, read_any_frame};
+use super::framed::{FrameError, read_any_frame};
 use super::quiet::Quiet;
 use super::receipts::{Awaited, TooManyBad};
 use crate::budget::BudgetGuard;

@@ -3,17 +3,9 @@
 use std::time::Duration;
 
 use aro_proto::limits::EXCHANGE_TIMEOUT_MS;
-use aro_proto::message::Message;
-use aro_proto::wire::{DecodeError, FRAME_HEAD, FrameHead, decode_body};
+use aro_proto::wire::{DecodeError, FRAME_HEAD, Frame, FrameHead};
 use quinn::{ReadError, ReadExactError, RecvStream};
 use thiserror::Error;
-
-/// A frame as it came, kind unjudged.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    pub(crate) kind: u8,
-    pub(crate) body: Vec<u8>,
-}
 
 /// Why no frame came.
 #[derive(Debug, Error)]
@@ -30,18 +22,6 @@ pub(crate) enum FrameError {
     /// The stream or its connection broke.
     #[error(transparent)]
     Read(#[from] ReadError),
-}
-
-impl Frame {
-    /// Bytes that the frame took on the wire.
-    pub(crate) fn wire_len(&self) -> u64 {
-        (FRAME_HEAD + self.body.len()) as u64
-    }
-
-    /// The message inside, which must be an `M`.
-    pub(crate) fn decode<M: Message>(&self) -> Result<M, DecodeError> {
-        decode_body(self.kind, &self.body)
-    }
 }
 
 /// Reads one frame of any kind. Waits for its first byte as long as the caller lets it; a frame once begun must be

@@ -7,7 +7,8 @@ mod framed;
 mod quiet;
 mod receipts;
 
+pub(crate) use aro_proto::wire::Frame;
 pub(crate) use connection::{Exchange, Session, SessionSetup, Upload};
 pub(crate) use control::{BindStatus, Control, Status};
 pub(crate) use endpoint::Endpoints;
-pub(crate) use framed::{Frame, FrameError, read_any_frame};
+pub(crate) use framed::{FrameError, read_any_frame};

@@ -31,6 +31,28 @@ impl FrameHead {
     }
 }
 
+/// A frame as it came, its kind unjudged. Whoever reads a stream makes it of a checked [`FrameHead`] and as many bytes as
+/// that announces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Which message.
+    pub kind: u8,
+    /// Its bytes.
+    pub body: Vec<u8>,
+}
+
+impl Frame {
+    /// The message inside, which must be an `M`.
+    pub fn decode<M: Message>(&self) -> Result<M, DecodeError> {
+        decode_body(self.kind, &self.body)
+    }
+
+    /// Bytes that the frame took on the wire.
+    pub fn wire_len(&self) -> u64 {
+        (FRAME_HEAD + self.body.len()) as u64
+    }
+}
+
 /// Why bytes are not the message that they should be. The connection's error: the peer is broken or hostile.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
@@ -106,6 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::{Refusal, RefusalCode};
     use crate::message::{
         Describe, FetchHead, Goaway, Hello, NameRefused, NameTaken, PublishName, Refused, Resolve, Resolved,
     };
@@ -119,6 +142,18 @@ mod tests {
         for length in [0, 65_537, u32::MAX] {
             assert_eq!(head(length), Err(DecodeError::Length(length as usize)));
         }
+    }
+
+    #[test]
+    fn a_frame_is_the_message_that_is_due_or_an_error_and_knows_its_length() {
+        let goaway = Goaway { refusal: Refusal::new(RefusalCode::OverCapacity, "full") };
+        let bytes = encode_frame(&goaway).unwrap();
+        let (head, body) = bytes.split_first_chunk().unwrap();
+        let frame = Frame { kind: FrameHead::parse(head).unwrap().kind, body: body.to_vec() };
+        assert_eq!(frame.decode::<Goaway>(), Ok(goaway));
+        let error = DecodeError::Unexpected { found: Goaway::KIND, expected: Refused::NAME };
+        assert_eq!(frame.decode::<Refused>(), Err(error));
+        assert_eq!(frame.wire_len(), bytes.len() as u64);
     }
 
     proptest! {

@@ -17,4 +17,4 @@ mod frame;
 pub(crate) use extensions::write_extension;
 pub use extensions::{Extension, read_extensions};
 pub(crate) use frame::frame;
-pub use frame::{DecodeError, EncodeError, FRAME_HEAD, FrameHead, decode_body, encode_body, encode_frame};
+pub use frame::{DecodeError, EncodeError, FRAME_HEAD, Frame, FrameHead, decode_body, encode_body, encode_frame};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use aro_proto::ChannelId;
 use aro_proto::channel::{ChannelState, ChannelTerms};
+use settlement_chain::interface::accounts::Channel;
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::views::{self, NodesChannels};
 use settlement_chain::{Account, Address, ChainError, Program};
@@ -27,11 +28,11 @@ pub(crate) async fn poll(node: &Shared) -> Result<(), ReadError> {
     let NodesChannels { mut believed, mut otherwise } =
         views::channels_of_node(&*node.chain, &node.program, &node.account).await?;
     for (address, shown) in &otherwise {
-        // Denied by what is believed. To be served it would need more than that; its voucher needs no less.
+        // Not believed. Its voucher needs no more than that one shows it; nothing more is lent on it.
         if let (false, Some(first)) = (believed.contains_key(address), shown.first())
             && is_ours(node, channel_id(address))
         {
-            believed.insert(*address, first.clone());
+            believed.insert(*address, Channel { deposit: 0, settled: 0, ..first.clone() });
         }
     }
     let mut seen = HashSet::with_capacity(believed.len());
@@ -103,16 +104,11 @@ pub(crate) async fn run(node: Arc<Shared>, interval: Duration) {
     }
 }
 
-/// Reads one channel that an agent speaks of: `None` if it is not a channel to this node.
-pub(crate) async fn look_up(node: &Shared, id: ChannelId) -> Result<Option<Arc<PaidChannel>>, ReadError> {
+/// Reads one channel that an agent speaks of, as may be lent on it: `None` if it is not a channel to this node.
+pub(crate) async fn look_up(node: &Shared, id: ChannelId) -> Result<Option<Arc<PaidChannel>>, ChainError> {
     let address = Address::from(id.to_bytes());
     let _turn = node.chain_reads.acquire().await.expect("the semaphore is never closed");
-    let account = match reads::channel(&*node.chain, &node.program, &address).await {
-        Ok(account) => account,
-        // An address of something else: as good as none.
-        Err(ReadError::WrongOwner { .. } | ReadError::WrongLayout { .. }) => None,
-        Err(error) => return Err(error),
-    };
+    let account = views::channel(&*node.chain, &node.program, &address).await?;
     let Some(account) = account.filter(|account| account.node == node.account.to_bytes()) else { return Ok(None) };
     match node.channels.see(id, &account) {
         Ok(channel) => Ok(Some(channel)),
@@ -137,7 +133,7 @@ async fn check_gone(node: &Shared, missing: &[Arc<PaidChannel>]) -> Result<(), R
             continue;
         }
         let address = Address::from(channel.id().to_bytes());
-        if let Some(account) = reads::channel(&*node.chain, &node.program, &address).await? {
+        if let Some(account) = views::channel(&*node.chain, &node.program, &address).await? {
             if let Err(error) = node.channels.see(channel.id(), &account) {
                 tracing::error!(channel = %channel.id(), %error, "a channel on chain cannot be served");
             }

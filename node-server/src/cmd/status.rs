@@ -51,6 +51,7 @@ fn lines(status: &NodeStatus) -> Vec<String> {
             status.running_requests, status.answered, status.refused
         ),
         format!("served       {} bytes", status.bytes_served),
+        format!("taken        {} bytes", status.bytes_taken),
     ];
     if let Some(payout) = &status.payout {
         lines.push(format!("payout       {payout}"));

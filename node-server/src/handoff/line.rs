@@ -10,7 +10,7 @@ use aro_proto::message::{
     Goaway, Handoff, HandoffAck, HandoffVerdict, HandoffVoucher, Hello, Message, OperatorHello, Refused,
 };
 use aro_proto::transport::{SERVER_NAME, client_config};
-use aro_proto::wire::DecodeError;
+use aro_proto::wire::{DecodeError, Frame};
 use quinn::{Connection, VarInt};
 use settlement_chain::Address;
 use tokio::time::timeout;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::config::OperatorEndpoint;
 use crate::error::HandoffError;
 use crate::shared::Shared;
-use crate::transport::{Frame, FrameError, FrameReader, client_endpoint, send_frame};
+use crate::transport::{FrameError, FrameReader, client_endpoint, send_frame};
 
 /// A connection to an operator, past the hello.
 pub(super) struct Line {

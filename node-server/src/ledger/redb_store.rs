@@ -1,4 +1,4 @@
-//! The ledger's file: one redb database, two tables.
+//! The ledger's file: one redb database, two tables for channels, and one for [fees](super::fees).
 //!
 //! ```text
 //! vouchers   channel (32) -> signer (32) | cumulative u64 LE | expires_at i64 LE | signature (64)
@@ -66,6 +66,10 @@ impl RedbLedger {
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(LedgerError::InUse { path }),
             Err(error) => return Err(broken(error)),
         };
+        Self::on(database)
+    }
+
+    fn on(database: Database) -> Result<Self, LedgerError> {
         let ledger = Self { database };
         ledger.write(|transaction| {
             transaction.open_table(VOUCHERS)?;
@@ -73,6 +77,17 @@ impl RedbLedger {
             Ok(())
         })?;
         Ok(ledger)
+    }
+
+    /// One on a disk of the test's making.
+    #[cfg(test)]
+    pub(crate) fn on_backend(backend: impl redb::StorageBackend) -> Result<Self, LedgerError> {
+        Self::on(Database::builder().create_with_backend(backend).map_err(broken)?)
+    }
+
+    /// For the tables of others.
+    pub(super) fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Whether there is a ledger below `dir`.
@@ -129,7 +144,7 @@ impl RedbLedger {
     }
 
     /// Runs one transaction and syncs it to disk before it returns.
-    fn write(
+    pub(super) fn write(
         &self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), LedgerError> {
@@ -203,7 +218,7 @@ fn decode_handed(channel: ChannelId, row: &[u8]) -> Result<Handed, LedgerError> 
     Ok(Handed { cumulative: Amount::new(u64::from_le_bytes(*cumulative)), close: close != [0] })
 }
 
-fn broken(error: impl Into<redb::Error>) -> LedgerError {
+pub(super) fn broken(error: impl Into<redb::Error>) -> LedgerError {
     LedgerError::Database(Box::new(error.into()))
 }
 

@@ -14,16 +14,14 @@ use aro_proto::error::close;
 use aro_proto::identity::{EnvelopeError, Signed, Verified};
 use aro_proto::merkle::GroupSize;
 use aro_proto::message::{Describe, Fetch, Message, Publish, PublishName, Refused, Resolve};
-use aro_proto::wire::DecodeError;
+use aro_proto::wire::{DecodeError, Frame};
 use aro_proto::{ByteCount, Refusal, RefusalCode};
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::shared::Counters;
-use crate::transport::{
-    Fault, Frame, FrameError, FrameReader, OpenRequest, SendFrameError, Session, send_frame_within,
-};
+use crate::transport::{Fault, FrameError, FrameReader, OpenRequest, SendFrameError, Session, send_frame_within};
 
 /// Answers one request. `ended` hears what the agent says of its end.
 pub(crate) async fn answer(

@@ -9,14 +9,15 @@ use aro_proto::limits::{MAX_REQUEST_STREAMS, MINOR_VERSION, RECEIPTS_SINCE};
 use aro_proto::message::{
     Bind, Credit, DeliveryReceipt, Goaway, Hello, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd, ToppedUp,
 };
-use aro_proto::wire::DecodeError;
+use aro_proto::wire::{DecodeError, Frame};
 use aro_proto::{ByteCount, ChannelId, Refusal, RefusalCode};
 use quinn::{RecvStream, SendStream};
+use settlement_chain::ChainError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::connection::{Bound, Fault, Session};
-use super::framed::{Frame, FrameReader, send_frame_within};
+use super::framed::{FrameReader, send_frame_within};
 use crate::channels::{News, PaidChannel, follow};
 use crate::shared::{Phase, unix_now};
 
@@ -201,25 +202,32 @@ impl Control {
         Ok(())
     }
 
-    /// The channel, from memory, or from the chain if it is too new to have been followed.
+    /// The channel, from memory, or from the chain if it is too new to have been followed. A server that does not show it
+    /// may only lag behind another that does, and has a moment.
     async fn find(&self, id: ChannelId) -> Result<Arc<PaidChannel>, Refusal> {
         let node = &self.session.node;
-        if let Some(channel) = node.channels.get(id) {
-            return Ok(channel);
-        }
-        if !self.session.may_read_chain() {
-            return Err(Refusal::new(RefusalCode::OverCapacity, "too many unknown channels on this connection"));
-        }
-        match timeout(self.session.exchange_timeout(), follow::look_up(node, id)).await {
-            Ok(Ok(Some(channel))) => Ok(channel),
-            Ok(Ok(None)) => {
-                Err(Refusal::new(RefusalCode::ChannelUnusable, "the chain has no such channel to this node"))
+        let mut reads = 0;
+        loop {
+            if let Some(channel) = node.channels.get(id) {
+                return Ok(channel);
             }
-            Ok(Err(error)) => {
-                tracing::warn!(channel = %id, %error, "a channel could not be looked up");
-                Err(Refusal::new(RefusalCode::Internal, "the channel could not be looked up on chain"))
+            if !self.session.may_read_chain() {
+                return Err(Refusal::new(RefusalCode::OverCapacity, "too many unknown channels on this connection"));
             }
-            Err(_) => Err(Refusal::new(RefusalCode::Internal, "the chain does not answer in time")),
+            reads += 1;
+            match timeout(self.session.exchange_timeout(), follow::look_up(node, id)).await {
+                Ok(Ok(Some(channel))) => return Ok(channel),
+                Ok(Ok(None)) => {
+                    let reason = "the chain has no such channel to this node";
+                    return Err(Refusal::new(RefusalCode::ChannelUnusable, reason));
+                }
+                Ok(Err(ChainError::Disagreement(_))) if reads < NEW_CHANNEL_READS => sleep(READ_INTERVAL).await,
+                Ok(Err(error)) => {
+                    tracing::warn!(channel = %id, %error, "a channel could not be looked up");
+                    return Err(Refusal::new(RefusalCode::Internal, "the channel could not be looked up on chain"));
+                }
+                Err(_) => return Err(Refusal::new(RefusalCode::Internal, "the chain does not answer in time")),
+            }
         }
     }
 
@@ -302,7 +310,7 @@ impl Control {
                 if awaited.has_come() || session.connection.close_reason().is_some() {
                     return;
                 }
-                tokio::time::sleep(TOP_UP_INTERVAL).await;
+                sleep(READ_INTERVAL).await;
             }
         });
     }
@@ -338,5 +346,7 @@ const REFUSALS: usize = 16;
 const ARRIVAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a topped-up channel is read until the chain shows it.
 const TOP_UP_READS: u32 = 10;
-/// And after which time again.
-const TOP_UP_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a new channel is read until no server denies it: some of what a connection may cause, for two seconds.
+const NEW_CHANNEL_READS: u32 = 5;
+/// After which time both are read again.
+const READ_INTERVAL: Duration = Duration::from_millis(500);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aro_proto::message::Message;
-use aro_proto::wire::{DecodeError, FRAME_HEAD, FrameHead, decode_body, encode_frame};
+use aro_proto::wire::{DecodeError, FRAME_HEAD, Frame, FrameHead, encode_frame};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,15 +16,6 @@ pub(crate) struct FrameReader {
     deadline: Option<Instant>,
     head: Vec<u8>,
     body: Vec<u8>,
-}
-
-/// A frame as it came.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    /// Which message.
-    pub(crate) kind: u8,
-    /// Its bytes.
-    pub(crate) body: Vec<u8>,
 }
 
 /// Why there is no frame.
@@ -104,13 +95,6 @@ impl FrameReader {
 enum Missing {
     Nothing { kind: u8 },
     Bytes(usize),
-}
-
-impl Frame {
-    /// The message, if it is the one that is due.
-    pub(crate) fn decode<M: Message>(&self) -> Result<M, DecodeError> {
-        decode_body(self.kind, &self.body)
-    }
 }
 
 /// Why a frame was not sent.

@@ -10,4 +10,4 @@ mod receipts;
 pub(crate) use acknowledged::Acknowledged;
 pub(crate) use connection::{Fault, OpenRequest, Session, run_accepting};
 pub(crate) use endpoint::{ServerConfigs, client_endpoint, server_endpoints};
-pub(crate) use framed::{Frame, FrameError, FrameReader, SendFrameError, send_frame, send_frame_within};
+pub(crate) use framed::{FrameError, FrameReader, SendFrameError, send_frame, send_frame_within};

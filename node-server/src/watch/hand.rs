@@ -13,9 +13,11 @@ use settlement_chain::{Address, ChainClient, ChainError, Program, Signature};
 use thiserror::Error;
 use tokio::task::JoinSet;
 
-use super::settler::{Batch, End, Hurry, Settler, fee_budget};
+use super::fees::Fees;
+use super::settler::{Batch, End, Hurry, Settler};
 use crate::config::{FeeKey, NodeConfig};
 use crate::ledger::{LedgerError, RedbLedger};
+use crate::shared::unix_now;
 
 /// What was settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,7 +71,8 @@ impl SettleError {
     }
 }
 
-/// Settles what a node that does not serve has in its ledger.
+/// Settles what a node that does not serve has in its ledger, which stays locked meanwhile: what is spent counts for the node
+/// that is started next.
 ///
 /// # Errors
 /// The ledger is in use or unreadable, the chain does not answer, or the key cannot pay.
@@ -82,11 +85,12 @@ pub async fn of_ledger(
     if !RedbLedger::exists(&config.dir) {
         return Ok(SettleReport::default());
     }
-    let vouchers = RedbLedger::open(&config.dir)?.vouchers()?;
+    let ledger = Arc::new(RedbLedger::open(&config.dir)?);
+    let vouchers = ledger.vouchers()?;
     let program = Program::new(config.program);
     let (node, _) = program.node(&Address::from(id.to_bytes()));
     let resend = Duration::from_millis(config.resend_interval_ms);
-    let fees = Arc::new(fee_budget(config.max_priority_lamports));
+    let fees = Fees::recall(config.max_priority_lamports, ledger, unix_now())?;
     let settler = Settler { chain, program, node, payer, resend, fees };
     settle_all(&settler, vouchers.into_iter().map(|entry| entry.signed).collect()).await
 }

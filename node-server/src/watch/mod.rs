@@ -7,6 +7,7 @@
 //! by its own clock, and what any one of them shows to be due is sent; [`Tries`] bounds what a liar can make that cost.
 
 mod due;
+mod fees;
 mod hand;
 mod settler;
 
@@ -22,9 +23,10 @@ use settlement_chain::{Address, reads};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+pub(crate) use fees::Fees;
 pub(crate) use hand::settle_all;
 pub use hand::{SettleError, SettleReport, SettledVoucher, of_ledger};
-pub(crate) use settler::{Settler, fee_budget};
+pub(crate) use settler::Settler;
 
 use self::due::{Due, due};
 use self::settler::{Batch, End, Hurry};
@@ -61,7 +63,7 @@ pub(crate) fn settler_of(node: &Shared, payer: FeeKey) -> Settler {
         node: node.account,
         payer,
         resend: Duration::from_millis(node.config.resend_interval_ms),
-        fees: Arc::new(fee_budget(node.config.max_priority_lamports)),
+        fees: node.fees.clone(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! One batch of vouchers onto the chain, paid by the fee key.
 //!
-//! Nothing is recorded before the first send. A crash forgets which transaction is under way, and that costs at most
-//! a second fee: the chain's watermark only rises, so whatever is sent again either credits what was missing or is
-//! skipped. The vouchers themselves are in the ledger.
+//! Of a transaction only what it offers on top of its base fee is recorded before the first send. A crash forgets which is
+//! under way, and that costs at most a second fee: the chain's watermark only rises, so whatever is sent again either
+//! credits what was missing or is skipped. The vouchers themselves are in the ledger.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use settlement_chain::interface::accounts::Channel;
 use settlement_chain::interface::instructions::VoucherEntry;
 use settlement_chain::reads::{self, ReadError};
 use settlement_chain::submit::{
-    self, FeeBudget, FeePolicy, FormatChoice, LanePolicy, Offer, Outcome, Prepared, Remedy, SubmitError, Terms,
-    TransactionFormat,
+    self, FormatChoice, Offer, Outcome, Prepared, Remedy, SubmitError, Terms, TransactionFormat,
 };
 use settlement_chain::views::{self, Views};
 use settlement_chain::{Address, ChainClient, ChainError, Commitment, Instruction, Program, Signature};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::fees::Fees;
 use crate::config::FeeKey;
 
 /// Sends settlements for one node.
@@ -35,7 +35,7 @@ pub(crate) struct Settler {
     /// The longest wait between two sends of the same bytes.
     pub(crate) resend: Duration,
     /// What may be spent on top of base fees.
-    pub(crate) fees: Arc<FeeBudget>,
+    pub(crate) fees: Fees,
 }
 
 /// Vouchers that fit one transaction.
@@ -89,18 +89,6 @@ impl Batch {
     }
 }
 
-/// Pays as operators do for what is urgent, up to `max_priority_lamports` for a transaction.
-// r[impl settlement.priority.bounded]
-pub(crate) fn fee_budget(max_priority_lamports: u64) -> FeeBudget {
-    let capped = |lane: LanePolicy| LanePolicy {
-        max_per_transaction: max_priority_lamports,
-        max_per_hour: max_priority_lamports.saturating_mul(DEAREST_OF_AN_HOUR),
-        ..lane
-    };
-    let usual = FeePolicy::default();
-    FeeBudget::new(FeePolicy { normal: capped(usual.normal), urgent: capped(usual.urgent) })
-}
-
 impl Settler {
     /// The format that the chain takes.
     // r[impl settlement.transaction.format]
@@ -142,19 +130,41 @@ impl Settler {
             Err(refused) if refused.remedy() == Remedy::FundFees => return End::NotSent(refused),
             Err(refused) => return End::Refused(refused),
         };
-        let prepared = submit::prepare_with(&*self.chain, self.payer.signer(), &[], &[instruction], &offer.terms).await;
-        let end = match prepared {
-            Ok(prepared) => self.land(&prepared, pace, hurry.patience).await,
-            Err(error) => End::NotSent(error),
+        let (prepared, offer) = match self.prepare(&instruction, offer).await {
+            Ok(prepared) => prepared,
+            Err(error) => return End::NotSent(error),
         };
+        let end = self.land(&prepared, pace, hurry.patience).await;
         let is_spent = match &end {
             End::Landed(_) | End::Uncertain(_) | End::Refused(SubmitError::Failed { .. }) => true,
             End::Refused(_) | End::Expired | End::NotSent(_) => false,
         };
         if !is_spent {
-            self.fees.give_back(offer.is_urgent, offer.priority_fee);
+            self.fees.never_landed(&offer, prepared.signature).await;
         }
         end
+    }
+
+    /// Signs, and records what is offered. What cannot be recorded is not offered, and goes out for its base fee.
+    // r[impl settlement.priority.bounded]
+    async fn prepare(&self, instruction: &Instruction, offer: Offer) -> Result<(Prepared, Offer), SubmitError> {
+        let prepared = match self.sign(instruction, &offer.terms).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.fees.never_signed(&offer);
+                return Err(error);
+            }
+        };
+        if self.fees.note(&offer, prepared.signature).await {
+            return Ok((prepared, offer));
+        }
+        let offer = Offer { terms: offer.terms.at_price(0), priority_fee: 0, ..offer };
+        Ok((self.sign(instruction, &offer.terms).await?, offer))
+    }
+
+    async fn sign(&self, instruction: &Instruction, terms: &Terms) -> Result<Prepared, SubmitError> {
+        let instructions = std::slice::from_ref(instruction);
+        submit::prepare_with(&*self.chain, self.payer.signer(), &[], instructions, terms).await
     }
 
     /// Limits and price. Without an answer estimates and the least price must do.
@@ -166,10 +176,10 @@ impl Settler {
     ) -> Result<Offer, SubmitError> {
         let base = Terms::estimate(format, std::slice::from_ref(instruction));
         let (payer, is_urgent, generation) = (self.payer.address(), hurry.is_urgent, hurry.failed_before);
-        let offer = submit::offer(&*self.chain, &self.fees, &payer, instruction, base, is_urgent, generation);
+        let offer = submit::offer(&*self.chain, self.fees.budget(), &payer, instruction, base, is_urgent, generation);
         match timeout(FEES_PATIENCE, offer).await {
             Ok(offer) => offer,
-            Err(_) => Ok(submit::priced(&self.fees, base, is_urgent, &[], generation)),
+            Err(_) => Ok(submit::priced(self.fees.budget(), base, is_urgent, &[], generation)),
         }
     }
 
@@ -237,8 +247,6 @@ fn silent() -> ChainError {
     ChainError::Unreachable("the server does not answer".into())
 }
 
-/// How many transactions at the cap an hour may cost.
-const DEAREST_OF_AN_HOUR: u64 = 40;
 /// How long a server may take to say what it takes, what a transaction takes and what others paid.
 const FEES_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a server may take to take a transaction before it is sent again.
@@ -247,3 +255,79 @@ const SEND_PATIENCE: Duration = Duration::from_secs(2);
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 /// The shortest wait between two sends of the same bytes: less than a slot would tell a leader nothing new.
 const SHORTEST_RESEND: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
+    use settlement_chain::submit::{offered_priority_fee, priced};
+    use settlement_chain::{EmbeddedChain, Keypair, Signer};
+
+    use super::*;
+    use crate::ledger::RedbLedger;
+
+    /// A disk that can be full.
+    #[derive(Debug, Default)]
+    struct Disk {
+        inner: InMemoryBackend,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.inner.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.inner.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.inner.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.inner.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            if self.is_full.load(Ordering::SeqCst) {
+                Err(io::ErrorKind::StorageFull.into())
+            } else {
+                self.inner.write(offset, data)
+            }
+        }
+    }
+
+    // r[verify settlement.priority.bounded]
+    #[tokio::test]
+    async fn what_cannot_be_recorded_is_not_offered_and_the_work_goes_out_all_the_same() {
+        let (chain, payer, disk) = (EmbeddedChain::new().unwrap(), Keypair::new(), Disk::default());
+        let (is_full, address) = (Arc::clone(&disk.is_full), payer.pubkey());
+        let instruction = |lamports| settlement_chain::tokens::transfer_lamports(&address, &address, lamports);
+        let fees = Fees::recall(1_000, Arc::new(RedbLedger::on_backend(disk).unwrap()), 0).unwrap();
+        let settler = Settler {
+            chain: Arc::new(chain),
+            program: Program::local(),
+            node: Address::default(),
+            payer: FeeKey::new(payer),
+            resend: Duration::from_millis(5),
+            fees,
+        };
+        let prepare = async |instruction: Instruction| {
+            let base = Terms::estimate(TransactionFormat::V1, std::slice::from_ref(&instruction));
+            let offer = priced(settler.fees.budget(), base, true, &[u64::MAX], 0);
+            let (prepared, noted) = settler.prepare(&instruction, offer).await.unwrap();
+            (offered_priority_fee(&prepared.transaction), noted.priority_fee)
+        };
+        let (offered, noted) = prepare(instruction(5)).await;
+        assert!(offered > 0 && noted == 1_000, "{offered} {noted}");
+        is_full.store(true, Ordering::SeqCst);
+        assert_eq!(prepare(instruction(6)).await, (0, 0));
+        let spent = settler.fees.budget().spent_within_hour(true, std::time::Instant::now());
+        assert_eq!(spent, 1_000, "what was not offered is not spent");
+    }
+}

@@ -145,6 +145,31 @@ async fn without_a_fee_key_status_says_what_is_at_risk_and_settling_by_hand_help
     assert_eq!(alone.node.settle(Some(alone.world.fee_key())).await.unwrap().settled, [], "nothing is left");
 }
 
+// r[verify settlement.priority.bounded]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cap_of_an_hour_holds_over_settlements_by_hand_and_over_a_restart() {
+    let world = World::new().await;
+    let chain = LossyChain::new(world.chain.clone(), START);
+    let fee_key = Some(world.fee_key());
+    let config = NodeConfig { fee_key, max_priority_lamports: 1, resend_interval_ms: 5, ..world.config() };
+    let funded = world.fund(1_000_000).await;
+    let settle = async |node: &RunningNode, paid: u64| {
+        Agent::bound(&world, node, &funded).await.pay(&funded, paid).await.unwrap();
+        assert_eq!(node.settle(None).await.unwrap().settled.len(), 1);
+        *chain.offered().last().unwrap()
+    };
+    let node = world.start_on(&chain, config.clone()).await;
+    for paid in 1..=40 {
+        assert_eq!(settle(&node, paid).await, 1, "settlement {paid}");
+    }
+    assert_eq!(settle(&node, 41).await, 0, "the hour is used up");
+    node.shutdown().await.unwrap();
+
+    let node = world.start_on(&chain, config).await;
+    assert_eq!(settle(&node, 42).await, 0, "and is no other one after a restart");
+    node.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_channels_settle_by_hand_in_batches_even_if_one_is_refused() {
     let alone = Alone::start(|world| Some(world.fee_key())).await;

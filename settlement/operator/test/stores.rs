@@ -87,7 +87,8 @@ on_every_store! {
         final_transaction_leaves_one_row_for_each_channel_however_often_it_is_resolved,
         history_is_read_by_time_and_node_in_pages_and_forgotten_by_time,
         what_a_settlement_leaves_unsettled_is_as_young_as_the_settlement,
-        failed_transaction_leaves_its_fee_and_its_reason_and_nothing_else;
+        failed_transaction_leaves_its_fee_and_its_reason_and_nothing_else,
+        priority_fees_of_the_last_hour_are_known_to_whoever_settles_next;
     binding:
         database_belongs_to_who_came_first;
 }

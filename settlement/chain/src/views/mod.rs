@@ -2,9 +2,10 @@
 //!
 //! One that lies can hide that a channel is closing, or name a slot that nobody has reached, and so be the newest. Who
 //! would lose a voucher by believing it looks at every view by itself, each by its own clock, and does what any one of
-//! them shows to be needed. [`Tries`] bounds what that may cost.
+//! them shows to be needed. [`Tries`] bounds what that may cost. Who would lend on what is shown believes only what two show.
 
 mod tries;
+mod vouched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +16,7 @@ use settlement_interface::accounts::{Channel, LayoutError, Node, discriminator};
 use solana_address::Address;
 
 pub use self::tries::Tries;
+use self::vouched::vouched;
 use crate::{Account, AccountFilter, CLOCK, ChainClient, ChainError, Program, clock_of, reads, servers};
 
 /// Nodes and channels as one server shows them.
@@ -84,16 +86,41 @@ pub async fn clocks(chain: &dyn ChainClient) -> Result<Vec<i64>, ChainError> {
 /// All channels to a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodesChannels {
-    /// As they are believed: where servers differ, what the newest read shows, or what two show.
+    /// As may be lent on them: where servers differ, no more than two of those that answer show.
     pub believed: BTreeMap<Address, Channel>,
     /// What any server shows otherwise, of these channels or of others.
     pub otherwise: BTreeMap<Address, Vec<Channel>>,
+}
+
+/// Reads a channel as may be lent on it: where servers differ, no more than two of those that answer show. `None` if nobody
+/// shows one at this address.
+///
+/// # Errors
+/// No server answers, or one shows it and another does not, or shows another.
+// r[impl settlement.servers.vouched]
+pub async fn channel(
+    chain: &dyn ChainClient,
+    program: &Program,
+    address: &Address,
+) -> Result<Option<Channel>, ChainError> {
+    let answers = chain.accounts_by_server(std::slice::from_ref(address), 1).await?;
+    let heard = answers.len();
+    let ours = answers.into_iter().filter_map(|accounts| accounts.into_iter().next().flatten());
+    let ours = ours.filter(|account| account.owner == program.id);
+    let shown: Vec<Channel> = ours.filter_map(|account| Channel::decode(&account.data).ok()).collect();
+    match vouched(heard, None, &shown) {
+        None if !shown.is_empty() => {
+            Err(ChainError::Disagreement(format!("not every server shows the same channel at {address}")))
+        }
+        vouched => Ok(vouched),
+    }
 }
 
 /// Reads all channels to a node account.
 ///
 /// # Errors
 /// No server answers such a question.
+// r[impl settlement.servers.vouched]
 pub async fn channels_of_node(
     chain: &dyn ChainClient,
     program: &Program,
@@ -110,32 +137,28 @@ pub async fn channels_of_node(
     let newest = if doubtful.is_empty() { Ok(Vec::new()) } else { chain.accounts(&doubtful).await };
     let newest: Vec<Option<Account>> = match newest {
         Ok(newest) => newest,
-        // No word is better than another: what least can be lent on.
-        Err(ChainError::Disagreement(_)) => {
-            let mut least: BTreeMap<Address, (u64, &Account)> = BTreeMap::new();
-            for (address, account) in answers.iter().flatten() {
-                let Some(deposit) = channel(account).map(|channel| channel.deposit) else { continue };
-                let known = least.entry(*address).or_insert((deposit, account));
-                if deposit < known.0 {
-                    *known = (deposit, account);
-                }
-            }
-            doubtful.iter().map(|address| least.get(address).map(|(_, account)| (*account).clone())).collect()
-        }
+        // No word is better than another.
+        Err(ChainError::Disagreement(_)) => vec![None; doubtful.len()],
         Err(error) => return Err(error),
     };
+    let mut shown: BTreeMap<Address, Vec<Channel>> = doubtful.iter().map(|address| (*address, Vec::new())).collect();
+    for (address, account) in answers.iter().flatten() {
+        if let Some(of_address) = shown.get_mut(address) {
+            of_address.extend(channel(account));
+        }
+    }
     let is_one = |account: &&Account| account.owner == program.id && filter.matches(&account.data);
     for (address, account) in doubtful.iter().zip(&newest) {
-        let shown = account.as_ref().filter(is_one).and_then(channel);
-        found.believed.extend(shown.map(|channel| (*address, channel)));
-    }
-    let doubtful: BTreeSet<Address> = doubtful.into_iter().collect();
-    for (address, account) in answers.iter().flatten().filter(|(address, _)| doubtful.contains(address)) {
-        let Some(shown) = channel(account).filter(|shown| found.believed.get(address) != Some(shown)) else { continue };
-        let others = found.otherwise.entry(*address).or_default();
-        if !others.contains(&shown) {
-            others.push(shown);
+        let newest = account.as_ref().filter(is_one).and_then(channel);
+        let shown = shown.remove(address).unwrap_or_default();
+        let believed = vouched(answers.len(), newest.as_ref(), &shown);
+        for other in shown.into_iter().filter(|other| believed.as_ref() != Some(other)) {
+            let others = found.otherwise.entry(*address).or_default();
+            if !others.contains(&other) {
+                others.push(other);
+            }
         }
+        found.believed.extend(believed.map(|channel| (*address, channel)));
     }
     Ok(found)
 }

@@ -4,16 +4,9 @@ use std::time::Duration;
 
 use aro_proto::limits::EXCHANGE_TIMEOUT_MS;
 use aro_proto::message::Message;
-use aro_proto::wire::{DecodeError, EncodeError, FRAME_HEAD, FrameHead, encode_frame};
+use aro_proto::wire::{DecodeError, EncodeError, FRAME_HEAD, Frame, FrameHead, encode_frame};
 use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
 use tokio::time::timeout;
-
-/// A frame as it came.
-#[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) kind: u8,
-    pub(super) body: Vec<u8>,
-}
 
 /// Why there is no next frame.
 #[derive(Debug, thiserror::Error)]

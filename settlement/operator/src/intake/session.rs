@@ -8,7 +8,7 @@ use aro_proto::error::close;
 use aro_proto::identity::{Binding, EnvelopeError, Signed};
 use aro_proto::limits::{EXPORTER_LABEL, EXPORTER_LEN, MAX_BAD_SIGNATURES};
 use aro_proto::message::{Goaway, Handoff, Hello, Message, Refused};
-use aro_proto::wire::decode_body;
+use aro_proto::wire::Frame;
 use aro_proto::{Refusal, RefusalCode};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::{Semaphore, watch};
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::endpoint::Bounds;
-use super::framed::{Frame, FrameError, PATIENCE, next_frame, read_body, read_frame, read_head, write_message};
+use super::framed::{FrameError, PATIENCE, next_frame, read_body, read_frame, read_head, write_message};
 use super::{Answer, Intake};
 use crate::stop::Stop;
 
@@ -90,7 +90,7 @@ impl Session {
     // r[impl identity.chain]
     async fn control(self: Arc<Self>, mut send: SendStream, mut recv: RecvStream, mut stop: Stop) {
         let hello = match read_frame(&mut recv).await {
-            Ok(frame) => decode_body::<Hello>(frame.kind, &frame.body).map_err(FrameError::from),
+            Ok(frame) => frame.decode::<Hello>().map_err(FrameError::from),
             Err(error) => Err(error),
         };
         let hello = match hello {

@@ -1,9 +1,12 @@
 //! The trail is complete, without repetition, and readable piece by piece.
 
+use std::time::Duration;
+
 use aro_proto::Amount;
 use settlement_chain::Address;
 use settlement_operator::batch::Kind;
-use settlement_operator::vouchers::{Cursor, Effect, Finality, HistoryQuery, HistoryRow, MAX_REASON};
+use settlement_operator::submit::{Spent, spent_lately};
+use settlement_operator::vouchers::{Book, Cursor, Effect, Finality, HistoryQuery, HistoryRow, LeaseTerms, MAX_REASON};
 
 use super::{NOW, Store, accepted, begin, entry, id, lease, offer, offer_at, stored};
 
@@ -110,4 +113,34 @@ pub async fn failed_transaction_leaves_its_fee_and_its_reason_and_nothing_else(s
     assert_eq!(stored(&store, 2).await.unwrap().since, NOW - 100, "it is as old as before");
     assert_eq!(offer(&store, accepted(2, 10, true)).await.refusal, None, "the close is open no more");
     assert_eq!(store.entries().await.unwrap(), []);
+}
+
+// r[verify settlement.priority.bounded]
+pub async fn priority_fees_of_the_last_hour_are_known_to_whoever_settles_next(store: Store) {
+    let grant = lease(&store, "one").await;
+    let entries = [(); 5].map(|()| entry(Kind::Settle, &[(2, Some(5)), (3, Some(6))]));
+    for entry in &entries {
+        begin(&store, entry, &grant).await;
+    }
+    let [landed, failed, dead, old, open] = &entries;
+    let at = |at| Finality { slot: 1, at };
+    let trail = |entry, finality| HistoryRow::of(entry, finality, |_| Effect { watermark: None });
+    for (entry, trail) in [
+        (landed, trail(landed, at(NOW - 60))),
+        (failed, HistoryRow::of_failed(failed, at(NOW - 120), "why")),
+        (dead, Vec::new()),
+        (old, trail(old, at(NOW - 3_601))),
+    ] {
+        assert!(store.resolve(&entry.prepared.signature, &trail).await.unwrap());
+    }
+    let next = Book::new(store, LeaseTerms::new("two"));
+    let mut spent = spent_lately(&next, NOW).await.unwrap();
+    spent.sort_by_key(|spent| spent.ago);
+    // What is open offers nothing.
+    let due = [(open, 0, 0), (landed, 1, 60), (failed, 1, 120)].map(|(entry, lamports, ago)| Spent {
+        signature: entry.prepared.signature,
+        lamports,
+        ago: Duration::from_secs(ago),
+    });
+    assert_eq!(spent, due);
 }
