@@ -30,7 +30,8 @@ pub const MAX_HANDOFF: usize = 256;
 /// Uploads at once on one connection: so many stream windows are half of the connection's, and the control stream
 /// always gets through.
 pub const MAX_PUBLISHES_PER_CONNECTION: usize = 4;
-/// Uploads at once over all connections, unless a node says otherwise: each holds two batches, half a MiB, and a file.
+/// Uploads at once over all connections, unless a node says otherwise: each holds three batches, the packets of
+/// another two, 1.25 MiB, and two files.
 pub const PUBLISHES_AT_ONCE: usize = 64;
 /// Uploads at once of one publisher, unless a node says otherwise: it cannot keep the others out.
 pub const PUBLISHES_AT_ONCE_PER_PUBLISHER: usize = 8;

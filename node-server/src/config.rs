@@ -117,7 +117,11 @@ pub struct PublishConfig {
     pub max_names_per_publisher: usize,
     /// Names that all publishers may have here together. Default 100,000, some 30 MB on disk; they never go away.
     pub max_names: usize,
-    /// Uploads at once. Default 64; each holds two batches, half a MiB.
+    /// Bytes of an uploaded content that may stay in the system's page cache. Default 64 MiB: a larger one is written past it
+    /// where the system can, which is faster and pushes nothing else out of memory. More: what is fetched right after its
+    /// upload need not come from the disk.
+    pub page_cache_bytes: u64,
+    /// Uploads at once. Default 64; each holds three batches and the packets of another two, 1.25 MiB.
     pub max_at_once: usize,
     /// Uploads at once of one publisher. Default 8.
     pub max_at_once_per_publisher: usize,
@@ -149,6 +153,7 @@ impl Default for PublishConfig {
             quota_bytes: PUBLISH_QUOTA,
             max_names_per_publisher: NAMES_PER_PUBLISHER,
             max_names: NAMES,
+            page_cache_bytes: 64 << 20,
             max_at_once: PUBLISHES_AT_ONCE,
             max_at_once_per_publisher: PUBLISHES_AT_ONCE_PER_PUBLISHER,
             partial_keep_s: PUBLISH_PARTIAL_KEEP_S,

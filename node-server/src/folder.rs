@@ -109,6 +109,8 @@ pub(crate) struct PublishSettings {
     pub(crate) quota_bytes_per_publisher: Option<u64>,
     /// Bytes that all publishers may have here together.
     pub(crate) quota_bytes: Option<u64>,
+    /// Bytes of an uploaded content that may stay in the system's page cache.
+    pub(crate) page_cache_bytes: Option<u64>,
     /// Names that one publisher may have here.
     pub(crate) names_per_publisher: Option<usize>,
     /// Names that all publishers may have here together.
@@ -135,6 +137,7 @@ impl PublishSettings {
             max_content_bytes: self.max_content_bytes.unwrap_or(default.max_content_bytes),
             quota_bytes_per_publisher: self.quota_bytes_per_publisher.unwrap_or(default.quota_bytes_per_publisher),
             quota_bytes: self.quota_bytes.unwrap_or(default.quota_bytes),
+            page_cache_bytes: self.page_cache_bytes.unwrap_or(default.page_cache_bytes),
             max_names_per_publisher: self.names_per_publisher.unwrap_or(default.max_names_per_publisher),
             max_names: self.names.unwrap_or(default.max_names),
             ..default

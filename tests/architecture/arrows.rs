@@ -10,8 +10,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("settlement-chain", &["settlement-interface"]),
     ("settlement-devnet", &["settlement-chain", "settlement-interface"]),
     ("settlement-operator", &["aro-proto", "settlement-chain", "settlement-interface"]),
-    ("agent-client", &["aro-proto", "settlement-chain", "settlement-interface"]),
-    ("node-server", &["aro-proto", "settlement-chain", "settlement-interface"]),
+    ("uncached-file", &[]),
+    ("agent-client", &["aro-proto", "settlement-chain", "settlement-interface", "uncached-file"]),
+    ("node-server", &["aro-proto", "settlement-chain", "settlement-interface", "uncached-file"]),
     (
         "aro-tests",
         &[
@@ -21,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "settlement-chain",
             "settlement-interface",
             "settlement-operator",
+            "uncached-file",
         ],
     ),
 ];

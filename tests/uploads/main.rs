@@ -41,7 +41,14 @@ impl Scene {
     async fn new() -> Self {
         let (world, home) = (World::new().await.unwrap(), tempfile::tempdir().unwrap());
         let operator = world.operator(&home.path().join("operator"), 0).await.unwrap();
-        let publish = PublishConfig { publishers: Publishers::WhoPays, tariff: PUBLISH, ..PublishConfig::default() };
+        // Some contents by way of the page cache, some past it.
+        let page_cache_bytes = 4 << 20;
+        let publish = PublishConfig {
+            publishers: Publishers::WhoPays,
+            tariff: PUBLISH,
+            page_cache_bytes,
+            ..PublishConfig::default()
+        };
         let config = NodeConfig { tariff: FETCH, publish, ..NodeConfig::new(home.path().join("node")) };
         let node = world.node_with(config, &operator).await.unwrap();
         Self { world, home, _operator: operator, node }

@@ -5,6 +5,7 @@
 //! agent pays for what the node acknowledges, step by step, and takes the node's receipt only if it follows from its own
 //! sums.
 
+mod encoding;
 mod source;
 mod upload;
 

@@ -2,18 +2,17 @@
 //! is hashed while it is sent.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
+use std::thread;
 
 use aro_proto::ContentId;
-use aro_proto::channel::BATCH_BYTES;
 use aro_proto::limits::MAX_CONTENT_SIZE;
-use aro_proto::merkle::{AnsweredRanges, Encoder, OutboardBuilder, PAIR_LEN, Step, outboard_len, parent_offset};
-use bytes::Bytes;
+use aro_proto::merkle::{GroupHashes, OutboardBuilder, ParentIndex, outboard_len, parent_offset};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use crate::error::FetchError;
@@ -84,21 +83,8 @@ pub(super) struct HashedFile {
     outboard: File,
 }
 
-/// Reads an encoding batch by batch.
-pub(super) struct Encoding {
-    file: Arc<HashedFile>,
-    steps: std::iter::Peekable<Encoder>,
-}
-
-/// A stretch of an encoding.
-pub(super) struct Batch {
-    pub(super) wire: Bytes,
-    /// Content bytes in it.
-    pub(super) content_bytes: u64,
-}
-
 impl HashedFile {
-    /// Reads a file through. Blocks on the disk; memory is 1 MiB.
+    /// Reads a file through. Blocks on the disk; memory is 256 KiB for each thread.
     pub(super) fn open(path: &Path) -> Result<Self, FetchError> {
         let named = |error: io::Error| source(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
         let data = File::open(path).map_err(named)?;
@@ -119,71 +105,98 @@ impl HashedFile {
         if size > limit {
             return Err(FetchError::TooLarge { size, limit });
         }
-        let mut data = spool.into_std().await;
-        blocking(move || {
-            data.rewind().map_err(source)?;
-            Self::hash(data, size, source)
-        })
-        .await
+        let data = spool.into_std().await;
+        blocking(move || Self::hash(data, size, source)).await
     }
 
-    fn hash(mut data: File, size: u64, named: impl Fn(io::Error) -> FetchError) -> Result<Self, FetchError> {
+    fn hash(data: File, size: u64, named: impl Fn(io::Error) -> FetchError) -> Result<Self, FetchError> {
         if size > MAX_CONTENT_SIZE {
             return Err(FetchError::TooLarge { size, limit: MAX_CONTENT_SIZE });
         }
         let outboard = tempfile::tempfile().map_err(source)?;
         outboard.set_len(outboard_len(size)).map_err(source)?;
-        let (mut builder, mut buffer, mut written) = (OutboardBuilder::new(size), vec![0; READ_BUFFER], Ok(()));
-        loop {
-            let read = match data.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(named(error)),
-            };
-            builder.update(&buffer[..read], |offset, run| {
+        let mut builder = OutboardBuilder::new(size);
+        hash_stretches(&data, size, |hashed| {
+            let mut written = Ok(());
+            let next = builder.update_hashed(&hashed.map_err(&named)?, |offset, run| {
                 if written.is_ok() {
                     written = outboard.write_all_at(run, offset);
                 }
             });
-            std::mem::replace(&mut written, Ok(())).map_err(source)?;
+            next.map_err(|error| source(io::Error::other(error)))?;
+            written.map_err(source)
+        })?;
+        if read_some(&data, &mut [0], size).map_err(&named)? > 0 {
+            return Err(named(io::Error::other("it grew while it was read")));
         }
         let content = builder.finish().map_err(|error| named(io::Error::other(error)))?;
         Ok(Self { content, size, data, outboard })
     }
-}
 
-impl Encoding {
-    pub(super) fn new(file: Arc<HashedFile>, answered: AnsweredRanges) -> Self {
-        Self { file, steps: Encoder::new(answered).peekable() }
+    /// Reads what lies in the file from `offset` on.
+    pub(super) fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.data.read_exact_at(bytes, offset)
     }
 
-    /// The next batch of at most 256 KiB of content; `None` after the last. Blocks on the disk.
-    pub(super) fn next_batch(&mut self) -> io::Result<Option<Batch>> {
-        if self.steps.peek().is_none() {
-            return Ok(None);
-        }
-        let (mut wire, mut content_bytes) = (Vec::with_capacity(BATCH_CAPACITY), 0);
-        let fits = |content: u64, step: &Step| match step {
-            Step::Parent(_) => content < BATCH_BYTES,
-            Step::Leaf { len, .. } => content + u64::from(*len) <= BATCH_BYTES,
-        };
-        while let Some(step) = self.steps.next_if(|step| fits(content_bytes, step)) {
-            let start = wire.len();
-            match step {
-                Step::Parent(node) => {
-                    let offset = parent_offset(self.file.size, node).ok_or(io::ErrorKind::InvalidInput)?;
-                    wire.resize(start + PAIR_LEN, 0);
-                    self.file.outboard.read_exact_at(&mut wire[start..], offset)?;
+    /// Reads a pair of hashes.
+    pub(super) fn read_pair(&self, pair: &mut [u8], node: ParentIndex) -> io::Result<()> {
+        let offset = parent_offset(self.size, node).ok_or(io::ErrorKind::InvalidInput)?;
+        self.outboard.read_exact_at(pair, offset)
+    }
+}
+
+/// Hashes a file stretch by stretch, which are then taken in order. A large one is hashed by several threads, each of which
+/// reads for itself.
+fn hash_stretches(
+    data: &File,
+    size: u64,
+    mut take: impl FnMut(io::Result<GroupHashes>) -> Result<(), FetchError>,
+) -> Result<(), FetchError> {
+    let starts = (0..size).step_by(STRETCH);
+    if size < SPREAD_FROM {
+        let mut buffer = Vec::new();
+        return starts.into_iter().try_for_each(|offset| take(hash_stretch(data, size, offset, &mut buffer)));
+    }
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    thread::scope(|scope| {
+        let mut all = Vec::with_capacity(threads);
+        for first in 0..threads {
+            let (hashed, to_take) = mpsc::sync_channel(AHEAD);
+            let starts = starts.clone().skip(first).step_by(threads);
+            let hasher = thread::Builder::new().name("publish-hash".into());
+            let hashing = hasher.spawn_scoped(scope, move || {
+                let mut buffer = Vec::new();
+                for offset in starts {
+                    // Whoever takes has gone after an error.
+                    if hashed.send(hash_stretch(data, size, offset, &mut buffer)).is_err() {
+                        break;
+                    }
                 }
-                Step::Leaf { offset, len } => {
-                    wire.resize(start + len as usize, 0);
-                    self.file.data.read_exact_at(&mut wire[start..], offset)?;
-                    content_bytes += u64::from(len);
-                }
-            }
+            });
+            hashing.map_err(source)?;
+            all.push(to_take);
         }
-        Ok(Some(Batch { wire: wire.into(), content_bytes }))
+        for (_, to_take) in starts.zip(all.iter().cycle()) {
+            take(to_take.recv().map_err(|_| source(io::Error::other("a thread that hashes stopped")))?)?;
+        }
+        Ok(())
+    })
+}
+
+fn hash_stretch(data: &File, size: u64, offset: u64, buffer: &mut Vec<u8>) -> io::Result<GroupHashes> {
+    let len = usize::try_from(size - offset).map_or(STRETCH, |left| left.min(STRETCH));
+    buffer.resize(len, 0);
+    data.read_exact_at(buffer, offset)?;
+    GroupHashes::new(size, offset, buffer).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Reads what one read brings, 0 bytes at the end.
+fn read_some(data: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match data.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
     }
 }
 
@@ -197,7 +210,50 @@ pub(super) fn source(error: io::Error) -> FetchError {
     FetchError::Source(Arc::new(error))
 }
 
-/// Bytes read at once: long enough for BLAKE3 to run at full speed.
-const READ_BUFFER: usize = 1 << 20;
-/// A batch and the pairs that may stand in it.
-const BATCH_CAPACITY: usize = BATCH_BYTES as usize + 4096;
+/// Bytes that are read and hashed at once: long enough for BLAKE3 to run at full speed, short enough to stay near a core.
+const STRETCH: usize = 256 << 10;
+/// Stretches that a thread may be ahead of the one that takes them.
+const AHEAD: usize = 8;
+/// Threads that hash one file. What four hash in a second no network takes.
+const MAX_THREADS: usize = 4;
+/// Bytes of a file from which on several threads hash it: below, starting them costs more than it gains.
+const SPREAD_FROM: u64 = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_hash_a_file_its_id_is_that_of_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let spread = SPREAD_FROM as usize;
+        for size in [0, 1, STRETCH, STRETCH + 1, spread - 1, spread, spread + 70_001, 3 * spread + 16_384] {
+            let bytes: Vec<u8> = (0..size).map(|place| (place / 3 % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            let hashed = HashedFile::open(&path).unwrap();
+            assert_eq!((hashed.content, hashed.size), (ContentId::of(&bytes), size as u64));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_as_long_as_it_was_is_no_content() {
+        for announced in [9, 11, SPREAD_FROM] {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(b"ten bytes.", 0).unwrap();
+            assert!(matches!(HashedFile::hash(file, announced, source), Err(FetchError::Source(_))), "{announced}");
+        }
+    }
+
+    #[test]
+    fn an_error_ends_all_threads_that_hash() {
+        let zeros = File::open("/dev/zero").unwrap();
+        let mut left = 20;
+        let outcome = hash_stretches(&zeros, MAX_CONTENT_SIZE, |hashed| {
+            assert!(hashed.is_ok());
+            left -= 1;
+            if left == 0 { Err(source(io::ErrorKind::StorageFull.into())) } else { Ok(()) }
+        });
+        assert!(matches!(outcome, Err(FetchError::Source(error)) if error.kind() == io::ErrorKind::StorageFull));
+    }
+}

@@ -15,8 +15,10 @@ use aro_proto::{Amount, ByteCount, ContentId, RefusalCode};
 use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::task::JoinHandle;
 
-use super::source::{Encoding, HashedFile, source};
+use super::encoding::{Batch, Encoding};
+use super::source::{HashedFile, source};
 use crate::budget::Purpose;
 use crate::config::AgentConfig;
 use crate::error::{FetchError, Misbehaviour, RequestFacts};
@@ -375,9 +377,7 @@ async fn send_file(send: &mut SendStream, encoding: Encoding, meter: &Meter) -> 
     Ok(())
 }
 
-fn read_next(
-    mut encoding: Encoding,
-) -> tokio::task::JoinHandle<(Encoding, std::io::Result<Option<super::source::Batch>>)> {
+fn read_next(mut encoding: Encoding) -> JoinHandle<(Encoding, std::io::Result<Option<Batch>>)> {
     tokio::task::spawn_blocking(move || {
         let batch = encoding.next_batch();
         (encoding, batch)

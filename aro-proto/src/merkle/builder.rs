@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::decode::merge;
 use super::geometry::{GroupSize, PAIR_LEN, Subtree, in_memory, parent_at};
+use super::inner::hash_group;
 use super::outboard::parent_offset;
 use crate::ids::ContentId;
 
@@ -61,6 +62,22 @@ impl OutboardBuilder {
         }
     }
 
+    /// Takes the next bytes by the hashes of their groups.
+    ///
+    /// # Errors
+    /// They are those of other bytes than the next, or of a content of another size. Nothing is taken then.
+    pub fn update_hashed(&mut self, hashed: &GroupHashes, mut sink: impl FnMut(u64, &[u8])) -> Result<(), NotNext> {
+        if (hashed.size, hashed.offset) != (self.size, self.fed) {
+            return Err(NotNext { expected: self.fed, got: hashed.offset });
+        }
+        self.fed += hashed.len;
+        for hash in &hashed.hashes {
+            self.join(*hash, &mut sink);
+        }
+        self.begin_group();
+        Ok(())
+    }
+
     /// The id, once every byte was fed.
     ///
     /// # Errors
@@ -78,13 +95,22 @@ impl OutboardBuilder {
 
     fn finish_group(&mut self, sink: &mut impl FnMut(u64, &[u8])) {
         let hash = if self.groups == 1 { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() };
-        self.finished.push((self.done, hash));
-        self.done += 1;
-        let is_last = self.done == self.groups;
-        if !is_last {
+        self.join(hash, sink);
+        self.begin_group();
+    }
+
+    fn begin_group(&mut self) {
+        if self.done < self.groups {
             self.hasher = Hasher::new();
             self.hasher.set_input_offset(self.done * GroupSize::STORED.bytes());
         }
+    }
+
+    /// Takes the next group's hash.
+    fn join(&mut self, hash: ChainingValue, sink: &mut impl FnMut(u64, &[u8])) {
+        self.finished.push((self.done, hash));
+        self.done += 1;
+        let is_last = self.done == self.groups;
         // Equal neighbours join, as in counting in binary; at the end all do.
         let merges = if is_last { self.finished.len() - 1 } else { self.done.trailing_zeros() as usize };
         for _ in 0..merges {
@@ -117,6 +143,32 @@ impl OutboardBuilder {
     }
 }
 
+/// The hashes of 16 KiB groups that lie side by side. They need nothing of what lies around them, so that several stretches
+/// of one content can be hashed at once while one [`OutboardBuilder`] takes them in order.
+#[derive(Clone, Debug)]
+pub struct GroupHashes {
+    size: u64,
+    offset: u64,
+    len: u64,
+    hashes: Vec<ChainingValue>,
+}
+
+impl GroupHashes {
+    /// Hashes what lies at `offset` of a content of `size` bytes. None unless these are whole groups, but for the content's
+    /// last, and at least one.
+    pub fn new(size: u64, offset: u64, bytes: &[u8]) -> Option<Self> {
+        let (group, len) = (GroupSize::STORED.bytes(), bytes.len() as u64);
+        let end = offset.checked_add(len).filter(|end| *end <= size)?;
+        if len == 0 || !offset.is_multiple_of(group) || (!end.is_multiple_of(group) && end != size) {
+            return None;
+        }
+        let starts = (offset..end).step_by(in_memory(group));
+        let groups = starts.zip(bytes.chunks(in_memory(group)));
+        let hashes = groups.map(|(start, bytes)| hash_group(bytes, start, size <= group)).collect();
+        Some(Self { size, offset, len, hashes })
+    }
+}
+
 impl Run {
     fn starting_at(start: u64, size: u64, groups: u64) -> Self {
         let subtree = Subtree { start, groups: (groups - start).min(RUN_GROUPS) };
@@ -136,6 +188,16 @@ pub struct SizeMismatch {
     /// Bytes announced.
     pub expected: u64,
     /// Bytes fed.
+    pub got: u64,
+}
+
+/// Hashes were not those of the next bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("hashes of the bytes at {got} where those at {expected} belong")]
+pub struct NotNext {
+    /// Where the next bytes begin.
+    pub expected: u64,
+    /// Where the hashed ones begin.
     pub got: u64,
 }
 

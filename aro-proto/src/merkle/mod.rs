@@ -49,7 +49,7 @@ mod tests;
 mod walk;
 
 pub use answered::AnsweredRanges;
-pub use builder::{OutboardBuilder, SizeMismatch};
+pub use builder::{GroupHashes, NotNext, OutboardBuilder, SizeMismatch};
 pub use decode::{Decoder, ProvenLeaf, SizeTooLarge, VerifyError};
 pub use encode::{Encoder, Step};
 pub use geometry::{GroupIndex, GroupSize, GroupSizeError, PAIR_LEN, ParentIndex};

@@ -2,6 +2,7 @@
 
 mod hot;
 mod import;
+mod intake;
 mod outboard;
 mod pages;
 mod partial;
@@ -12,8 +13,9 @@ mod store;
 
 pub(crate) use hot::DEFAULT_HOT_BYTES;
 pub use import::Stored;
+pub(crate) use intake::{Intake, ProvenBatch};
 pub(crate) use outboard::{Batch, BatchReader};
-pub(crate) use partial::{Intake, IntakeError, Partial};
+pub(crate) use partial::Partial;
 pub(crate) use shelf::{Place, Shelf, ShelfError};
 pub(crate) use small::SmallContent;
 pub(crate) use spool::Spool;

@@ -14,15 +14,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::{
-    AnsweredRanges, ByteRanges, Decoder, Encoder, GroupSize, PAIR_LEN, ParentIndex, PlacedPair, Step, VerifyError,
-    outboard_len, parent_offset,
+    ByteRanges, Decoder, Encoder, GroupSize, PAIR_LEN, ParentIndex, PlacedPair, Step, outboard_len, parent_offset,
 };
 use aro_proto::{AgentId, ContentId};
-use thiserror::Error;
+use uncached_file::UncachedFile;
 
 use super::import::{sync_folder, sync_together};
+use super::intake::ProvenBatch;
 use super::store::{DATA, OUTBOARD, PUBLISHER, StoreError};
 
 /// Part of a content, from its beginning, as one publisher has uploaded it.
@@ -32,26 +31,24 @@ pub(crate) struct Partial {
     content: ContentId,
     size: u64,
     data: Arc<File>,
+    /// Past the page cache, for a content that is too large for it.
+    uncached: UncachedFile,
     outboard: File,
     held: u64,
 }
 
-/// Why bytes of an upload are not taken.
-#[derive(Debug, Error)]
-pub(crate) enum IntakeError {
-    /// They are not the content's.
-    #[error(transparent)]
-    Wrong(#[from] VerifyError),
-    /// The disk does not take them.
-    #[error("an upload cannot be written: {0}")]
-    Disk(#[from] io::Error),
-}
-
 impl Partial {
     /// Takes up an upload where it broke off, or begins it. `held` is what this process knows to be there; otherwise
-    /// what is on disk is proven anew. Blocks on the disk.
+    /// what is on disk is proven anew. A content of more than `cached_bytes` is written past the page cache, where the system
+    /// can. Blocks on the disk.
     // r[impl publish.resume.proven]
-    pub(crate) fn open(path: &Path, content: ContentId, size: u64, held: Option<u64>) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        path: &Path,
+        content: ContentId,
+        size: u64,
+        held: Option<u64>,
+        cached_bytes: u64,
+    ) -> Result<Self, StoreError> {
         let at = |source| StoreError::Io { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(at)?;
         let open = |name| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(name));
@@ -62,7 +59,10 @@ impl Partial {
             data.set_len(0).and_then(|()| data.set_len(size)).map_err(at)?;
         }
         outboard.set_len(outboard_len(size)).map_err(at)?;
-        let mut partial = Self { path: path.to_owned(), content, size, data: Arc::new(data), outboard, held: 0 };
+        let uncached =
+            if size > cached_bytes { UncachedFile::open(&path.join(DATA), &data) } else { UncachedFile::closed() };
+        let (path, data) = (path.to_owned(), Arc::new(data));
+        let mut partial = Self { path, content, size, data, uncached, outboard, held: 0 };
         partial.held = match held {
             _ if !is_same => 0,
             Some(held) => held,
@@ -79,6 +79,22 @@ impl Partial {
     /// True if nothing is missing.
     pub(crate) fn is_whole(&self) -> bool {
         self.held == self.size && self.size > 0
+    }
+
+    /// The file that grows, for syncing it meanwhile.
+    pub(crate) fn data(&self) -> Arc<File> {
+        Arc::clone(&self.data)
+    }
+
+    /// Writes a whole batch that follows what is held. What of it cannot go past the page cache, if it should, goes the usual
+    /// way. Blocks on the disk.
+    pub(crate) fn write(&mut self, batch: &ProvenBatch) -> io::Result<()> {
+        debug_assert!(batch.is_whole());
+        let past = self.uncached.write(&batch.content, batch.offset)?;
+        self.data.write_all_at(&batch.content[past..], batch.offset + past as u64)?;
+        self.write_pairs(&batch.pairs)?;
+        self.held = batch.offset + batch.len();
+        Ok(())
     }
 
     /// Makes the content durable, and then gives it its name. Blocks on the disk.
@@ -111,81 +127,22 @@ impl Partial {
         Ok(if proven == self.size { proven } else { proven - proven % GroupSize::KIB64.bytes() })
     }
 
-    fn offset_of(&self, node: ParentIndex) -> io::Result<u64> {
-        parent_offset(self.size, node).ok_or_else(|| io::ErrorKind::InvalidInput.into())
-    }
-}
-
-/// Verifies an upload and writes what holds. Memory: one batch.
-#[derive(Debug)]
-pub(crate) struct Intake {
-    partial: Partial,
-    decoder: Decoder,
-    steps: Encoder,
-}
-
-impl Intake {
-    /// Takes `answered`, which is what the partial lacks.
-    pub(crate) fn new(partial: Partial, answered: AnsweredRanges) -> Self {
-        debug_assert!(answered.size() <= MAX_CONTENT_SIZE);
-        let decoder = Decoder::new(partial.content, answered.clone()).expect("announced sizes are bounded");
-        let held = answered.iter().next().map_or(0, |first| first.start);
-        Self { partial: Partial { held, ..partial }, decoder, steps: Encoder::new(answered) }
-    }
-
-    /// The file that grows, for syncing it meanwhile.
-    pub(crate) fn data(&self) -> Arc<File> {
-        Arc::clone(&self.partial.data)
-    }
-
-    /// Takes whole items in wire order: proves each, then writes it. Returns the content bytes among them. Blocks on
-    /// the disk.
-    ///
-    /// After an error nothing more is taken, and what was proven before stays.
-    // r[impl publish.verify.first_error]
-    pub(crate) fn take(&mut self, wire: &[u8]) -> Result<u64, IntakeError> {
-        let (mut rest, before) = (wire, self.decoder.proven_bytes());
-        let mut pairs = Vec::new();
-        while let Some(len) = self.decoder.expects().filter(|len| *len <= rest.len()) {
-            let (item, later) = rest.split_at(len);
-            let (leaf, step) = (self.decoder.accept_with_pairs(item, &mut pairs)?, self.steps.next());
-            if let Some(leaf) = leaf {
-                self.partial.data.write_all_at(leaf.bytes(), leaf.offset())?;
-            } else if let (Some(Step::Parent(node)), Ok(pair)) = (step, item.try_into()) {
-                pairs.push((node, pair));
-            }
-            rest = later;
-            if rest.is_empty() {
-                break;
-            }
-        }
-        if !rest.is_empty() {
-            // Cut wrongly, too much, or after an error.
-            self.decoder.accept(rest)?;
-        }
-        self.write_pairs(&pairs)?;
-        let taken = self.decoder.proven_bytes() - before;
-        self.partial.held += taken;
-        Ok(taken)
-    }
-
-    /// Gives the upload back, whole or not.
-    pub(crate) fn into_partial(self) -> Partial {
-        self.partial
-    }
-
     /// Writes pairs, those that lie side by side at once.
     fn write_pairs(&self, pairs: &[PlacedPair]) -> io::Result<()> {
-        let placed = pairs.iter().map(|(node, pair)| Ok((self.partial.offset_of(*node)?, pair)));
+        let placed = pairs.iter().map(|(node, pair)| Ok((self.offset_of(*node)?, pair)));
         let mut placed = placed.collect::<io::Result<Vec<_>>>()?;
         placed.sort_unstable_by_key(|(offset, _)| *offset);
         for run in placed.chunk_by(|(a, _), (b, _)| a + PAIR_LEN as u64 == *b) {
             let bytes: Vec<u8> = run.iter().flat_map(|(_, pair)| pair.iter().copied()).collect();
             if let Some((offset, _)) = run.first() {
-                self.partial.outboard.write_all_at(&bytes, *offset)?;
+                self.outboard.write_all_at(&bytes, *offset)?;
             }
         }
         Ok(())
+    }
+
+    fn offset_of(&self, node: ParentIndex) -> io::Result<u64> {
+        parent_offset(self.size, node).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 }
 
@@ -216,30 +173,36 @@ pub(super) fn name_content(
 
 #[cfg(test)]
 mod tests {
-    use aro_proto::merkle::{Outboard, PreOrderOutboard};
+    use aro_proto::merkle::PreOrderOutboard;
 
+    use super::super::intake::Intake;
+    use super::super::intake::tests::{content, encoding};
     use super::*;
     use crate::content::ContentStore;
 
-    const GROUP: GroupSize = GroupSize::KIB64;
-
-    fn content(size: usize) -> Vec<u8> {
-        (0..size).map(|i| (i / 5 % 251) as u8).collect()
+    fn open(path: &Path, bytes: &[u8], held: Option<u64>, cached_bytes: u64) -> Partial {
+        Partial::open(path, ContentId::of(bytes), bytes.len() as u64, held, cached_bytes).unwrap()
     }
 
-    /// The encoding of everything from `held` on.
-    fn encoding(bytes: &[u8], held: u64) -> (AnsweredRanges, Vec<u8>) {
-        let outboard = PreOrderOutboard::build(bytes);
-        let missing = ByteRanges::single(held, u64::MAX).unwrap();
-        let answered = missing.answered(bytes.len() as u64, GROUP);
-        let mut wire = Vec::new();
-        for step in Encoder::new(answered.clone()) {
-            match step {
-                Step::Parent(node) => wire.extend(outboard.parent(node).unwrap()),
-                Step::Leaf { offset, len } => wire.extend(&bytes[offset as usize..][..len as usize]),
+    /// Brings what a partial lacks, at most so many batches of it.
+    fn bring(partial: &mut Partial, bytes: &[u8], group: GroupSize, batches: usize) {
+        let (answered, wire, _) = encoding(bytes, partial.held(), group);
+        let mut intake = Intake::new(ContentId::of(bytes), answered);
+        let (mut batch, mut rest) = (ProvenBatch::default(), &wire[..]);
+        for _ in 0..batches {
+            if intake.is_complete() {
+                return;
             }
+            intake.begin(&mut batch);
+            rest = &rest[intake.take(rest, &mut batch).unwrap()..];
+            partial.write(&batch).unwrap();
         }
-        (answered, wire)
+    }
+
+    /// Whether temporary folders have a way past the page cache.
+    fn has_a_way_past() -> bool {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        UncachedFile::open(file.path(), file.as_file()).is_open()
     }
 
     // r[verify publish.durable]
@@ -248,15 +211,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = ContentStore::open(dir.path()).unwrap();
         let publisher = AgentId::from_bytes([3; 32]);
-        for size in [0, 1, 16_384, 16_385, 65_536, 65_537, 200_000, (1 << 20) + 77] {
+        let cached_bytes = 100_000;
+        for size in [0, 1, 16_384, 16_385, 65_536, 65_537, 200_000, 1 << 20, (1 << 20) + 77] {
             let bytes = content(size);
             let id = ContentId::of(&bytes);
-            let partial = Partial::open(&dir.path().join("up"), id, size as u64, None).unwrap();
-            assert_eq!(partial.held(), 0);
-            let (answered, wire) = encoding(&bytes, 0);
-            let mut intake = Intake::new(partial, answered);
-            assert_eq!(intake.take(&wire).unwrap(), size as u64);
-            intake.into_partial().finish(&dir.path().join("contents"), &publisher).unwrap();
+            let mut partial = open(&dir.path().join("up"), &bytes, None, cached_bytes);
+            let goes_past = size as u64 > cached_bytes && has_a_way_past();
+            assert_eq!((partial.held(), partial.uncached.is_open()), (0, goes_past));
+            bring(&mut partial, &bytes, GroupSize::KIB64, usize::MAX);
+            assert_eq!((partial.held(), partial.uncached.is_open()), (size as u64, goes_past));
+            partial.finish(&dir.path().join("contents"), &publisher).unwrap();
             let folder = dir.path().join("contents").join(id.to_string());
             assert_eq!(fs::read(folder.join(DATA)).unwrap(), bytes);
             assert_eq!(fs::read(folder.join(OUTBOARD)).unwrap(), PreOrderOutboard::build(&bytes).bytes(), "{size}");
@@ -266,54 +230,26 @@ mod tests {
 
     // r[verify publish.resume.proven]
     #[test]
-    fn after_a_restart_only_what_proves_on_disk_is_held() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("up");
-        let bytes = content(1_000_000);
-        let (id, size) = (ContentId::of(&bytes), 1_000_000);
-        let (answered, wire) = encoding(&bytes, 0);
-        let mut intake = Intake::new(Partial::open(&path, id, size, None).unwrap(), answered);
-        // Cut within the ninth group, after whole items.
-        let items = Encoder::new(ByteRanges::all().answered(size, GROUP)).scan(0, |sum, step| {
-            *sum += match step {
-                Step::Parent(_) => PAIR_LEN,
-                Step::Leaf { len, .. } => len as usize,
-            };
-            Some(*sum)
-        });
-        let cut = items.filter(|at| *at <= 9 * 65_536).last().unwrap();
-        let taken = intake.take(&wire[..cut]).unwrap();
-        drop(intake);
-        assert_eq!(Partial::open(&path, id, size, None).unwrap().held(), taken);
-        assert_eq!(taken, 8 * 65_536);
+    fn after_a_restart_only_what_proves_on_disk_is_held_whichever_way_it_went() {
+        for cached_bytes in [0, u64::MAX] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("up");
+            let bytes = content(1_000_000);
+            let reopen = || open(&path, &bytes, None, cached_bytes);
+            bring(&mut reopen(), &bytes, GroupSize::KIB64, 2);
+            assert_eq!(reopen().held(), 8 * 65_536);
 
-        // A byte that the disk has lost, a size that was a lie.
-        OpenOptions::new().write(true).open(path.join(DATA)).unwrap().write_all_at(b"?", 3 * 65_536 + 7).unwrap();
-        let partial = Partial::open(&path, id, size, None).unwrap();
-        assert_eq!(partial.held(), 3 * 65_536);
-        let (answered, wire) = encoding(&bytes, partial.held());
-        let mut intake = Intake::new(partial, answered);
-        intake.take(&wire).unwrap();
-        assert!(intake.into_partial().is_whole());
-        assert!(Partial::open(&path, id, size, None).unwrap().is_whole());
-        assert_eq!(Partial::open(&path, id, size + 1, Some(65_536)).unwrap().held(), 0);
-    }
-
-    // r[verify publish.verify.first_error]
-    #[test]
-    fn nothing_after_the_first_wrong_byte_is_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = content(400_000);
-        let (answered, mut wire) = encoding(&bytes, 0);
-        let at = wire.len() - 200_000;
-        wire[at] ^= 1;
-        let mut intake =
-            Intake::new(Partial::open(dir.path(), ContentId::of(&bytes), 400_000, None).unwrap(), answered);
-        assert!(matches!(intake.take(&wire), Err(IntakeError::Wrong(VerifyError::LeafMismatch { .. }))));
-        assert!(matches!(intake.take(&wire), Err(IntakeError::Wrong(VerifyError::AfterError))));
-        let written = fs::read(dir.path().join(DATA)).unwrap();
-        let first_wrong = 400_000 - 200_000 - (400_000 - 200_000) % 65_536;
-        assert_eq!(written[..first_wrong], bytes[..first_wrong]);
-        assert!(written[first_wrong..].iter().all(|byte| *byte == 0));
+            // A byte that the disk has lost, a size that was a lie.
+            OpenOptions::new().write(true).open(path.join(DATA)).unwrap().write_all_at(b"?", 3 * 65_536 + 7).unwrap();
+            assert_eq!(reopen().held(), 3 * 65_536);
+            bring(&mut reopen(), &bytes, GroupSize::KIB16, 1);
+            assert_eq!(reopen().held(), 8 * 65_536, "the group behind those was there");
+            let mut partial = reopen();
+            bring(&mut partial, &bytes, GroupSize::KIB32, usize::MAX);
+            assert!(partial.is_whole());
+            assert!(reopen().is_whole());
+            let longer = Partial::open(&path, ContentId::of(&bytes), 1_000_001, Some(65_536), cached_bytes).unwrap();
+            assert_eq!(longer.held(), 0);
+        }
     }
 }

@@ -216,8 +216,20 @@ async fn a_stream_without_a_known_end_becomes_a_content_if_its_trailer_agrees() 
 // r[verify publish.verify.first_error]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_taken_before_a_lie_a_reset_or_a_crash_is_not_asked_for_again() {
+    broken_off_and_taken_up(PublishConfig::default().page_cache_bytes).await;
+}
+
+// r[verify publish.resume.missing]
+// r[verify publish.verify.first_error]
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_is_it_where_it_went_past_the_page_cache() {
+    broken_off_and_taken_up(0).await;
+}
+
+async fn broken_off_and_taken_up(page_cache_bytes: u64) {
     let world = World::new().await;
-    let node = world.start(listed(&world)).await;
+    let publish = PublishConfig { page_cache_bytes, ..listed(&world).publish };
+    let node = world.start(with(&world, publish.clone())).await;
     let agent = Agent::greet(&world, &node).await;
     let content = bytes(2 * MIB + 5);
     let (mut send, mut receive, head) = begin(&node, &agent, &request(&content), &key()).await;
@@ -247,7 +259,7 @@ async fn what_was_taken_before_a_lie_a_reset_or_a_crash_is_not_asked_for_again()
     let node = soon(async {
         loop {
             let chain = std::sync::Arc::new(world.chain.clone());
-            match node_server::Node::start(listed(&world), world.key.clone(), chain).await {
+            match node_server::Node::start(with(&world, publish.clone()), world.key.clone(), chain).await {
                 Ok(node) => return node,
                 Err(_) => tokio::task::yield_now().await,
             }
@@ -267,7 +279,9 @@ async fn what_was_taken_before_a_lie_a_reset_or_a_crash_is_not_asked_for_again()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lie_about_the_size_a_stall_a_short_end_and_a_full_disk_each_have_an_answer() {
     let world = World::new().await;
-    let node = world.start(NodeConfig { stall_timeout_ms: 700, ..listed(&world) }).await;
+    // Whatever would go past the page cache and cannot goes the usual way.
+    let publish = PublishConfig { page_cache_bytes: 0, ..listed(&world).publish };
+    let node = world.start(NodeConfig { stall_timeout_ms: 700, ..with(&world, publish) }).await;
     let agent = Agent::greet(&world, &node).await;
     let content = bytes(400_000);
     // The tree of another size.

@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 use aro_proto::ContentId;
 use aro_proto::limits::MAX_CONTENT_SIZE;
 use aro_proto::merkle::{ByteRanges, ContentHasher, GroupSize, HeldStore, PAIR_LEN, ParentIndex, held};
+use uncached_file::UncachedFile;
 
 use super::coverage::Coverage;
-use super::uncached::Uncached;
 
 /// The two files, locked against other fetches.
 pub(super) struct Part {
@@ -120,8 +120,8 @@ impl Part {
     }
 
     /// The same past the page cache, where the system has such a way.
-    pub(super) fn uncached(&self) -> Option<Uncached> {
-        Uncached::open(&self.data_path, &self.data)
+    pub(super) fn uncached(&self) -> UncachedFile {
+        UncachedFile::open(&self.data_path, &self.data)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

@@ -1,70 +1,47 @@
-//! Writing past the system's page cache: whole blocks go from here to the disk, nothing stays in memory behind them,
-//! and nobody else's files are pushed out of it. For large files that costs the kernel a fraction of the work.
+//! Gathers what lies side by side into memory that goes past the page cache.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
 
 use bytes::Bytes;
-use rustix::fs::OFlags;
+use uncached_file::{AlignedBuffer, UncachedFile};
 
-/// A second way into a file. Blocks are gathered in memory that is aligned as disks want it.
+/// A second way into a part file, past the page cache where there is one.
 pub(super) struct Uncached {
-    file: File,
-    buffer: Vec<u8>,
-    /// Where in the buffer its aligned part begins.
-    start: usize,
+    file: UncachedFile,
+    buffer: AlignedBuffer,
 }
 
 impl Uncached {
-    /// None where the system or the file system has no such way, or where another file is at the path by now.
-    pub(super) fn open(path: &Path, same_as: &File) -> Option<Self> {
-        let file = OpenOptions::new().write(true).custom_flags(flags()?).open(path).ok()?;
-        let (here, there) = (file.metadata().ok()?, same_as.metadata().ok()?);
-        if (here.dev(), here.ino()) != (there.dev(), there.ino()) {
-            return None;
-        }
-        let buffer = vec![0; BUFFER_BYTES + BLOCK];
-        let start = buffer.as_ptr().align_offset(BLOCK);
-        (start <= BLOCK).then_some(Self { file, buffer, start })
+    pub(super) fn new(file: UncachedFile) -> Self {
+        Self { file, buffer: AlignedBuffer::with_capacity(BUFFER_BYTES) }
     }
 
     /// Writes what lies side by side from `offset` on, as far as it is whole blocks: returns how many bytes that are,
-    /// none if it begins within a block. An error of kind [`InvalidInput`](io::ErrorKind::InvalidInput) or
-    /// [`Unsupported`](io::ErrorKind::Unsupported) says that this way is closed after all.
+    /// none if it begins within a block or the way is closed.
     pub(super) fn write(&mut self, offset: u64, run: &[&Bytes]) -> io::Result<u64> {
-        let len: usize = run.iter().map(|bytes| bytes.len()).sum();
-        let whole = if offset.is_multiple_of(BLOCK as u64) { len - len % BLOCK } else { 0 };
-        let buffer = &mut self.buffer[self.start..self.start + BUFFER_BYTES];
-        let (mut written, mut filled) = (0, 0);
-        for mut rest in run.iter().map(|bytes| &bytes[..]) {
-            while !rest.is_empty() && written + filled < whole {
-                let taken = rest.len().min(buffer.len() - filled).min(whole - written - filled);
-                buffer[filled..filled + taken].copy_from_slice(&rest[..taken]);
-                (rest, filled) = (&rest[taken..], filled + taken);
-                if filled == buffer.len() || written + filled == whole {
-                    self.file.write_all_at(&buffer[..filled], offset + written as u64)?;
-                    (written, filled) = (written + filled, 0);
+        let mut written = 0;
+        if !self.file.is_open() {
+            return Ok(written);
+        }
+        let mut pieces = run.iter().map(|bytes| &bytes[..]).peekable();
+        self.buffer.clear();
+        while let Some(piece) = pieces.peek_mut() {
+            *piece = &piece[self.buffer.fill(piece)..];
+            if piece.is_empty() {
+                pieces.next();
+            }
+            if self.buffer.room() == 0 || pieces.peek().is_none() {
+                let went = self.file.write(&self.buffer, offset + written)?;
+                written += went as u64;
+                if went < self.buffer.len() {
+                    break;
                 }
+                self.buffer.clear();
             }
         }
-        Ok(whole as u64)
+        Ok(written)
     }
 }
 
-#[cfg(target_os = "linux")]
-fn flags() -> Option<i32> {
-    i32::try_from(OFlags::DIRECT.bits()).ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn flags() -> Option<i32> {
-    None
-}
-
-/// What offsets, lengths and addresses are multiples of: no disk in use has larger blocks than 4 KiB; a file system that
-/// does refuses, and is written the usual way.
-const BLOCK: usize = 4 << 10;
 /// Bytes of one write at most: 1 MiB.
 const BUFFER_BYTES: usize = 1 << 20;

@@ -13,20 +13,14 @@ pub(super) struct Writer<'a> {
     part: &'a Part,
     /// Bytes that may still stay in the page cache.
     cached_left: u64,
-    uncached: Way,
-}
-
-/// The way past the page cache.
-enum Way {
-    Untried,
-    Open(Uncached),
-    Closed,
+    /// The way past it, once it is needed.
+    uncached: Option<Uncached>,
 }
 
 impl<'a> Writer<'a> {
     /// At most about `cached_bytes` of what is written may stay in the page cache.
     pub(super) fn new(part: &'a Part, cached_bytes: u64) -> Self {
-        Self { part, cached_left: cached_bytes, uncached: Way::Untried }
+        Self { part, cached_left: cached_bytes, uncached: None }
     }
 
     /// Writes leaves, those that lie side by side at once.
@@ -44,7 +38,11 @@ impl<'a> Writer<'a> {
 
     fn write_run(&mut self, offset: u64, run: &[&Bytes]) -> io::Result<()> {
         let len = run.iter().map(|bytes| bytes.len() as u64).sum();
-        let written = if self.cached_left < len { self.write_uncached(offset, run)? } else { 0 };
+        let written = if self.cached_left < len {
+            self.uncached.get_or_insert_with(|| Uncached::new(self.part.uncached())).write(offset, run)?
+        } else {
+            0
+        };
         self.cached_left = self.cached_left.saturating_sub(len - written);
         let mut slices: Vec<IoSlice<'_>> = run.iter().map(|bytes| IoSlice::new(bytes)).collect();
         let mut rest = slices.as_mut_slice();
@@ -52,22 +50,6 @@ impl<'a> Writer<'a> {
         let mut data = self.part.data();
         data.seek(SeekFrom::Start(offset + written))?;
         write_all_slices(data, rest)
-    }
-
-    /// Writes what can go past the page cache, and returns how much that is.
-    fn write_uncached(&mut self, offset: u64, run: &[&Bytes]) -> io::Result<u64> {
-        if let Way::Untried = self.uncached {
-            self.uncached = self.part.uncached().map_or(Way::Closed, Way::Open);
-        }
-        let Way::Open(uncached) = &mut self.uncached else { return Ok(0) };
-        match uncached.write(offset, run) {
-            // The file system lets such a file be opened and not written.
-            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
-                self.uncached = Way::Closed;
-                Ok(0)
-            }
-            outcome => outcome,
-        }
     }
 }
 

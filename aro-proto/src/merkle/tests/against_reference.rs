@@ -31,6 +31,40 @@ fn an_outboard_does_not_depend_on_how_the_bytes_are_cut() {
 }
 
 #[test]
+fn groups_that_are_hashed_elsewhere_make_the_same_outboard_and_only_in_order_cases() {
+    for size in NASTY_SIZES.into_iter().filter(|size| *size > 0) {
+        let (content, len) = (content(size), size as u64);
+        let whole = PreOrderOutboard::build(&content);
+        for groups in [1, 2, 7] {
+            let mut builder = OutboardBuilder::new(len);
+            let mut bytes = vec![0; whole.bytes().len()];
+            let mut sink = |offset: u64, run: &[u8]| bytes[offset as usize..][..run.len()].copy_from_slice(run);
+            for (number, stretch) in content.chunks(groups * 16_384).enumerate() {
+                let offset = (number * groups * 16_384) as u64;
+                let hashed = GroupHashes::new(len, offset, stretch).unwrap();
+                // Every third one in the usual way.
+                if number % 3 == 2 {
+                    builder.update(stretch, &mut sink);
+                } else {
+                    builder.update_hashed(&hashed, &mut sink).unwrap();
+                }
+                let end = offset + stretch.len() as u64;
+                let refused = builder.update_hashed(&hashed, &mut sink);
+                assert_eq!(refused, Err(NotNext { expected: end, got: offset }));
+            }
+            assert_eq!(builder.finish(), Ok(whole.root()), "{size} {groups}");
+            assert_eq!(bytes, whole.bytes(), "{size} {groups}");
+        }
+    }
+    let longer = GroupHashes::new(40_001, 0, &[0; 16_384]).unwrap();
+    assert!(OutboardBuilder::new(40_000).update_hashed(&longer, |_, _| {}).is_err());
+    for (offset, len) in [(0, 0), (1, 16_384), (0, 16_383), (32_768, 16_384), (u64::MAX - 16_383, 16_384)] {
+        assert!(GroupHashes::new(40_000, offset, &vec![0; len]).is_none(), "{offset} {len}");
+    }
+    assert!(GroupHashes::new(40_000, 32_768, &[0; 40_000 - 32_768]).is_some());
+}
+
+#[test]
 fn a_large_outboard_comes_in_long_stretches_that_fill_it_once() {
     // Two full stretches and a bit: 32 MiB and three groups.
     let content = content((32 << 20) + 40_000);

@@ -7,7 +7,8 @@ use tokio::sync::SemaphorePermit;
 
 use super::super::describe::unpayable;
 use super::super::fetch::{look_again, with_price};
-use super::{Bill, Ending, Upload, refused};
+use super::answers::Bill;
+use super::{Ending, Upload, refused};
 use crate::channels::PaidChannel;
 use crate::content::{Place, ShelfError};
 
@@ -89,7 +90,7 @@ impl<'a> Upload<'a> {
             begun => begun,
         };
         let stream = stream.map_err(Ending::Refused)?;
-        self.bill = Some(Bill { channel, stream, taken: None });
+        self.answers.bill = Some(Bill { channel, stream, taken: None });
         Ok(price)
     }
 

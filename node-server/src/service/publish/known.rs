@@ -1,18 +1,19 @@
 //! An upload of a content whose id and size are known: only what is missing travels, and every group is proven.
 
-use std::iter::Peekable;
+use std::io;
+use std::time::Duration;
 
-use aro_proto::channel::BATCH_BYTES;
-use aro_proto::merkle::{ByteRanges, Encoder, PAIR_LEN, Step};
+use aro_proto::merkle::ByteRanges;
 use aro_proto::message::PublishHead;
 use aro_proto::{ByteCount, ContentId, RefusalCode};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::super::describe::size as stored_size;
 use super::super::group_size;
-use super::{Durable, Ending, Upload, blocking, disk, refused, stalled, store, sweep};
-use crate::content::{Intake, IntakeError, Partial, Place};
+use super::{Answers, Durable, Ending, Incoming, Upload, blocking, disk, refused, stalled, store, sweep};
+use crate::content::{Intake, Partial, Place, ProvenBatch};
 use crate::transport::send_frame_within;
 
 impl Upload<'_> {
@@ -28,7 +29,8 @@ impl Upload<'_> {
         let channel = self.payer(size).await?;
         let mut admitted = self.enter(Some(content), size)?;
         let (path, held) = (admitted.place.path().to_owned(), admitted.place.held_before());
-        let opened = blocking(move || Partial::open(&path, content, size, held)).await?;
+        let cached_bytes = node.config.publish.page_cache_bytes;
+        let opened = blocking(move || Partial::open(&path, content, size, held, cached_bytes)).await?;
         let partial = match opened {
             Ok(partial) => partial,
             Err(error) => return Err(self.break_off(admitted.place, store(error)).await),
@@ -44,10 +46,9 @@ impl Upload<'_> {
             let bytes = answered.content_bytes();
             let price = self.reserve(bytes, channel).await?;
             let head = PublishHead { missing, content_bytes: ByteCount::new(bytes), price };
-            let said = send_frame_within(self.send, &head, self.session.stall_timeout()).await;
+            let said = send_frame_within(self.answers.send, &head, self.session.stall_timeout()).await;
             said.map_err(|_| Ending::Gone)?;
-            let batches = Batches { steps: Encoder::new(answered.clone()).peekable() };
-            self.receive(Intake::new(partial, answered), batches, &mut admitted.place).await
+            self.receive(Intake::new(content, answered), partial, &mut admitted.place).await
         };
         let partial = match taken.await {
             Ok(partial) => partial,
@@ -62,67 +63,42 @@ impl Upload<'_> {
     }
 
     /// Takes the encoding. If it breaks off, what is being written still counts.
-    async fn receive(&mut self, intake: Intake, batches: Batches, place: &mut Place) -> Result<Partial, Ending> {
-        let (start, mut writing) = (place.held(), None);
-        let outcome = self.pump(intake, batches, place, &mut writing).await;
-        if let Some(written) = writing
-            && let Ok((_, _, Ok(bytes))) = written.await
+    async fn receive(&mut self, intake: Intake, partial: Partial, place: &mut Place) -> Result<Partial, Ending> {
+        let patience = self.session.stall_timeout();
+        let (full, to_write) = mpsc::channel(BUFFERS);
+        let (empty, written) = mpsc::channel(BUFFERS);
+        for _ in 0..BUFFERS {
+            let _ = empty.try_send(ProvenBatch::default());
+        }
+        let mut writing = None;
+        let outcome = {
+            let taking = take(to_write, empty, partial, &mut self.answers, place, &mut writing);
+            tokio::pin!(taking);
+            let ending = tokio::select! {
+                biased;
+                taken = &mut taking => Ok(taken),
+                ending = read(intake, &mut self.incoming, patience, full, written) => Err(ending),
+            };
+            match ending {
+                Ok(taken) => taken,
+                // What was proven before stays.
+                Err(Ending::Refused(why)) => tokio::select! {
+                    biased;
+                    taken = taking => taken.and(Err(Ending::Refused(why))),
+                    () = self.incoming.gone() => Err(Ending::Gone),
+                },
+                Err(Ending::Gone) => Err(Ending::Gone),
+            }
+        };
+        if let Some(unheard) = writing
+            && let Ok((partial, batch, Ok(()))) = unheard.await
         {
+            self.answers.count(batch.len());
+            place.holds(partial.held());
             // The agent may be gone; then this is for our own count.
-            let _ = self.acknowledge(bytes).await;
-            place.holds(start + self.taken);
+            let _ = self.answers.acknowledge().await;
         }
         outcome
-    }
-
-    /// Reads, bills, proves, writes and acknowledges batch by batch; one is written while the next is read.
-    async fn pump(
-        &mut self,
-        intake: Intake,
-        mut batches: Batches,
-        place: &mut Place,
-        writing: &mut Option<Writing>,
-    ) -> Result<Partial, Ending> {
-        let (start, data, patience) = (place.held(), intake.data(), self.session.stall_timeout());
-        let mut buffers = vec![Vec::new(), Vec::new()];
-        let mut idle = Some(intake);
-        let (mut syncing, mut unsynced): (Option<JoinHandle<_>>, u64) = (None, 0);
-        loop {
-            let next = match batches.next() {
-                Some((wire, content)) => {
-                    let mut buffer = buffers.pop().unwrap_or_default();
-                    buffer.clear();
-                    // A batch, not a byte, is what must come in time: who drips must not keep a place.
-                    let read = timeout(patience, self.read_to(&mut buffer, wire)).await;
-                    if !read.map_err(|_| stalled(patience))?? {
-                        return Err(refused(RefusalCode::BadRequest, "the upload ends before its content"));
-                    }
-                    Some((buffer, content))
-                }
-                None => None,
-            };
-            if let Some(written) = writing.take() {
-                let (intake, buffer, taken) = written.await.map_err(|_| cut_off())?;
-                self.acknowledge(taken.map_err(failed)?).await?;
-                place.holds(start + self.taken);
-                buffers.push(buffer);
-                idle = Some(intake);
-            }
-            let Some(mut intake) = idle.take() else { return Err(cut_off()) };
-            let Some((buffer, content)) = next else { return Ok(intake.into_partial()) };
-            self.bill(content).await?;
-            *writing = Some(tokio::task::spawn_blocking(move || {
-                let taken = intake.take(&buffer);
-                (intake, buffer, taken)
-            }));
-            // Most of the bytes are on their way to the disk before the end, which then waits for little.
-            unsynced += content;
-            if unsynced >= SYNC_EVERY && syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-                unsynced = 0;
-                let data = data.clone();
-                syncing = Some(tokio::task::spawn_blocking(move || data.sync_data()));
-            }
-        }
     }
 
     /// Leaves what is proven for a resumption, unless it is nothing or the disk is full.
@@ -139,43 +115,87 @@ impl Upload<'_> {
     }
 }
 
-type Writing = JoinHandle<(Intake, Vec<u8>, Result<u64, IntakeError>)>;
-
-/// Cuts an encoding into batches: bytes on the wire, and content bytes among them.
-struct Batches {
-    steps: Peekable<Encoder>,
-}
-
-impl Iterator for Batches {
-    type Item = (usize, u64);
-
-    // r[impl channel.batch]
-    fn next(&mut self) -> Option<(usize, u64)> {
-        self.steps.peek()?;
-        let (mut wire, mut content) = (0, 0);
-        let has_room = |content: u64, step: &Step| match step {
-            Step::Parent(_) => content < BATCH_BYTES,
-            Step::Leaf { len, .. } => content + u64::from(*len) <= BATCH_BYTES,
+/// Reads and proves batch by batch, while there are empty ones. Ends with an upload that breaks off; where it does not, it
+/// only watches whether the agent is still there.
+async fn read(
+    mut intake: Intake,
+    incoming: &mut Incoming<'_>,
+    patience: Duration,
+    full: mpsc::Sender<ProvenBatch>,
+    mut empty: mpsc::Receiver<ProvenBatch>,
+) -> Ending {
+    while !intake.is_complete() {
+        let mut batch = tokio::select! {
+            Some(batch) = empty.recv() => batch,
+            () = incoming.gone() => return Ending::Gone,
         };
-        while let Some(step) = self.steps.next_if(|step| has_room(content, step)) {
-            match step {
-                Step::Parent(_) => wire += PAIR_LEN,
-                Step::Leaf { len, .. } => {
-                    wire += len as usize;
-                    content += u64::from(len);
-                }
-            }
+        // A batch, not a byte, is what must come in time: who drips must not keep a place.
+        match timeout(patience, fill(&mut intake, incoming, &mut batch)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(ending)) => return ending,
+            Err(_) => return stalled(patience),
         }
-        Some((wire, content))
+        // There is room for all batches.
+        let _ = full.send(batch).await;
+    }
+    drop(full);
+    incoming.gone().await;
+    Ending::Gone
+}
+
+async fn fill(intake: &mut Intake, incoming: &mut Incoming<'_>, batch: &mut ProvenBatch) -> Result<(), Ending> {
+    intake.begin(batch);
+    loop {
+        let taken = intake.take(incoming.bytes(), batch);
+        incoming.taken(taken.map_err(|error| refused(RefusalCode::WrongContent, error.to_string()))?);
+        if batch.is_whole() {
+            return Ok(());
+        }
+        if !incoming.more().await? {
+            return Err(refused(RefusalCode::BadRequest, "the upload ends before its content"));
+        }
     }
 }
 
-fn failed(error: IntakeError) -> Ending {
-    match error {
-        IntakeError::Wrong(error) => refused(RefusalCode::WrongContent, error.to_string()),
-        IntakeError::Disk(error) => disk(&error),
+/// Bills, writes and acknowledges batch by batch, until no more come.
+async fn take(
+    mut full: mpsc::Receiver<ProvenBatch>,
+    empty: mpsc::Sender<ProvenBatch>,
+    mut partial: Partial,
+    answers: &mut Answers<'_>,
+    place: &mut Place,
+    writing: &mut Option<Writing>,
+) -> Result<Partial, Ending> {
+    let data = partial.data();
+    let (mut syncing, mut unsynced): (Option<JoinHandle<_>>, u64) = (None, 0);
+    while let Some(batch) = full.recv().await {
+        answers.bill(batch.len()).await?;
+        let running = writing.insert(tokio::task::spawn_blocking(move || {
+            let written = partial.write(&batch);
+            (partial, batch, written)
+        }));
+        let ended = running.await;
+        *writing = None;
+        let (back, batch, written) = ended.map_err(|_| cut_off())?;
+        written.map_err(|error| disk(&error))?;
+        answers.count(batch.len());
+        place.holds(back.held());
+        partial = back;
+        // Most of the bytes are on their way to the disk before the end, which then waits for little.
+        unsynced += batch.len();
+        if unsynced >= SYNC_EVERY && syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            unsynced = 0;
+            let data = data.clone();
+            syncing = Some(tokio::task::spawn_blocking(move || data.sync_data()));
+        }
+        // There is room for all batches; nobody fills them any more after the last.
+        let _ = empty.send(batch).await;
+        answers.acknowledge().await?;
     }
+    Ok(partial)
 }
+
+type Writing = JoinHandle<(Partial, ProvenBatch, io::Result<()>)>;
 
 fn cut_off() -> Ending {
     refused(RefusalCode::Internal, "the upload was cut off inside the node")
@@ -185,5 +205,7 @@ fn wrong_size(stored: u64, announced: u64) -> Ending {
     refused(RefusalCode::WrongContent, format!("{announced} bytes are announced, the content has {stored}"))
 }
 
+/// Batches of an upload: one that is being read, one that is being written, and one that waits in between.
+const BUFFERS: usize = 3;
 /// Bytes after which the disk is asked to write, beside the upload.
 const SYNC_EVERY: u64 = 32 << 20;

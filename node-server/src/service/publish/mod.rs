@@ -1,31 +1,31 @@
 //! Taking contents from publishers: authorised, verified on arrival, billed as it is taken, durable before it is said.
 //!
-//! A batch of at most 256 KiB is read whole, billed, proven and written, and then acknowledged: the agent owes for what
-//! is acknowledged. While one batch is written the next is read. A node that waits for payment reads no further, and
-//! QUIC's flow control holds the agent.
+//! A batch of at most 256 KiB is read whole and proven, billed, written, and then acknowledged: the agent owes for what
+//! is acknowledged. While one batch is written the next ones are read, as many as there are buffers. A node that waits for
+//! payment reads no further, and QUIC's flow control holds the agent.
 
 mod admit;
+mod answers;
+mod incoming;
 mod known;
 mod stream;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aro_proto::channel::StreamKey;
 use aro_proto::error::close;
 use aro_proto::identity::Verified;
-use aro_proto::message::{Publish, PublishReceipt, Published, Taken};
+use aro_proto::message::{Publish, PublishReceipt, Published};
 use aro_proto::{ByteCount, ContentId, Refusal, RefusalCode};
-use quinn::{ReadError, RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
-use super::credit::{NoCredit, bill};
 use super::{Outcome, say_last};
-use crate::channels::PaidChannel;
 use crate::content::StoreError;
-use crate::shared::{Counters, Shared, unix_now};
-use crate::transport::{SendFrameError, Session, send_frame_within};
+use crate::shared::{Shared, unix_now};
+use crate::transport::Session;
+use answers::Answers;
+use incoming::Incoming;
 
 pub(super) async fn answer(
     session: &Arc<Session>,
@@ -34,12 +34,13 @@ pub(super) async fn answer(
     receive: &mut RecvStream,
     ended: oneshot::Receiver<ByteCount>,
 ) -> Outcome {
-    let mut upload = Upload { session, request, send, receive, bill: None, taken: 0 };
+    let (incoming, answers) = (Incoming::new(&session.connection, receive), Answers::new(session, send));
+    let mut upload = Upload { session, request, incoming, answers };
     let ending = match request.message().content {
         Some(content) => upload.take_known(content).await,
         None => upload.take_stream().await,
     };
-    upload.settle(&ending, ended).await;
+    upload.answers.settle(&ending, ended).await;
     match ending {
         Ok(content) => {
             let receipt = upload.receipt(content).sign(&session.node.key);
@@ -91,101 +92,13 @@ enum Ending {
 struct Upload<'a> {
     session: &'a Arc<Session>,
     request: &'a Verified<Publish>,
-    send: &'a mut SendStream,
-    receive: &'a mut RecvStream,
-    bill: Option<Bill>,
-    /// Content bytes that are written and acknowledged.
-    taken: u64,
-}
-
-/// An upload's place in its channel; released when dropped.
-struct Bill {
-    channel: Arc<PaidChannel>,
-    stream: StreamKey,
-    /// What of it was taken, if not all that was billed.
-    taken: Option<ByteCount>,
-}
-
-impl Drop for Bill {
-    fn drop(&mut self) {
-        self.channel.end(self.stream, self.taken);
-    }
+    incoming: Incoming<'a>,
+    answers: Answers<'a>,
 }
 
 impl Upload<'_> {
-    /// Bills a batch, and waits for the credit if need be.
-    // r[impl publish.billed.taken]
-    async fn bill(&mut self, bytes: u64) -> Result<(), Ending> {
-        let Some(Bill { channel, stream, .. }) = &self.bill else { return Ok(()) };
-        let billing = bill(&self.session.node, channel, *stream, ByteCount::new(bytes));
-        tokio::pin!(billing);
-        let mut may_be_reset = true;
-        let billed = loop {
-            tokio::select! {
-                billed = &mut billing => break billed,
-                reset = self.receive.received_reset(), if may_be_reset => match reset {
-                    // All of it has come.
-                    Ok(None) => may_be_reset = false,
-                    Ok(Some(_)) | Err(_) => return Err(Ending::Gone),
-                },
-                _ = self.session.connection.closed() => return Err(Ending::Gone),
-            }
-        };
-        billed.map_err(|why| self.unpaid(why))
-    }
-
-    /// Says how far the upload has come.
-    async fn acknowledge(&mut self, bytes: u64) -> Result<(), Ending> {
-        self.taken += bytes;
-        Counters::add(&self.session.node.counters.taken_bytes, bytes);
-        let taken = Taken { bytes: self.taken };
-        match send_frame_within(self.send, &taken, self.session.stall_timeout()).await {
-            Ok(()) => Ok(()),
-            Err(SendFrameError::Stalled) => Err(refused(RefusalCode::OverCapacity, "the agent does not read")),
-            Err(SendFrameError::Write(_)) => Err(Ending::Gone),
-        }
-    }
-
-    /// Reads on until the buffer has `len` bytes or the stream has ended. False if it has ended before.
-    async fn read_to(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<bool, Ending> {
-        while buffer.len() < len {
-            if !self.read_some(buffer, len).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Reads what is there, to at most `len` bytes in the buffer. False at the end of the stream.
-    async fn read_some(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<bool, Ending> {
-        match self.receive.read_chunk(len.saturating_sub(buffer.len()), true).await {
-            Ok(Some(chunk)) => {
-                buffer.extend_from_slice(&chunk.bytes);
-                Ok(true)
-            }
-            Ok(None) => Ok(false),
-            Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => Err(Ending::Gone),
-            Err(error) => Err(refused(RefusalCode::Internal, error.to_string())),
-        }
-    }
-
-    /// Brings the two counts together: what was not taken is not owed.
-    // r[impl publish.billed.taken]
-    async fn settle(&mut self, ending: &Result<Durable, Ending>, ended: oneshot::Receiver<ByteCount>) {
-        let Some(mut bill) = self.bill.take() else { return };
-        bill.taken = match ending {
-            Ok(_) => None,
-            Err(Ending::Refused(_)) => Some(ByteCount::new(self.taken)),
-            // Without a word from the agent all stays billed: it is here, and need not be sent again.
-            Err(Ending::Gone) => tokio::select! {
-                said = timeout(self.session.exchange_timeout(), ended) => said.ok().and_then(Result::ok),
-                _ = self.session.connection.closed() => None,
-            },
-        };
-    }
-
     fn receipt(&self, durable: Durable) -> PublishReceipt {
-        let taken = ByteCount::new(self.taken);
+        let taken = ByteCount::new(self.answers.taken());
         PublishReceipt {
             content: durable.content,
             size: ByteCount::new(durable.size),
@@ -193,17 +106,6 @@ impl Upload<'_> {
             taken,
             price: self.session.node.config.publish.tariff.price(taken).unwrap_or_default(),
             at: unix_now(),
-        }
-    }
-
-    fn unpaid(&self, why: NoCredit) -> Ending {
-        match why {
-            NoCredit::Blind => refused(RefusalCode::OverCapacity, "this node has not seen the chain for too long"),
-            NoCredit::Unpaid => {
-                let owed = self.session.node.config.publish.tariff.price(ByteCount::new(self.taken));
-                let refusal = Refusal::new(RefusalCode::Unpaid, "payment for what was taken did not come in time");
-                Ending::Refused(refusal.with_amount(owed.unwrap_or_default()))
-            }
         }
     }
 }

@@ -33,7 +33,7 @@ impl Upload<'_> {
         let path = admitted.place.path().to_owned();
         let mut spool = blocking(move || Spool::create(&path)).await?.map_err(store)?;
         let head = PublishHead { missing: ByteRanges::all(), content_bytes: ByteCount::new(bound), price };
-        let said = send_frame_within(self.send, &head, self.session.stall_timeout()).await;
+        let said = send_frame_within(self.answers.send, &head, self.session.stall_timeout()).await;
         said.map_err(|_| Ending::Gone)?;
 
         let (mut buffer, patience) = (Vec::new(), self.session.stall_timeout());
@@ -41,22 +41,28 @@ impl Upload<'_> {
             // A pipe may be slow, but not silent.
             let mut goes_on = true;
             while goes_on && buffer.len() < BATCH + TRAILER_LEN {
-                let reading = self.read_some(&mut buffer, BATCH + TRAILER_LEN);
-                goes_on = timeout(patience, reading).await.map_err(|_| stalled(patience))??;
+                goes_on = timeout(patience, self.incoming.more()).await.map_err(|_| stalled(patience))??;
+                let bytes = self.incoming.bytes();
+                let len = bytes.len().min(BATCH + TRAILER_LEN - buffer.len());
+                buffer.extend_from_slice(&bytes[..len]);
+                self.incoming.taken(len);
             }
             let Some((content, last)) = buffer.split_last_chunk::<TRAILER_LEN>() else {
                 return Err(refused(RefusalCode::BadRequest, "the upload ends before its trailer"));
             };
             let (content, last) = (content.to_vec(), *last);
             let bytes = content.len() as u64;
-            if self.taken + bytes > bound {
+            if self.answers.taken() + bytes > bound {
                 let reason = format!("more than the {bound} bytes that the node takes under this request");
                 let by_quota = bound == admitted.place.room() && bound < asked;
                 let code = if by_quota { RefusalCode::QuotaExceeded } else { RefusalCode::ContentTooLarge };
                 return Err(refused(code, reason));
             }
             if bytes > 0 {
-                self.bill(bytes).await?;
+                tokio::select! {
+                    billed = self.answers.bill(bytes) => billed?,
+                    () = self.incoming.gone() => return Err(Ending::Gone),
+                }
                 let (back, written) = blocking(move || {
                     let written = spool.take(&content);
                     (spool, written)
@@ -64,7 +70,8 @@ impl Upload<'_> {
                 .await?;
                 spool = back;
                 written.map_err(|error| disk(&error))?;
-                self.acknowledge(bytes).await?;
+                self.answers.count(bytes);
+                self.answers.acknowledge().await?;
             }
             if !goes_on {
                 break Trailer::from_bytes(&last);
