@@ -56,8 +56,7 @@ pub struct NodeConfig {
     pub stale_after_s: u64,
     /// Content bytes that are delivered for pay, to all agents together, while the chain cannot be seen. Default 16 MiB.
     pub max_blind_bytes: u64,
-    /// Bytes' worth that all channels of one owner may owe together, with what is lent to them. Default 128 MiB, the
-    /// largest window of one channel: opening many channels then gains nothing. Less: one channel still has its own
+    /// Bytes' worth that all channels of one owner may owe together. Default 128 MiB, the largest window of one channel: opening many channels then gains nothing. Less: one channel still has its own
     /// window, and several of one owner wait for each other's payments.
     pub max_owed_bytes_per_owner: u64,
     /// Milliseconds between sends of the same bytes when the node settles itself. Default 1,000; less where a short

@@ -1,7 +1,8 @@
 //! The payee: a node's side of one channel, shared by every connection and stream that the channel pays for.
 //!
-//! What can never be: more unpaid than the credit window, what was lent for lost connections included (beside a stream with
-//! a price of its own: than the window at that price, or what is lent and a quantum); more billed than the deposit; credit for a voucher that is not durable; a watermark that falls.
+//! What can never be: more unpaid than the credit window, what was lent for lost connections included (beside a stream
+//! with a price of its own: than the window at that price, or what is lent and a quantum); more billed than the deposit;
+//! credit for a voucher that is not durable; a watermark that falls.
 
 use std::sync::Arc;
 
@@ -359,11 +360,6 @@ impl Payee {
     /// stream that was billed last.
     pub fn owed(&self) -> Charge {
         self.billed.saturating_sub(Charge::from_amount(self.paid()))
-    }
-
-    /// What the node loses if the agent goes away now: owed, or lent.
-    pub fn at_risk(&self) -> Charge {
-        add(self.owed(), self.lent)
     }
 
     /// What may stand unpaid, in base units, with what is lent.

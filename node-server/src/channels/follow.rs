@@ -1,5 +1,6 @@
 //! Following the chain: channels are known before their agents call, so that no chain call lies on the request path.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,21 +28,23 @@ pub(crate) async fn poll(node: &Shared) -> Result<(), ReadError> {
     }
     let NodesChannels { mut believed, mut otherwise } =
         views::channels_of_node(&*node.chain, &node.program, &node.account).await?;
+    let graces_s = believed.values().map(|account| account.grace_s);
+    let shortest_grace_s = graces_s.fold(node.registered.borrow().min_grace_s, u32::min);
     for (address, shown) in &otherwise {
-        // Not believed. Its voucher needs no more than that one shows it; nothing more is lent on it.
-        if let (false, Some(first)) = (believed.contains_key(address), shown.first())
-            && is_ours(node, channel_id(address))
-        {
-            believed.insert(*address, Channel { deposit: 0, settled: 0, ..first.clone() });
+        if !believed.contains_key(address) && is_ours(node, channel_id(address)) {
+            // Not believed. Its voucher needs no more than that one shows it; nothing is lent on it.
+            let mut shown: Vec<_> = shown.iter().map(|one| Channel { deposit: 0, settled: 0, ..one.clone() }).collect();
+            shown.sort_by_key(|one| Reverse(one.grace_s));
+            // A false signer's is not the voucher's channel.
+            let ours = shown.into_iter().find(|one| node.channels.see(channel_id(address), one).is_ok());
+            believed.extend(ours.map(|one| (*address, one)));
         }
     }
     let mut seen = HashSet::with_capacity(believed.len());
     let mut is_urgent = false;
-    let mut shortest_grace_s = node.registered.borrow().min_grace_s;
     for (address, account) in &believed {
         let id = channel_id(address);
         seen.insert(id);
-        shortest_grace_s = shortest_grace_s.min(account.grace_s);
         match node.channels.see(id, account) {
             Ok(channel) => {
                 let others = otherwise.remove(address).unwrap_or_default();
@@ -133,7 +136,12 @@ async fn check_gone(node: &Shared, missing: &[Arc<PaidChannel>]) -> Result<(), R
             continue;
         }
         let address = Address::from(channel.id().to_bytes());
-        if let Some(account) = views::channel(&*node.chain, &node.program, &address).await? {
+        let shown = match views::channel(&*node.chain, &node.program, &address).await {
+            // One server still shows what another denies.
+            Err(ChainError::Disagreement(_)) => continue,
+            shown => shown?,
+        };
+        if let Some(account) = shown {
             if let Err(error) = node.channels.see(channel.id(), &account) {
                 tracing::error!(channel = %channel.id(), %error, "a channel on chain cannot be served");
             }

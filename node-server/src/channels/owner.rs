@@ -1,12 +1,11 @@
-//! What all channels of one owner owe together, with what is lent to them: many channels must not make one free ride into
-//! many.
+//! What all channels of one owner owe together: many channels must not make one free ride into many.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aro_proto::Charge;
 use tokio::sync::watch;
 
-/// The sum of what the channels of one agent account owe and were lent, held under a limit.
+/// The sum of what the channels of one agent account owe, held under a limit.
 ///
 /// A single channel is held by its own credit window; the limit counts only once another one owes too.
 #[derive(Debug)]

@@ -161,13 +161,19 @@ async fn admit(session: &Arc<Session>, request: &Verified<Fetch>) -> Result<(Vec
     }
     let stream = match channel.begin(content_bytes).map_err(|error| error.refusal()) {
         // The agent may have topped up since the last look at the chain.
-        Err(refusal) if refusal.code() == RefusalCode::DepositExhausted && session.may_read_chain() => {
+        Err(refusal) if refusal.code() == RefusalCode::DepositExhausted && may_look_again(session, &channel) => {
             look_again(session, &channel).await;
             channel.begin(content_bytes).map_err(|error| error.refusal())?
         }
         begun => begun?,
     };
     Ok((items, Some(Account { session: Arc::clone(session), channel, stream, end: End::Whole })))
+}
+
+/// Whether the channel may be read anew for a request. Not while it is read for a deposit that the agent has announced: each
+/// try would take from the reads that are left for that.
+pub(super) fn may_look_again(session: &Session, channel: &PaidChannel) -> bool {
+    !channel.awaits_deposit() && session.may_read_chain()
 }
 
 /// Reads the channel anew; if the chain does not answer, what is known stays.

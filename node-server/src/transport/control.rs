@@ -208,7 +208,8 @@ impl Control {
         let node = &self.session.node;
         let mut reads = 0;
         loop {
-            if let Some(channel) = node.channels.get(id) {
+            // One that no two servers show has nothing that could be lent on.
+            if let Some(channel) = node.channels.get(id).filter(|channel| !channel.terms().deposit.is_zero()) {
                 return Ok(channel);
             }
             if !self.session.may_read_chain() {

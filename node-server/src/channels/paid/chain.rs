@@ -125,6 +125,11 @@ impl PaidChannel {
         is_first.then(|| AwaitedDeposit(Arc::clone(self)))
     }
 
+    /// True while the chain is read for a deposit that an agent has announced.
+    pub(crate) fn awaits_deposit(&self) -> bool {
+        self.lock().awaited.is_some()
+    }
+
     /// Notes what servers show otherwise than what is believed.
     pub(crate) fn see_otherwise(&self, otherwise: Vec<ChannelTerms>) {
         self.lock().otherwise = otherwise;
@@ -139,7 +144,7 @@ impl PaidChannel {
     // r[impl settlement.servers.each]
     pub(crate) fn unsettled_by_any(&self) -> Vec<Unsettled> {
         let state = self.lock();
-        let believed = ChannelTerms { state: state.payee.terms().state, ..state.on_chain };
+        let believed = ChannelTerms { state: state.on_chain_state(), ..state.on_chain };
         let shown = std::iter::once(&believed).chain(&state.otherwise);
         shown.filter_map(|terms| self.unsettled_in(&state, terms)).collect()
     }
@@ -158,16 +163,26 @@ impl PaidChannel {
 
     /// True if the agent is closing the channel on chain: the voucher must settle before the deadline.
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.lock().payee.terms().state, ChannelState::Closing { .. })
+        matches!(self.lock().on_chain_state(), ChannelState::Closing { .. })
     }
 }
 
 impl State {
+    /// Whether the channel is open. A close that was shown once is believed for good, but for its end, where the chain does not
+    /// show that any more: it was a lie, or a fork, and the voucher can settle.
+    pub(super) fn on_chain_state(&self) -> ChannelState {
+        match self.payee.terms().state {
+            ChannelState::Closed => self.on_chain.state,
+            shown => shown,
+        }
+    }
+
     /// True unless the channel is gone, or its deadline so near that what is paid now might not settle.
     pub(super) fn is_usable(&self, now_s: i64) -> bool {
         let in_time = |terms: &ChannelTerms| match terms.state {
             ChannelState::Closing { deadline } => now_s < deadline.saturating_sub(CLOSING_MARGIN_S),
-            ChannelState::Open | ChannelState::Closed => true,
+            ChannelState::Open => true,
+            ChannelState::Closed => false,
         };
         // One server alone can so hold a channel up for as long as it lies; believing the others may lose what is lent.
         in_time(self.payee.terms()) && self.otherwise.iter().all(in_time) && self.presence == Presence::OnChain

@@ -153,13 +153,12 @@ impl PaidChannel {
         let paid = Charge::from_amount(state.payee.paid());
         let tariff = state.payee.tariff_of(stream).unwrap_or(self.tariff);
         let billed = state.payee.billed().checked_add(tariff.charge(bytes));
-        let at_risk = billed.and_then(|billed| billed.saturating_sub(paid).checked_add(state.payee.lent()));
-        if !at_risk.is_some_and(|at_risk| tab.has_room(state.counted, at_risk)) {
+        if !billed.is_some_and(|billed| tab.has_room(state.counted, billed.saturating_sub(paid))) {
             return Ok(Permit::Wait);
         }
         let permit = state.payee.may_send(stream, bytes)?;
-        let at_risk = state.payee.at_risk();
-        tab.recount(&mut state.counted, at_risk);
+        let owed = state.payee.owed();
+        tab.recount(&mut state.counted, owed);
         Ok(permit)
     }
 
@@ -312,12 +311,13 @@ impl PaidChannel {
     pub(crate) fn unhanded(&self, taker: &Taker) -> Option<Unhanded> {
         let state = self.lock();
         let voucher = *state.payee.watermark()?.signed();
-        let close = match state.payee.terms().state {
+        let on_chain_state = state.on_chain_state();
+        let close = match on_chain_state {
             ChannelState::Open => state.retired && !state.payee.is_busy(),
             ChannelState::Closing { .. } => !state.payee.is_busy(),
             ChannelState::Closed => return None,
         };
-        let on_chain = ChannelTerms { state: state.payee.terms().state, ..state.on_chain };
+        let on_chain = ChannelTerms { state: on_chain_state, ..state.on_chain };
         state.acks.unhanded(voucher, &on_chain, close, taker)
     }
 
@@ -340,10 +340,11 @@ impl PaidChannel {
         PayRefused { cumulative, refusal, watermark: self.lock().payee.watermark().map(on_wire) }
     }
 
-    /// The owner's tab follows what this channel owes and was lent; one that is pruned owes nothing.
+    /// The owner's tab follows what this channel owes; one that is pruned owes nothing. What is lent is not on it: it goes
+    /// only by paying on this channel, and would lock the owner's others up.
     fn recount(&self, state: &mut State) {
-        let at_risk = if state.presence == Presence::Forgotten { Charge::ZERO } else { state.payee.at_risk() };
-        self.tab.open().recount(&mut state.counted, at_risk);
+        let owed = if state.presence == Presence::Forgotten { Charge::ZERO } else { state.payee.owed() };
+        self.tab.open().recount(&mut state.counted, owed);
     }
 
     /// Wakes all who wait, and if the channel stands differently now, `tells` them how. The latest news is never older than

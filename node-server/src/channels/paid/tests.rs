@@ -1,7 +1,7 @@
 //! Could break: what a channel serves and hands over while the chain closes it, denies it or changes its mind.
 
 use aro_proto::SecretKey;
-use aro_proto::channel::{BATCH_BYTES, MemoryVouchers, Voucher, persist_all};
+use aro_proto::channel::{MemoryVouchers, Voucher, persist_all};
 use aro_proto::limits::{CLOSING_MARGIN_S, MAX_WINDOW_BYTES};
 
 use super::*;
@@ -96,6 +96,7 @@ fn close_that_one_server_shows_is_heeded_while_it_shows_it_and_no_longer() {
     paid.refresh(&terms);
     paid.see_otherwise(vec![ChannelTerms { state: ChannelState::Closed, ..terms }]);
     assert_eq!(paid.unsettled().unwrap().amount, Amount::new(900), "one that calls it closed hides nothing");
+    assert_eq!(send(), Err(SendError::ChannelClosed), "and nothing is lent while it does");
 }
 
 #[test]
@@ -155,35 +156,20 @@ fn chain_is_read_for_announced_deposits_by_one_task_at_a_time() {
     assert!(paid.await_deposit(Amount::new(4_000_000)).is_some());
 }
 
-// r[verify channel.owner.bound]
+// r[verify settlement.servers.each]
 #[test]
-fn what_is_lent_to_one_channel_of_an_owner_is_not_lent_again_to_the_next() {
-    let (tariff, signer) = (Tariff { per_mib: 100 }, SecretKey::from_bytes(&[7; 32]));
-    let tab = tab(tariff);
-    let mut sent = 0;
-    for number in 0..8 {
-        let channel = ChannelId::from_bytes([number; 32]);
-        let deposit = Amount::new(1_000_000);
-        let terms = ChannelTerms {
-            channel,
-            signer: signer.agent_id(),
-            deposit,
-            settled: Amount::ZERO,
-            state: ChannelState::Open,
-        };
-        let voucher = Voucher { channel, cumulative: Amount::new(100_000), expires_at: 0 }.sign(&signer);
-        let verified = vec![voucher.verify(&terms.signer).unwrap()];
-        let best = persist_all(&MemoryVouchers::default(), verified).unwrap()[0];
-        let paid = PaidChannel::new(Payee::new(terms, tariff, Some(best)), tariff, 900, Arc::clone(&tab), None);
-        for _ in 0..16 {
-            let Ok(stream) = paid.begin(ByteCount::new(512 << 20)) else { break };
-            while paid.may_send(stream, ByteCount::new(BATCH_BYTES)) == Ok(Permit::Granted) {
-                sent += BATCH_BYTES;
-            }
-            paid.lost(stream, InFlight::default());
-        }
-    }
-    // Each channel has an allowance of its own; the window they have together.
-    let allowance = (100_000 / 16 + 225) << 20;
-    assert!(sent * 100 <= 8 * allowance + (MAX_WINDOW_BYTES + BATCH_BYTES) * 100, "{} MiB for nothing", sent >> 20);
+fn a_lie_that_a_channel_has_ended_loses_no_voucher_once_the_chain_shows_it_again() {
+    let (paid, terms, _) = channel_at(ChannelState::Open);
+    let deadline = unix_now() + 10_000;
+    let (id, now) = (NodeId::from_bytes([1; 32]), Instant::now());
+    let taker = Taker { id, may_close: true, now, again_after: Duration::from_secs(3_600) };
+    paid.refresh(&ChannelTerms { state: ChannelState::Closed, ..terms });
+    assert!(paid.unsettled().is_none() && paid.unhanded(&taker).is_none());
+    paid.refresh(&terms);
+    assert_eq!(paid.unsettled().unwrap().state, ChannelState::Open);
+    paid.refresh(&ChannelTerms { state: ChannelState::Closing { deadline }, ..terms });
+    assert_eq!(paid.unsettled().unwrap().state, ChannelState::Closing { deadline });
+    assert!(paid.is_closing() && paid.unhanded(&taker).unwrap().close);
+    // What was once called ended is not served all the same.
+    assert_eq!(paid.begin(ByteCount::new(1)), Err(BeginError::ChannelClosing));
 }

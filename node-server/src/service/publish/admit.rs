@@ -6,7 +6,7 @@ use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tari
 use tokio::sync::SemaphorePermit;
 
 use super::super::describe::unpayable;
-use super::super::fetch::{look_again, with_price};
+use super::super::fetch::{look_again, may_look_again, with_price};
 use super::answers::Bill;
 use super::{Ending, Upload, refused};
 use crate::channels::PaidChannel;
@@ -83,7 +83,9 @@ impl<'a> Upload<'a> {
         let Some(channel) = channel.filter(|_| tariff.charge(bytes) != Charge::ZERO) else { return Ok(price) };
         let stream = match channel.begin_at(tariff, bytes).map_err(|error| error.refusal()) {
             // The agent may have topped up since the last look at the chain.
-            Err(refusal) if refusal.code() == RefusalCode::DepositExhausted && self.session.may_read_chain() => {
+            Err(refusal)
+                if refusal.code() == RefusalCode::DepositExhausted && may_look_again(self.session, &channel) =>
+            {
                 look_again(self.session, &channel).await;
                 channel.begin_at(tariff, bytes).map_err(|error| error.refusal())
             }
