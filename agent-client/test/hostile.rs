@@ -8,10 +8,11 @@ mod support;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use agent_client::{Agent, FetchError, Misbehaviour, Spending};
+use agent_client::{Agent, AgentConfig, FetchError, Misbehaviour, Spending};
 use aro_proto::merkle::{ByteRanges, GroupSize, Step};
-use aro_proto::message::{ChainIds, Message, NodeHello, VoucherOnWire};
-use aro_proto::{Amount, ByteCount, RefusalCode, SecretKey, Tariff, error::close};
+use aro_proto::message::{ChainIds, Message, NodeHello, PublishHead, VoucherOnWire};
+use aro_proto::wire::encode_frame;
+use aro_proto::{Amount, ByteCount, NodeAddress, RefusalCode, SecretKey, Tariff, error::close};
 use support::scripted::{Script, ScriptedNode, content, garbage, too_long};
 use support::world::World;
 
@@ -141,11 +142,7 @@ async fn what_follows_the_end_of_an_answer_reaches_nobody_and_takes_nothing_back
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_grants_no_streams_is_given_up_and_holds_up_nobody() {
     let world = World::new().await;
-    let config = agent_client::AgentConfig {
-        connect_timeout_ms: 1_000,
-        answer_timeout_ms: 1_000,
-        ..agent_client::AgentConfig::default()
-    };
+    let config = AgentConfig { connect_timeout_ms: 1_000, answer_timeout_ms: 1_000, ..AgentConfig::default() };
     let agent = world.builder(world.wallet("agent", 0).await).config(config).build().await.unwrap();
     for (streams, expected) in [(0, "greeting"), (1, "asking")] {
         let key = SecretKey::from_bytes(&[23 + streams as u8; 32]);
@@ -162,6 +159,25 @@ async fn a_node_that_grants_no_streams_is_given_up_and_holds_up_nobody() {
         for error in [one.unwrap_err(), other.unwrap_err(), quote.unwrap_err()] {
             assert!(matches!(error, FetchError::Timeout { doing, .. } if doing == expected), "{error}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_acknowledging_an_upload_is_given_up_though_bytes_have_left() {
+    let world = World::new().await;
+    let config = AgentConfig { stall_timeout_ms: 300, ..AgentConfig::default() };
+    let agent = world.builder(world.wallet("agent", 0).await).config(config).build().await.unwrap();
+    let node = ScriptedNode::start(&world, &SecretKey::from_bytes(&[25; 32]), content(KIB), 0).await;
+    // One that leaves as a whole, and one that the node's window holds up.
+    for len in [100 * KIB, 8 << 20] {
+        let path = world.path("film");
+        std::fs::write(&path, content(len)).unwrap();
+        let content_bytes = ByteCount::new(len as u64);
+        let head = PublishHead { missing: ByteRanges::all(), content_bytes, price: Amount::ZERO };
+        node.follow(Script::RequestBytesAndStall(encode_frame(&head).unwrap()));
+        let upload = agent.publish(&NodeAddress::from(&node.address()), &path).run();
+        let error = tokio::time::timeout(HANG, upload).await.expect("it does not hang").unwrap_err();
+        assert!(matches!(error, FetchError::Timeout { doing: "uploading", waited_ms: 300 }), "{error}");
     }
 }
 
@@ -280,11 +296,7 @@ async fn frames_that_cannot_be_read_close_the_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_node_is_given_up_and_paid_only_what_it_proved() {
     let scene = Scene::new(300 * KIB).await;
-    let config = agent_client::AgentConfig {
-        answer_timeout_ms: 300,
-        stall_timeout_ms: 300,
-        ..agent_client::AgentConfig::default()
-    };
+    let config = AgentConfig { answer_timeout_ms: 300, stall_timeout_ms: 300, ..AgentConfig::default() };
     let wallet = scene.world.wallet("hasty", 50 * PER_MIB).await;
     let hasty = scene.world.builder(wallet).config(config).build().await.unwrap();
     hasty.wallet().deposit(Amount::new(50 * PER_MIB)).await.unwrap();
@@ -334,7 +346,7 @@ async fn a_node_whose_window_others_fill_is_paid_what_is_proven_when_nothing_mor
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_never_acknowledges_gets_the_last_voucher_again_and_no_second_one() {
     let scene = Scene::new(100 * KIB).await;
-    let config = agent_client::AgentConfig { credit_timeout_ms: 200, ..agent_client::AgentConfig::default() };
+    let config = AgentConfig { credit_timeout_ms: 200, ..AgentConfig::default() };
     let wallet = scene.world.wallet("hasty", 50 * PER_MIB).await;
     let hasty = scene.world.builder(wallet).config(config).build().await.unwrap();
     hasty.wallet().deposit(Amount::new(50 * PER_MIB)).await.unwrap();

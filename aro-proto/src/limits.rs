@@ -31,7 +31,7 @@ pub const MAX_HANDOFF: usize = 256;
 /// always gets through.
 pub const MAX_PUBLISHES_PER_CONNECTION: usize = 4;
 /// Uploads at once over all connections, unless a node says otherwise: each holds three batches, the packets of
-/// another two, 1.25 MiB, and two files.
+/// another two, 1.25 MiB, and two files, or three where it writes past the page cache.
 pub const PUBLISHES_AT_ONCE: usize = 64;
 /// Uploads at once of one publisher, unless a node says otherwise: it cannot keep the others out.
 pub const PUBLISHES_AT_ONCE_PER_PUBLISHER: usize = 8;

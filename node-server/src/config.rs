@@ -116,9 +116,9 @@ pub struct PublishConfig {
     pub max_names_per_publisher: usize,
     /// Names that all publishers may have here together. Default 100,000, some 30 MB on disk; they never go away.
     pub max_names: usize,
-    /// Bytes of an uploaded content that may stay in the system's page cache. Default 64 MiB: a larger one is written past it
-    /// where the system can, which is faster and pushes nothing else out of memory. More: what is fetched right after its
-    /// upload need not come from the disk.
+    /// Bytes of an uploaded content that may stay in the system's page cache. Default 64 MiB: a larger one is written
+    /// past it where the system can, which is faster and pushes nothing else out of memory; not so a stream, whose id
+    /// nobody knows before its end. More: what is fetched right after its upload need not come from the disk.
     pub page_cache_bytes: u64,
     /// Uploads at once. Default 64; each holds three batches and the packets of another two, 1.25 MiB.
     pub max_at_once: usize,

@@ -248,14 +248,16 @@ impl Sending<'_> {
     ) -> Result<Published, FetchError> {
         let (mut reported, waited_ms) = (0, self.config.stall_timeout_ms);
         loop {
-            let sent_before = meter.wire();
+            let mut sent_before = meter.wire();
             let reading = read_any_frame(recv);
             tokio::pin!(reading);
             let frame = loop {
                 match tokio::time::timeout(Duration::from_millis(waited_ms), &mut reading).await {
                     Ok(frame) => break frame.map_err(|error| frame_failure(self.session, error))?,
                     // A slow source leaves the node nothing to say.
-                    Err(_) if self.is_idle(account, meter) || meter.wire() != sent_before => {}
+                    Err(_) if self.is_idle(account, meter) || meter.wire() != sent_before => {
+                        sent_before = meter.wire();
+                    }
                     Err(_) => return Err(FetchError::Timeout { doing: "uploading", waited_ms }),
                 }
             };

@@ -157,7 +157,7 @@ impl Shelf {
             path: self.0.folder.join(name),
             reserved,
             on_disk: counted,
-            held_before: before.filter(|before| before.is_proven).map(|before| before.bytes),
+            held_before: before.map_or(Some(0), |before| before.is_proven.then_some(before.bytes)),
             is_kept: false,
         })
     }
@@ -220,11 +220,6 @@ impl Place {
         self.held_before
     }
 
-    /// Bytes that are known to be proven in it by now.
-    pub(crate) fn held(&self) -> u64 {
-        self.held_before.unwrap_or_default()
-    }
-
     /// The most that the upload may bring.
     pub(crate) fn room(&self) -> u64 {
         self.reserved
@@ -233,6 +228,11 @@ impl Place {
     /// So many bytes are proven on disk.
     pub(crate) fn holds(&mut self, bytes: u64) {
         (self.on_disk, self.held_before) = (bytes, Some(bytes));
+    }
+
+    /// What was proven on disk must be proven anew.
+    pub(crate) fn doubts(&mut self) {
+        self.held_before = self.held_before.filter(|held| *held == 0);
     }
 
     /// The upload has become a content of `size` bytes.
@@ -373,6 +373,9 @@ mod tests {
         let store = shelf(dir.path(), config.clone());
         break_off(&store, 1, 1, 100);
         assert_eq!(store.enter(agent(1), content(1), 1_000).unwrap().held_before(), Some(100));
+        store.enter(agent(1), content(1), 1_000).unwrap().doubts();
+        assert_eq!(store.enter(agent(1), content(1), 1_000).unwrap().held_before(), None);
+        assert_eq!(store.enter(agent(1), content(9), 1_000).unwrap().held_before(), Some(0));
         break_off(&store, 1, 2, 100);
         break_off(&store, 2, 3, 100);
         assert_eq!((store.used(agent(1)), store.used(agent(2))), (200, 100));

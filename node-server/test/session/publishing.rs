@@ -1,6 +1,7 @@
 //! Uploads: who may, how much, for how much; and agents that stall, lie, break off and come again.
 
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use aro_proto::error::close;
 use aro_proto::merkle::{ByteRanges, Encoder, GroupSize, Outboard, PAIR_LEN, PreOrderOutboard, Step};
@@ -120,6 +121,11 @@ async fn put(node: &RunningNode, agent: &Agent, content: &[u8]) -> PublishReceip
     let (taken, Word::Done(receipt)) = last_word(node, &mut receive).await else { panic!("not published") };
     assert_eq!((receipt.taken.get(), head.content_bytes.get()), (taken, taken));
     receipt
+}
+
+/// Where a node keeps an upload of our key that is not over.
+fn upload_folder(world: &World, content: &[u8]) -> PathBuf {
+    world.dir.path().join("publishing").join(format!("{}-{}", key().agent_id(), ContentId::of(content)))
 }
 
 fn held(node: &RunningNode, content: &[u8]) -> bool {
@@ -267,6 +273,14 @@ async fn broken_off_and_taken_up(page_cache_bytes: u64) {
     })
     .await;
     let agent = Agent::greet(&world, &node).await;
+    // A disk that does not even open what is there: it waits for one that does.
+    let (outboard, aside) = (upload_folder(&world, &content).join("outboard.obao4"), world.dir.path().join("aside"));
+    std::fs::rename(&outboard, &aside).unwrap();
+    std::fs::create_dir(&outboard).unwrap();
+    let refusal = refusal_of(&node, &agent, &request(&content), &key()).await;
+    assert_eq!(refusal.code(), RefusalCode::Internal);
+    std::fs::remove_dir(&outboard).unwrap();
+    std::fs::rename(&aside, &outboard).unwrap();
     let (mut send, mut receive, head) = begin(&node, &agent, &request(&content), &key()).await;
     assert!(head.content_bytes.get() <= content.len() as u64 - taken - more);
     send.write_all(&encoding(&content, &head.missing)).await.unwrap();
@@ -304,7 +318,7 @@ async fn a_lie_about_the_size_a_stall_a_short_end_and_a_full_disk_each_have_an_a
     assert_eq!(refusal.code(), RefusalCode::BadRequest);
 
     let full = bytes(100_000);
-    let folder = world.dir.path().join("publishing").join(format!("{}-{}", key().agent_id(), ContentId::of(&full)));
+    let folder = upload_folder(&world, &full);
     std::fs::create_dir(&folder).unwrap();
     symlink("/dev/full", folder.join("data")).unwrap();
     let (mut send, mut receive, head) = begin(&node, &agent, &request(&full), &key()).await;
@@ -312,6 +326,31 @@ async fn a_lie_about_the_size_a_stall_a_short_end_and_a_full_disk_each_have_an_a
     let (0, Word::Refused(refusal)) = last_word(&node, &mut receive).await else { panic!("taken") };
     assert_eq!((refusal.code(), refusal.code().who_acts()), (RefusalCode::StorageFull, WhoActs::RetryElsewhere));
     assert!(!folder.exists(), "nothing leaks");
+    node.shutdown().await.unwrap();
+}
+
+// r[verify publish.durable]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_synced_ends_the_upload_and_must_come_again() {
+    let world = World::new().await;
+    let node = world.start(NodeConfig { stall_timeout_ms: 3_000, ..listed(&world) }).await;
+    let agent = Agent::greet(&world, &node).await;
+    // All of a small one, which is synced at its end, and a large one that stops behind the first sync beside it.
+    for (size, left_out) in [(100_000, 0), (36 * MIB, MIB)] {
+        let content = bytes(size);
+        let folder = upload_folder(&world, &content);
+        std::fs::create_dir(&folder).unwrap();
+        // It takes whatever is written, and cannot be synced.
+        symlink("/dev/null", folder.join("data")).unwrap();
+        let (mut send, mut receive, head) = begin(&node, &agent, &request(&content), &key()).await;
+        let wire = encoding(&content, &head.missing);
+        let _ = send.write_all(&wire[..wire.len() - left_out]).await;
+        let (_, Word::Refused(refusal)) = last_word(&node, &mut receive).await else { panic!("taken") };
+        assert_eq!(refusal.code(), RefusalCode::Internal);
+        assert!(!folder.exists() && !held(&node, &content));
+        let (_send, _receive, head) = begin(&node, &agent, &request(&content), &key()).await;
+        assert_eq!(head.content_bytes.get(), size as u64);
+    }
     node.shutdown().await.unwrap();
 }
 

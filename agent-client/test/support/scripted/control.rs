@@ -4,11 +4,11 @@ use aro_proto::channel::{SignedVoucher, Voucher, credit_window};
 use aro_proto::identity::{Binding, Signed};
 use aro_proto::limits::{MAX_REQUEST_STREAMS, RECEIPTS_SINCE};
 use aro_proto::message::{
-    Bind, Bound, Credit, DeliveryReceipt, Goaway, Hello, Message, NodeHello, Pay, PayRefused, Refused, StreamEnd,
-    VoucherOnWire,
+    Bind, Bound, Credit, DeliveryReceipt, Goaway, Hello, Message, NodeHello, Pay, PayRefused, PublishTerms, Refused,
+    StreamEnd, VoucherOnWire,
 };
 use aro_proto::wire::decode_body;
-use aro_proto::{AgentId, Amount, ByteCount, ChannelId, Refusal, RefusalCode};
+use aro_proto::{AgentId, Amount, ByteCount, ChannelId, Refusal, RefusalCode, Tariff};
 use quinn::{RecvStream, SendStream};
 use settlement_chain::{Address as ChainAddress, Program, reads};
 use settlement_interface::accounts::status;
@@ -42,8 +42,11 @@ impl ScriptedNode {
                     }
                     let minor_version = if matches!(script, Script::Receipts(_)) { RECEIPTS_SINCE } else { 0 };
                     let chain = if let Script::Chain(ids) = script { ids } else { self.inner.chain_ids };
+                    // One that falls silent may do so in an upload, too.
+                    let publish = matches!(self.script(), Script::RequestBytesAndStall(_))
+                        .then_some(PublishTerms { tariff: Tariff::default(), max_content_bytes: u64::MAX });
                     let hello = NodeHello {
-                        publish: None,
+                        publish,
                         minor_version,
                         chain,
                         tariff: self.tariff(),

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::super::describe::size as stored_size;
 use super::super::group_size;
+use super::syncing::Syncing;
 use super::{Answers, Durable, Ending, Incoming, Upload, blocking, disk, refused, stalled, store, sweep};
 use crate::content::{Intake, Partial, Place, ProvenBatch};
 use crate::transport::send_frame_within;
@@ -33,7 +34,10 @@ impl Upload<'_> {
         let opened = blocking(move || Partial::open(&path, content, size, held, cached_bytes)).await?;
         let partial = match opened {
             Ok(partial) => partial,
-            Err(error) => return Err(self.break_off(admitted.place, store(error)).await),
+            Err(error) => {
+                admitted.place.doubts();
+                return Err(self.break_off(admitted.place, store(error)).await);
+            }
         };
         admitted.place.holds(partial.held());
         let taken = async {
@@ -55,14 +59,20 @@ impl Upload<'_> {
             Err(ending) => return Err(self.break_off(admitted.place, ending).await),
         };
         let (contents, publisher) = (node.store.folder().to_owned(), self.request.signer());
-        if let Err(error) = blocking(move || partial.finish(&contents, &publisher)).await? {
-            return Err(self.break_off(admitted.place, store(error)).await);
+        let finished = match blocking(move || partial.finish(&contents, &publisher)).await {
+            Ok(finished) => finished.map_err(store),
+            Err(ending) => Err(ending),
+        };
+        if let Err(ending) = finished {
+            // What could not be synced may look written and be lost all the same: it must come again.
+            admitted.place.holds(0);
+            return Err(self.break_off(admitted.place, ending).await);
         }
         admitted.place.keep(size);
         Ok(Durable { content, size })
     }
 
-    /// Takes the encoding. If it breaks off, what is being written still counts.
+    /// Takes the encoding. If it breaks off, what is being written still counts, and a sync that runs is waited for.
     async fn receive(&mut self, intake: Intake, partial: Partial, place: &mut Place) -> Result<Partial, Ending> {
         let patience = self.session.stall_timeout();
         let (full, to_write) = mpsc::channel(BUFFERS);
@@ -70,9 +80,9 @@ impl Upload<'_> {
         for _ in 0..BUFFERS {
             let _ = empty.try_send(ProvenBatch::default());
         }
-        let mut writing = None;
-        let outcome = {
-            let taking = take(to_write, empty, partial, &mut self.answers, place, &mut writing);
+        let mut behind = Behind::default();
+        let mut outcome = {
+            let taking = take(to_write, empty, partial, &mut self.answers, place, &mut behind);
             tokio::pin!(taking);
             let ending = tokio::select! {
                 biased;
@@ -81,7 +91,7 @@ impl Upload<'_> {
             };
             match ending {
                 Ok(taken) => taken,
-                // What was proven before stays.
+                // Whole batches that were proven before stay.
                 Err(Ending::Refused(why)) => tokio::select! {
                     biased;
                     taken = taking => taken.and(Err(Ending::Refused(why))),
@@ -90,22 +100,31 @@ impl Upload<'_> {
                 Err(Ending::Gone) => Err(Ending::Gone),
             }
         };
-        if let Some(unheard) = writing
-            && let Ok((partial, batch, Ok(()))) = unheard.await
-        {
-            self.answers.count(batch.len());
-            place.holds(partial.held());
-            // The agent may be gone; then this is for our own count.
-            let _ = self.answers.acknowledge().await;
+        if let Some(mut unheard) = behind.writing {
+            match ended(&mut unheard).await {
+                Ok((partial, batch)) => {
+                    self.answers.count(batch.len());
+                    place.holds(partial.held());
+                    // It is counted, whether the agent is there to hear of it or not.
+                    let _ = self.answers.acknowledge().await;
+                }
+                // The batch is billed and is not here.
+                Err(ending) => outcome = Err(ending),
+            }
+        }
+        if let Err(error) = behind.syncing.end().await {
+            place.holds(0);
+            outcome = Err(disk(&error));
         }
         outcome
     }
 
-    /// Leaves what is proven for a resumption, unless it is nothing or the disk is full.
+    /// Leaves what there is for a resumption, unless that is known to be nothing or the disk is full. What was there
+    /// before a restart and could not be proven anew may still prove another time.
     // r[impl publish.partial.bounded]
     async fn break_off(&self, place: Place, ending: Ending) -> Ending {
         let is_full = matches!(&ending, Ending::Refused(why) if why.code() == RefusalCode::StorageFull);
-        if is_full || place.held() == 0 {
+        if is_full || place.held_before() == Some(0) {
             let _ = blocking(move || place.discard()).await;
         } else {
             drop(place);
@@ -164,29 +183,25 @@ async fn take(
     mut partial: Partial,
     answers: &mut Answers<'_>,
     place: &mut Place,
-    writing: &mut Option<Writing>,
+    behind: &mut Behind,
 ) -> Result<Partial, Ending> {
     let data = partial.data();
-    let (mut syncing, mut unsynced): (Option<JoinHandle<_>>, u64) = (None, 0);
     while let Some(batch) = full.recv().await {
         answers.bill(batch.len()).await?;
-        let running = writing.insert(tokio::task::spawn_blocking(move || {
+        let running = behind.writing.insert(tokio::task::spawn_blocking(move || {
             let written = partial.write(&batch);
             (partial, batch, written)
         }));
-        let ended = running.await;
-        *writing = None;
-        let (back, batch, written) = ended.map_err(|_| cut_off())?;
-        written.map_err(|error| disk(&error))?;
+        let outcome = ended(running).await;
+        behind.writing = None;
+        let (back, batch) = outcome?;
         answers.count(batch.len());
         place.holds(back.held());
         partial = back;
-        // Most of the bytes are on their way to the disk before the end, which then waits for little.
-        unsynced += batch.len();
-        if unsynced >= SYNC_EVERY && syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-            unsynced = 0;
-            let data = data.clone();
-            syncing = Some(tokio::task::spawn_blocking(move || data.sync_data()));
+        let data = data.clone();
+        if let Err(error) = behind.syncing.wrote(batch.len(), move || data.sync_data()).await {
+            place.holds(0);
+            return Err(disk(&error));
         }
         // There is room for all batches; nobody fills them any more after the last.
         let _ = empty.send(batch).await;
@@ -195,7 +210,21 @@ async fn take(
     Ok(partial)
 }
 
+/// What goes on at the disk while an upload is taken, and is not over when that is given up.
+#[derive(Default)]
+struct Behind {
+    writing: Option<Writing>,
+    syncing: Syncing,
+}
+
 type Writing = JoinHandle<(Partial, ProvenBatch, io::Result<()>)>;
+
+/// Waits for a write.
+async fn ended(writing: &mut Writing) -> Result<(Partial, ProvenBatch), Ending> {
+    let (partial, batch, written) = writing.await.map_err(|_| cut_off())?;
+    written.map_err(|error| disk(&error))?;
+    Ok((partial, batch))
+}
 
 fn cut_off() -> Ending {
     refused(RefusalCode::Internal, "the upload was cut off inside the node")
@@ -207,5 +236,26 @@ fn wrong_size(stored: u64, announced: u64) -> Ending {
 
 /// Batches of an upload: one that is being read, one that is being written, and one that waits in between.
 const BUFFERS: usize = 3;
-/// Bytes after which the disk is asked to write, beside the upload.
-const SYNC_EVERY: u64 = 32 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_has_brought_its_batch_or_says_whose_fault_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let ends_with = |outcome: io::Result<()>| {
+            let partial = Partial::open(dir.path(), ContentId::of(b"content"), 7, None, u64::MAX).unwrap();
+            tokio::task::spawn_blocking(move || (partial, ProvenBatch::default(), outcome))
+        };
+        assert!(ended(&mut ends_with(Ok(()))).await.is_ok());
+        let code = |ended: Result<(Partial, ProvenBatch), Ending>| match ended {
+            Err(Ending::Refused(refusal)) => refusal.code(),
+            other => panic!("{other:?}"),
+        };
+        let full = ended(&mut ends_with(Err(io::ErrorKind::StorageFull.into()))).await;
+        assert_eq!(code(full), RefusalCode::StorageFull);
+        let mut cut: Writing = tokio::task::spawn_blocking(|| panic!("on purpose"));
+        assert_eq!(code(ended(&mut cut).await), RefusalCode::Internal);
+    }
+}

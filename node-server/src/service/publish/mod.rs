@@ -2,13 +2,14 @@
 //!
 //! A batch of at most 256 KiB is read whole and proven, billed, written, and then acknowledged: the agent owes for what
 //! is acknowledged. While one batch is written the next ones are read, as many as there are buffers. A node that waits for
-//! payment reads no further, and QUIC's flow control holds the agent.
+//! payment reads at most those two further, and then QUIC's flow control holds the agent.
 
 mod admit;
 mod answers;
 mod incoming;
 mod known;
 mod stream;
+mod syncing;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -122,7 +123,8 @@ fn stalled(patience: Duration) -> Ending {
 /// A disk's error, in the agent's terms.
 fn disk(error: &std::io::Error) -> Ending {
     tracing::error!(%error, "an upload cannot be written");
-    if error.kind() == std::io::ErrorKind::StorageFull {
+    // Its owner's quota of a disk is as full as a disk.
+    if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
         refused(RefusalCode::StorageFull, "the node's disk is full")
     } else {
         refused(RefusalCode::Internal, "the node's disk fails")
@@ -147,3 +149,21 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// Between looks for broken-off uploads that are too old.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_full_quota_of_it_are_one_answer_and_a_failing_disk_is_another() {
+        let code = |kind: io::ErrorKind| match disk(&kind.into()) {
+            Ending::Refused(refusal) => refusal.code(),
+            Ending::Gone => panic!("nobody is gone"),
+        };
+        assert_eq!(code(io::ErrorKind::StorageFull), RefusalCode::StorageFull);
+        assert_eq!(code(io::ErrorKind::QuotaExceeded), RefusalCode::StorageFull);
+        assert_eq!(code(io::ErrorKind::Other), RefusalCode::Internal);
+    }
+}
