@@ -126,6 +126,25 @@ async fn a_fetch_opens_a_channel_and_tops_it_up_when_it_runs_low() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_not_seen_the_deposit_yet_gets_time_and_no_more_money() {
+    let scene = Scene::new(MIB).await;
+    let agent = scene.agent().await;
+    fetch(&agent, &scene.node).await.unwrap();
+    scene.node.follow(Script::RefuseFetch(RefusalCode::DepositExhausted, Some(PER_MIB)));
+    let before = scene.node.seen().requests;
+    let node = scene.node.clone();
+    let fetching = tokio::spawn(async move { fetch(&agent, &node).await.map(|paid| (agent, paid)) });
+    // Each refusal is followed by a quote.
+    scene.node.wait_for(|seen| seen.requests >= before + 5).await;
+    scene.node.follow(Script::Honest);
+    let (agent, paid) = fetching.await.unwrap().unwrap();
+    assert_eq!(paid.get(), PER_MIB);
+    let channels = channels(&agent).await;
+    assert_eq!((channels.len(), channels[0].deposit.get()), (1, 4 * PER_MIB));
+    assert_eq!(scene.events().len(), 1, "the opening");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_fetches_at_once_open_one_channel_and_lose_nothing() {
     let scene = Scene::new(MIB / 4).await;
     let agent = scene.agent().await;

@@ -74,10 +74,19 @@ impl Request {
                     offer.rise_to(price).await?;
                     provider.open(price).await?;
                 }
+                // By our own books the channel holds the price: more would be locked for a node that only lags.
+                Lack::Deposit { .. }
+                    if self.is_covered(&session, agent.config()).await && provider.gives_time().await => {}
                 Lack::Deposit { channel, missing } => provider.top_up(&session, channel, missing).await?,
                 Lack::Nothing => {}
             }
         }
+    }
+
+    /// Whether the bound channel holds the price that the node quotes, by what this agent has locked and signed.
+    async fn is_covered(&self, session: &Session, config: &AgentConfig) -> bool {
+        let left = session.deposit_left();
+        left.is_some() && self.quote(session, config).await.is_ok_and(|quote| left >= Some(quote.price))
     }
 
     /// Sends the request with what is offered for it, and waits for a head that holds. A node that wants money where no

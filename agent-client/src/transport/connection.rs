@@ -225,6 +225,14 @@ impl Session {
         }
     }
 
+    /// What new requests on the bound channel may still cost as far as the payer knows, in base units.
+    pub(crate) fn deposit_left(&self) -> Option<Amount> {
+        match &self.control.status().bind {
+            BindStatus::Bound(lane) => Some(lane.deposit_left()),
+            _ => None,
+        }
+    }
+
     /// What the node asks for uploads, as far as its hello has come.
     pub(crate) fn publish_tariff(&self) -> Option<Tariff> {
         let hello = self.control.status().hello?;

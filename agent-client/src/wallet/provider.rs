@@ -132,10 +132,7 @@ impl Provider {
         missing: Amount,
     ) -> Result<(), FetchError> {
         let known = session.deposit();
-        if self.top_ups > 0 && self.waits < MAX_WAITS {
-            // The node follows the chain, and may not have seen the last one yet.
-            self.waits += 1;
-            tokio::time::sleep(WAIT).await;
+        if self.top_ups > 0 && self.gives_time().await {
             return Ok(());
         }
         self.top_ups += 1;
@@ -149,6 +146,17 @@ impl Provider {
             agent.provide_deposit(&purse, node, channel, known, missing).await
         })
         .await?)
+    }
+
+    /// Waits a moment, for a node follows the chain and may not have seen yet how far a deposit has grown. False once it has
+    /// had time enough: then its count is believed.
+    pub(crate) async fn gives_time(&mut self) -> bool {
+        if self.waits == MAX_WAITS {
+            return false;
+        }
+        self.waits += 1;
+        tokio::time::sleep(WAIT).await;
+        true
     }
 
     /// Whether anything is locked unasked.
@@ -256,6 +264,6 @@ pub(crate) type Listener = Arc<dyn Fn(&ChannelEvent) + Send + Sync>;
 const MAX_OPENS: u32 = 2;
 /// Top-ups for one request. Each but the last may have been used up by other requests.
 const MAX_TOP_UPS: u32 = 3;
-/// Questions to a node that has not seen a top-up yet, before its count is believed: 5 seconds' worth.
+/// Questions to a node that has not seen what a channel holds, before its count is believed: 5 seconds' worth.
 const MAX_WAITS: u32 = 20;
 const WAIT: Duration = Duration::from_millis(250);

@@ -29,8 +29,8 @@ use tokio::time::timeout;
 
 use super::credit::{NoCredit, bill};
 use super::describe::{not_found, sizes, unpayable, unreadable};
-use super::{Outcome, group_size};
-use crate::channels::{PaidChannel, follow};
+use super::{Outcome, deposit, group_size};
+use crate::channels::PaidChannel;
 use crate::content::{Batch, BatchReader, SmallContent, StoredContent};
 use crate::shared::{Counters, Shared};
 use crate::transport::{Acknowledged, Fault, SendFrameError, Session, send_frame_within};
@@ -159,30 +159,8 @@ async fn admit(session: &Arc<Session>, request: &Verified<Fetch>) -> Result<(Vec
     if request.signer() != channel.signer() {
         return Err(Refusal::new(RefusalCode::Unauthorised, "the request is not signed by the channel's signer"));
     }
-    let stream = match channel.begin(content_bytes).map_err(|error| error.refusal()) {
-        // The agent may have topped up since the last look at the chain.
-        Err(refusal) if refusal.code() == RefusalCode::DepositExhausted && may_look_again(session, &channel) => {
-            look_again(session, &channel).await;
-            channel.begin(content_bytes).map_err(|error| error.refusal())?
-        }
-        begun => begun?,
-    };
+    let stream = deposit::reserve(session, &channel, tariff, content_bytes).await?;
     Ok((items, Some(Account { session: Arc::clone(session), channel, stream, end: End::Whole })))
-}
-
-/// Whether the channel may be read anew for a request. Not while it is read for a deposit that the agent has announced: each
-/// try would take from the reads that are left for that.
-pub(super) fn may_look_again(session: &Session, channel: &PaidChannel) -> bool {
-    !channel.awaits_deposit() && session.may_read_chain()
-}
-
-/// Reads the channel anew; if the chain does not answer, what is known stays.
-pub(super) async fn look_again(session: &Session, channel: &PaidChannel) {
-    match timeout(session.exchange_timeout(), follow::look_up(&session.node, channel.id())).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(channel = %channel.id(), %error, "a channel could not be read anew"),
-        Err(_) => tracing::warn!(channel = %channel.id(), "the chain does not answer in time"),
-    }
 }
 
 async fn look_up(node: &Arc<Shared>, fetch: &Fetch, tariff: Tariff) -> Result<Vec<Item>, Refusal> {

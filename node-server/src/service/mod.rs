@@ -1,6 +1,7 @@
 //! Requests: one task and one stream each.
 
 mod credit;
+mod deposit;
 mod describe;
 mod fetch;
 mod name;

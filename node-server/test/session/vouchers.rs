@@ -7,8 +7,9 @@ use aro_proto::{ChannelId, RefusalCode, SecretKey};
 use settlement_chain::submit::submit;
 use settlement_chain::{Address, Program, Signer, instructions};
 
-use crate::agent::{Agent, say};
-use crate::world::{World, units};
+use crate::agent::{Agent, Answer, answer, say, until, whole};
+use crate::chain::LossyChain;
+use crate::world::{MIB, PRICE, World, bytes, store, units};
 
 // r[verify voucher.amount.monotonic]
 // r[verify voucher.amount.equal]
@@ -124,6 +125,29 @@ async fn a_top_up_that_the_agent_announces_counts_at_once() {
     submit(&world.chain, &funded.owner, &[], &[top_up]).await.unwrap();
     say(&mut agent.control.0, &ToppedUp { deposit: units(2000) }).await;
     crate::agent::soon(async { while agent.pay(&funded, 1500).await.is_err() {} }).await;
+    node.shutdown().await.unwrap();
+}
+
+// r[verify request.deposit.looked]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_the_deposit_that_the_agent_has_announced() {
+    let world = World::new().await;
+    let chain = LossyChain::new(world.chain.clone(), 1_900_000_000);
+    let node = world.start_on(&chain, world.config()).await;
+    let content = store(&node, world.dir.path(), &bytes(2 * MIB));
+    let funded = world.fund(PRICE).await;
+    let mut agent = Agent::bound(&world, &node, &funded).await;
+    let reads = chain.account_reads();
+    say(&mut agent.control.0, &ToppedUp { deposit: units(2 * PRICE) }).await;
+    until(async || chain.account_reads() > reads).await;
+
+    // The node has looked, and seen nothing yet.
+    let (_send, mut receive) = agent.ask(&whole(content), &funded.signer).await;
+    let channel = Address::from(funded.channel.to_bytes());
+    let top_up = instructions::top_up(&Program::local(), &funded.owner.pubkey(), &channel, PRICE);
+    submit(&world.chain, &funded.owner, &[], &[top_up]).await.unwrap();
+    let answer = answer(&mut receive).await;
+    assert!(matches!(answer, Answer::Head(_)), "{answer:?}");
     node.shutdown().await.unwrap();
 }
 

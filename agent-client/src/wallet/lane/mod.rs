@@ -374,6 +374,11 @@ impl Lane {
         self.lock().payer.terms().deposit
     }
 
+    /// What new requests may still reserve as far as the payer knows, in base units.
+    pub(crate) fn deposit_left(&self) -> Amount {
+        self.lock().payer.deposit_left()
+    }
+
     /// True while a stream is open, or something proven is not signed for yet.
     pub(crate) fn is_busy(&self) -> bool {
         let books = self.lock();

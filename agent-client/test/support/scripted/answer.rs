@@ -25,7 +25,8 @@ impl ScriptedNode {
         let binding = Binding { exporter: shared.exporter, stream: u64::from(VarInt::from(send.id())) };
         let signed = Signed::from_bytes(&body).unwrap();
         match self.script() {
-            Script::Refuse(code, amount) => {
+            Script::RefuseFetch(..) if signed.kind() == Describe::KIND => {}
+            Script::Refuse(code, amount) | Script::RefuseFetch(code, amount) => {
                 let mut refusal = Refusal::new(code, "scripted");
                 refusal.amount = amount.map(Amount::new);
                 write(&mut send, &Refused { refusal }).await?;

@@ -38,6 +38,8 @@ pub enum Script {
     Price(u64),
     // Instead of an answer.
     Refuse(RefusalCode, Option<u64>),
+    /// The same for whoever fetches; quotes are given.
+    RefuseFetch(RefusalCode, Option<u64>),
     RequestBytes(Vec<u8>),
     /// One answer to whoever publishes a name, another to everybody else.
     NameBytes {

@@ -50,6 +50,7 @@ impl AwaitedDeposit {
 impl Drop for AwaitedDeposit {
     fn drop(&mut self) {
         self.0.lock().awaited = None;
+        self.0.wake(false);
     }
 }
 
@@ -128,6 +129,13 @@ impl PaidChannel {
     /// True while the chain is read for a deposit that an agent has announced.
     pub(crate) fn awaits_deposit(&self) -> bool {
         self.lock().awaited.is_some()
+    }
+
+    /// Waits until the chain shows a larger deposit, or is not read for an announced one any more.
+    pub(crate) async fn deposit_comes(&self) {
+        let mut news = self.subscribe();
+        let before = self.terms().deposit;
+        while self.awaits_deposit() && self.terms().deposit == before && news.changed().await.is_ok() {}
     }
 
     /// Notes what servers show otherwise than what is believed.

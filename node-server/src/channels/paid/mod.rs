@@ -121,13 +121,8 @@ impl PaidChannel {
         self.news.subscribe()
     }
 
-    /// Admits a request.
-    pub(crate) fn begin(&self, content_bytes: ByteCount) -> Result<StreamKey, BeginError> {
-        self.begin_at(self.tariff, content_bytes)
-    }
-
-    /// Admits a request that has a price of its own.
-    pub(crate) fn begin_at(&self, tariff: Tariff, content_bytes: ByteCount) -> Result<StreamKey, BeginError> {
+    /// Admits a request for so many content bytes at this price.
+    pub(crate) fn begin(&self, tariff: Tariff, content_bytes: ByteCount) -> Result<StreamKey, BeginError> {
         let mut state = self.lock();
         if state.retired || !state.is_usable(unix_now()) {
             return Err(BeginError::ChannelClosing);

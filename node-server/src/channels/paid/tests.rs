@@ -22,7 +22,7 @@ fn closing_channel_is_handed_over_to_be_closed_only_once_its_streams_have_ended(
     let verified = voucher.sign(&signer).verify(&signer.agent_id()).unwrap();
     let best = persist_all(&MemoryVouchers::default(), vec![verified]).unwrap()[0];
     let paid = paid_channel(Payee::new(open, Tariff::default(), Some(best)), Tariff::default());
-    let stream = paid.begin(ByteCount::new(1_000)).unwrap();
+    let stream = paid.begin(Tariff::default(), ByteCount::new(1_000)).unwrap();
     paid.refresh(&ChannelTerms { state: ChannelState::Closing { deadline: i64::MAX }, ..open });
 
     let (id, now) = (NodeId::from_bytes([1; 32]), Instant::now());
@@ -44,6 +44,9 @@ fn tab(tariff: Tariff) -> Arc<OwnerTab> {
     Arc::new(OwnerTab::new(tariff.charge(ByteCount::new(MAX_WINDOW_BYTES))))
 }
 
+/// What channels cost here, in base units.
+const TARIFF: Tariff = Tariff { per_mib: 1 };
+
 fn channel_at(state: ChannelState) -> (Arc<PaidChannel>, ChannelTerms, SecretKey) {
     let signer = SecretKey::from_bytes(&[7; 32]);
     let channel = ChannelId::from_bytes([3; 32]);
@@ -52,15 +55,14 @@ fn channel_at(state: ChannelState) -> (Arc<PaidChannel>, ChannelTerms, SecretKey
     let verified =
         Voucher { channel, cumulative: Amount::new(900), expires_at: 0 }.sign(&signer).verify(&terms.signer).unwrap();
     let best = persist_all(&MemoryVouchers::default(), vec![verified]).unwrap()[0];
-    let tariff = Tariff { per_mib: 1 };
-    (Arc::new(paid_channel(Payee::new(terms, tariff, Some(best)), tariff)), terms, signer)
+    (Arc::new(paid_channel(Payee::new(terms, TARIFF, Some(best)), TARIFF)), terms, signer)
 }
 
 #[test]
 fn closing_channel_takes_and_serves_nothing_shortly_before_its_deadline() {
     let now = unix_now();
     let (paid, terms, signer) = channel_at(ChannelState::Open);
-    let stream = paid.begin(ByteCount::new(1_000)).unwrap();
+    let stream = paid.begin(TARIFF, ByteCount::new(1_000)).unwrap();
     let voucher = |cumulative| {
         Voucher { channel: terms.channel, cumulative: Amount::new(cumulative), expires_at: 0 }.sign(&signer)
     };
@@ -71,7 +73,7 @@ fn closing_channel_takes_and_serves_nothing_shortly_before_its_deadline() {
     assert_eq!(paid.offer(&voucher(920), deadline - CLOSING_MARGIN_S), Err(VoucherError::ChannelClosed));
 
     let (paid, terms, _) = channel_at(ChannelState::Open);
-    let stream = paid.begin(ByteCount::new(1_000)).unwrap();
+    let stream = paid.begin(TARIFF, ByteCount::new(1_000)).unwrap();
     let state = ChannelState::Closing { deadline: now + CLOSING_MARGIN_S };
     paid.refresh(&ChannelTerms { state, ..terms });
     assert_eq!(paid.may_send(stream, ByteCount::new(10)), Err(SendError::ChannelClosed));
@@ -82,7 +84,7 @@ fn closing_channel_takes_and_serves_nothing_shortly_before_its_deadline() {
 fn close_that_one_server_shows_is_heeded_while_it_shows_it_and_no_longer() {
     let now = unix_now();
     let (paid, terms, _) = channel_at(ChannelState::Open);
-    let stream = paid.begin(ByteCount::new(1_000)).unwrap();
+    let stream = paid.begin(TARIFF, ByteCount::new(1_000)).unwrap();
     let closing = ChannelTerms { state: ChannelState::Closing { deadline: now + CLOSING_MARGIN_S }, ..terms };
     let send = || paid.may_send(stream, ByteCount::new(10));
     // It may be the only honest one: what is believed shows a channel that is open and settled in full.
@@ -114,10 +116,10 @@ fn voucher_is_worthless_only_once_it_can_settle_nothing_more() {
 #[test]
 fn channel_that_is_gone_serves_nothing_and_only_a_missing_one_comes_back() {
     let (paid, terms, signer) = channel_at(ChannelState::Open);
-    let stream = paid.begin(ByteCount::new(1_000)).unwrap();
+    let stream = paid.begin(TARIFF, ByteCount::new(1_000)).unwrap();
     let voucher = Voucher { channel: terms.channel, cumulative: Amount::new(910), expires_at: 0 }.sign(&signer);
     let refuses = || {
-        paid.begin(ByteCount::new(1)) == Err(BeginError::ChannelClosing)
+        paid.begin(TARIFF, ByteCount::new(1)) == Err(BeginError::ChannelClosing)
             && paid.may_send(stream, ByteCount::new(1)) == Err(SendError::ChannelClosed)
             && paid.offer(&voucher, 0) == Err(VoucherError::ChannelClosed)
     };
@@ -171,5 +173,5 @@ fn a_lie_that_a_channel_has_ended_loses_no_voucher_once_the_chain_shows_it_again
     assert_eq!(paid.unsettled().unwrap().state, ChannelState::Closing { deadline });
     assert!(paid.is_closing() && paid.unhanded(&taker).unwrap().close);
     // What was once called ended is not served all the same.
-    assert_eq!(paid.begin(ByteCount::new(1)), Err(BeginError::ChannelClosing));
+    assert_eq!(paid.begin(TARIFF, ByteCount::new(1)), Err(BeginError::ChannelClosing));
 }

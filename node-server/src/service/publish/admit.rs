@@ -5,8 +5,9 @@ use std::sync::Arc;
 use aro_proto::{Amount, ByteCount, Charge, ContentId, Refusal, RefusalCode, Tariff};
 use tokio::sync::SemaphorePermit;
 
+use super::super::deposit;
 use super::super::describe::unpayable;
-use super::super::fetch::{look_again, may_look_again, with_price};
+use super::super::fetch::with_price;
 use super::answers::Bill;
 use super::{Ending, Upload, refused};
 use crate::channels::PaidChannel;
@@ -81,16 +82,7 @@ impl<'a> Upload<'a> {
             return Err(Ending::Refused(Refusal::new(RefusalCode::PriceTooHigh, reason).with_amount(price)));
         }
         let Some(channel) = channel.filter(|_| tariff.charge(bytes) != Charge::ZERO) else { return Ok(price) };
-        let stream = match channel.begin_at(tariff, bytes).map_err(|error| error.refusal()) {
-            // The agent may have topped up since the last look at the chain.
-            Err(refusal)
-                if refusal.code() == RefusalCode::DepositExhausted && may_look_again(self.session, &channel) =>
-            {
-                look_again(self.session, &channel).await;
-                channel.begin_at(tariff, bytes).map_err(|error| error.refusal())
-            }
-            begun => begun,
-        };
+        let stream = deposit::reserve(self.session, &channel, tariff, bytes).await;
         let stream = stream.map_err(Ending::Refused)?;
         self.answers.bill = Some(Bill { channel, stream, taken: None });
         Ok(price)

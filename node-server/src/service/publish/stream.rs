@@ -7,7 +7,7 @@ use aro_proto::message::{PublishHead, TRAILER_LEN, Trailer};
 use aro_proto::{Amount, ByteCount, Refusal, RefusalCode, Tariff};
 use tokio::time::timeout;
 
-use super::super::fetch::look_again;
+use super::super::deposit::look_again;
 use super::{Durable, Ending, Upload, blocking, disk, refused, stalled, store};
 use crate::channels::PaidChannel;
 use crate::content::Spool;
@@ -104,7 +104,7 @@ impl Upload<'_> {
     /// with more.
     async fn deposit_for(&self, bytes: u64, channel: Option<&PaidChannel>) -> Amount {
         let Some(channel) = channel else { return UNBOUNDED };
-        if self.tariff().affordable(channel.deposit_left()).get() < bytes && self.session.may_read_chain() {
+        if self.tariff().affordable(channel.deposit_left()).get() < bytes {
             look_again(self.session, channel).await;
         }
         channel.deposit_left()
