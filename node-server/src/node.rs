@@ -127,14 +127,14 @@ impl Node {
             ledger,
             fees,
             config,
-            _alive: alive,
+            _alive: alive.clone(),
         });
         follow::poll(&shared).await?;
 
         let listen = |source| StartError::Listen { address: shared.config.listen, source };
         let NodeConfig { listen: address, transport, endpoints, .. } = shared.config;
         let configs = ServerConfigs::new(&shared.key, transport);
-        let endpoints = server_endpoints(address, &configs, endpoints).map_err(listen)?;
+        let endpoints = server_endpoints(address, &configs, endpoints, alive).map_err(listen)?;
         let endpoints = ClosingEndpoints(endpoints);
         let mut tasks = JoinSet::new();
         let mut local_addr = address;
@@ -268,8 +268,8 @@ impl RunningNode {
             Err(error) => Err(ShutdownError::HandOff(error)),
         };
         self.tasks.shutdown().await;
-        drop((shared, self.shared));
-        // Every task drops its share when its connection is closed; then the ledger is free for the next start.
+        drop((shared, self.shared, self.endpoints));
+        // Every task drops its share when its connection is closed; then ledger and address are free for the next start.
         if timeout(CLOSE_PATIENCE, self.gone.recv()).await.is_ok() {
             let joined = tokio::task::spawn_blocking(|| self.committer.join()).await;
             if joined.is_err() {

@@ -1,21 +1,31 @@
 //! Sockets and endpoints.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use aro_proto::SecretKey;
 use aro_proto::limits::UDP_BUFFER;
 use aro_proto::transport::{TransportSettings, endpoint_config, server_config_with, server_transport};
-use quinn::{Endpoint, ServerConfig, default_runtime};
+use quinn::{AsyncTimer, AsyncUdpSocket, Endpoint, Runtime, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
 
 /// Serves on a UDP address with one or several sockets, between which the system divides the peers by their addresses.
 /// Must be called within a tokio runtime.
 ///
 /// Each has a driver of its own, so more of them use more cores. A peer whose address changes comes to another one, which
-/// does not know its connection; with a single one it may move.
-pub(crate) fn server_endpoints(listen: SocketAddr, configs: &ServerConfigs, count: usize) -> io::Result<Vec<Endpoint>> {
+/// does not know its connection; with a single one it may move. `alive` is held until the last socket is closed.
+pub(crate) fn server_endpoints(
+    listen: SocketAddr,
+    configs: &ServerConfigs,
+    count: usize,
+    alive: mpsc::Sender<Infallible>,
+) -> io::Result<Vec<Endpoint>> {
     let is_shared = count > 1;
     let address = if is_shared { vacant(listen)? } else { listen };
     // All of them before the first answers: a handshake that another socket then gets would be lost.
@@ -28,7 +38,8 @@ pub(crate) fn server_endpoints(listen: SocketAddr, configs: &ServerConfigs, coun
         tracing::warn!("{shortfall}");
     }
     let config = || Some(configs.internet.as_ref().clone());
-    sockets.into_iter().map(|socket| endpoint(socket, config(), configs.settings)).collect()
+    let runtime: Arc<dyn Runtime> = Arc::new(HeldRuntime { alive });
+    sockets.into_iter().map(|socket| endpoint(socket, config(), configs.settings, Arc::clone(&runtime))).collect()
 }
 
 /// How connections are accepted, by where they come from. Clones share them.
@@ -61,7 +72,7 @@ pub(crate) fn client_endpoint(peer: SocketAddr) -> io::Result<Endpoint> {
     let socket = socket(SocketAddr::new(any, 0), false)?;
     // Vouchers are few: whatever the system gives will do.
     let _ = size_buffers(&socket, UDP_BUFFER);
-    endpoint(socket, None, TransportSettings::default())
+    endpoint(socket, None, TransportSettings::default(), Arc::new(TokioRuntime))
 }
 
 /// The address, with its port if the system is to choose one, once it is sure that nobody has it: another who shares
@@ -80,9 +91,38 @@ fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn endpoint(socket: Socket, server: Option<ServerConfig>, settings: TransportSettings) -> io::Result<Endpoint> {
-    let runtime = default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
+fn endpoint(
+    socket: Socket,
+    server: Option<ServerConfig>,
+    settings: TransportSettings,
+    runtime: Arc<dyn Runtime>,
+) -> io::Result<Endpoint> {
     Endpoint::new(endpoint_config(settings), server, socket.into(), runtime)
+}
+
+/// Tokio, where each task holds `alive` until it ends: quinn's tasks close a socket some time after the last handle to it is
+/// gone, and an address is free only then.
+#[derive(Debug)]
+struct HeldRuntime {
+    alive: mpsc::Sender<Infallible>,
+}
+
+impl Runtime for HeldRuntime {
+    fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let alive = self.alive.clone();
+        TokioRuntime.spawn(Box::pin(async move {
+            future.await;
+            drop(alive);
+        }));
+    }
+
+    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        TokioRuntime.wrap_udp_socket(socket)
+    }
 }
 
 /// A socket buffer that is smaller than asked.
@@ -135,6 +175,10 @@ mod tests {
         ServerConfigs::new(key, TransportSettings::default())
     }
 
+    fn endpoints(listen: SocketAddr, key: &SecretKey, count: usize) -> io::Result<Vec<Endpoint>> {
+        server_endpoints(listen, &configs(key), count, mpsc::channel(1).0)
+    }
+
     #[test]
     fn a_buffer_that_the_system_cuts_down_names_its_sysctl() {
         let socket = socket((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
@@ -153,7 +197,7 @@ mod tests {
     async fn several_endpoints_share_a_port_and_its_peers() {
         let key = SecretKey::from_bytes(&[7; 32]);
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
-        let endpoints = server_endpoints(listen, &configs(&key), 4).unwrap();
+        let endpoints = endpoints(listen, &key, 4).unwrap();
         let address = endpoints[0].local_addr().unwrap();
         assert!(endpoints.iter().all(|endpoint| endpoint.local_addr().unwrap() == address));
         for endpoint in endpoints.clone() {
@@ -181,12 +225,39 @@ mod tests {
         let key = SecretKey::from_bytes(&[7; 32]);
         for holders in [1, 2] {
             let any = (Ipv4Addr::LOCALHOST, 0).into();
-            let held = server_endpoints(any, &configs(&key), holders).unwrap();
+            let held = endpoints(any, &key, holders).unwrap();
             let address = held[0].local_addr().unwrap();
             for count in [1, 2] {
-                let error = server_endpoints(address, &configs(&key), count).unwrap_err();
+                let error = endpoints(address, &key, count).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{holders} {count}");
             }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn once_nothing_is_held_any_more_the_address_is_free() {
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let mut address: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        for round in 0..20 {
+            let (alive, mut gone) = mpsc::channel(1);
+            let endpoints = server_endpoints(address, &configs(&key), 2, alive).unwrap();
+            address = endpoints[0].local_addr().unwrap();
+            let client = client_endpoint(address).unwrap();
+            let connecting = client.connect_with(client_config(key.node_id()), address, SERVER_NAME).unwrap();
+            // Some with a connection that is still there.
+            let accepted = async {
+                tokio::select! {
+                    incoming = endpoints[0].accept() => incoming.unwrap().await.unwrap(),
+                    incoming = endpoints[1].accept() => incoming.unwrap().await.unwrap(),
+                }
+            };
+            let (connected, accepted) = tokio::join!(connecting, accepted);
+            drop((connected.unwrap(), accepted));
+            for endpoint in endpoints.iter().filter(|_| round % 2 == 0) {
+                endpoint.wait_idle().await;
+            }
+            drop(endpoints);
+            assert!(tokio::time::timeout(std::time::Duration::from_secs(20), gone.recv()).await.unwrap().is_none());
         }
     }
 }
